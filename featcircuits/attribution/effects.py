@@ -1,0 +1,241 @@
+"""Node effects of a task: any estimator, batch by batch, averaged and per example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from featcircuits.attribution.nodes import Estimator, method_named
+from featcircuits.attribution.nodes.exact import ExactPatching
+from featcircuits.attribution.sparse import Tally
+from featcircuits.errors import InputError
+from featcircuits.nodes import Node, Place
+from featcircuits.progress import Progress, silent
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel
+from featcircuits.states import SiteState, States, check_baseline, mean_states, states_of
+from featcircuits.tasks import Task
+
+
+class SiteMeans(NamedTuple):
+    """The nodes of a site that have an effect in some example, as columns of equal length.
+
+    `place` indexes the task's places; `node` is a feature, or `n_features` for the error.
+    """
+
+    place: Tensor
+    node: Tensor
+    mean: Tensor
+    mean_abs: Tensor
+    standard_error: Tensor
+
+
+@dataclass
+class _SiteRecord:
+    """What is collected of one site while batches pass."""
+
+    tally: Tally = field(default_factory=Tally)
+    entries: list[Tensor] = field(default_factory=list)
+    """Per batch [4, n]: example, position, feature, and (as float64) value."""
+    errors: list[Tensor] = field(default_factory=list)
+    coefficients: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class NodeEffects:
+    """Effects on m of patching each node: means over the task, and per example where kept.
+
+    m = -F, so a positive effect means that the node carries the behaviour.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    baseline: str
+    places: tuple[Place, ...]
+    n_features: Mapping[Site, int]
+    shape: tuple[int, int]
+    """(examples, positions)"""
+    metric_clean: Tensor
+    """m of the clean prompts [example]"""
+    metric_corrupted: Tensor | None
+    """m of the corrupted prompts [example]; None without pairs"""
+    batch_size: int
+    _records: Mapping[Site, _SiteRecord] = field(repr=False)
+    keeps_examples: bool = True
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(self.n_features)
+
+    @property
+    def total_effect(self) -> Tensor:
+        """m(corrupted) - m(clean) [example]."""
+        if self.metric_corrupted is None:
+            raise InputError("there is no total effect: the task has no corrupted prompts")
+        return self.metric_corrupted - self.metric_clean
+
+    def features(self, site: str | Site) -> Tensor:
+        """The effect of every feature, dense: [example, position, feature]."""
+        entries = self._entries(site)
+        dense = torch.zeros(*self.shape, self.n_features[self._site(site)])
+        example, position, feature = entries[:3].long()
+        dense[example, position, feature] = entries[3].float()
+        return dense
+
+    def error(self, site: str | Site) -> Tensor:
+        """The effect of the error term: [example, position]."""
+        self._entries(site)
+        return torch.cat(self._records[self._site(site)].errors)
+
+    def means(self, site: str | Site) -> SiteMeans:
+        """Every node's mean effect over the examples, aggregated as the task says."""
+        site = self._site(site)
+        tally, width = self._records[site].tally, self.n_features[site] + 1
+        return SiteMeans(
+            tally.keys // width, tally.keys % width, tally.mean, tally.mean_abs, tally.standard_error
+        )
+
+    def nodes(self) -> Iterator[tuple[Node, float, float]]:
+        """(node, mean effect, standard error) of every node with an effect."""
+        for site, n_features in self.n_features.items():
+            columns = self.means(site)
+            rows = zip(
+                columns.place.tolist(), columns.node.tolist(), columns.mean.tolist(), columns.standard_error.tolist(),
+                strict=True,
+            )
+            for place, node, mean, error in rows:
+                if mean != 0:
+                    yield Node(site, None if node == n_features else node, self.places[place]), mean, error
+
+    def coefficients(self, site: Site, batch: int) -> Tensor | None:
+        """The estimator's coefficients of one batch, where they were kept."""
+        kept = self._records[site].coefficients
+        return kept[batch] if kept else None
+
+    def _entries(self, site: str | Site) -> Tensor:
+        record = self._records[self._site(site)]
+        if not self.keeps_examples:
+            raise InputError("per-example effects were not kept; call node_effects(..., keep_examples=True)")
+        return torch.cat(record.entries, dim=1)
+
+    def _site(self, site: str | Site) -> Site:
+        site = Site.parse(site)
+        if site not in self.n_features:
+            raise InputError(f"no effects at {site}: the suite has no dictionary there")
+        return site
+
+
+def node_effects(
+    spliced: SplicedModel,
+    task: Task,
+    method: str = "ig",
+    *,
+    baseline: str = "paired",
+    batch_size: int = 16,
+    keep_examples: bool = True,
+    keep_coefficients: bool = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> NodeEffects:
+    """The effect of every feature and error term on the task's metric.
+
+    `method`: "exact", "atp" or "ig"; `options` are the method's own (`steps`, `rule`).
+    `baseline`: what patching puts in: the corrupted run ("paired"), nothing ("zero", features
+    and error), or the mean over the task at the same place ("mean").
+    Raises `InputError` for unknown names, unaligned prompts and non-finite activations.
+    """
+    estimator = method_named(method, options)
+    check_baseline(task, baseline)
+    if not keep_examples:
+        task.check_places()
+    means = mean_states(spliced, task, batch_size) if baseline == "mean" else None
+    streams = spliced.streams(site.start for site in spliced.sites)
+    records = {site: _SiteRecord() for site in spliced.sites}
+    clean, corrupted = [], []
+    n_batches = -(-len(task) // batch_size)
+    for batch in progress(task.batches(batch_size), f"node effects ({method})", n_batches):
+        states = states_of(spliced, task, batch, baseline, means, streams)
+        clean.append(states.metric_clean.cpu())
+        if states.metric_patched is not None:
+            corrupted.append(states.metric_patched.cpu())
+        effects = effects_of(spliced, states, estimator)
+        for site, (features, error, coefficient) in effects.items():
+            record = records[site]
+            _tally(record.tally, states, states.sites[site], features, error, len(task.places), spliced, site)
+            if keep_examples:
+                _keep(record, states, states.sites[site], features, error, task.longest)
+            if keep_coefficients and coefficient is not None:
+                record.coefficients.append(coefficient.cpu())
+    return NodeEffects(
+        method=method,
+        options=options,
+        baseline=baseline,
+        places=task.places,
+        n_features={site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()},
+        shape=(len(task), task.longest),
+        metric_clean=torch.cat(clean),
+        metric_corrupted=torch.cat(corrupted) if corrupted else None,
+        batch_size=batch_size,
+        _records=records,
+        keeps_examples=keep_examples,
+    )
+
+
+def effects_of(
+    spliced: SplicedModel, states: States, estimator: Estimator | ExactPatching
+) -> dict[Site, tuple[Tensor, Tensor, Tensor | None]]:
+    """Per site: feature entries' effects [n], errors' effects [example, slot], coefficients."""
+    if isinstance(estimator, ExactPatching):
+        return {site: (*effects, None) for site, effects in estimator.effects(spliced, states).items()}
+    coefficients = estimator.coefficients(spliced, states)
+    return {
+        site: (*contract(state, spliced, site, coefficients[site]), coefficients[site])
+        for site, state in states.sites.items()
+    }
+
+
+def contract(state: SiteState, spliced: SplicedModel, site: Site, coefficient: Tensor) -> tuple[Tensor, Tensor]:
+    """change . coefficient, feature by feature (through its decoder row) and for the error vector."""
+    coefficient = coefficient.to(state.change.dtype)
+    rows = spliced.dictionaries[site].decoder_rows(state.feature)
+    features = state.change * (rows * coefficient.flatten(0, 1)[state.row]).sum(-1)
+    return features, (state.error_change * coefficient).sum(-1)
+
+
+def _tally(
+    tally: Tally,
+    states: States,
+    state: SiteState,
+    features: Tensor,
+    error: Tensor,
+    n_places: int,
+    spliced: SplicedModel,
+    site: Site,
+) -> None:
+    n_features = spliced.dictionaries[site].n_features
+    width = n_features + 1
+    places = states.batch.places.flatten()
+    error_rows = (places >= 0).nonzero()[:, 0]
+    row = torch.cat([state.row, error_rows])
+    node = torch.cat([state.feature, torch.full_like(error_rows, n_features)])
+    value = torch.cat([features, error.flatten()[error_rows]])
+    tally.add(row // state.slots, places[row] * width + node, value, n_places * width, len(states.batch.index))
+
+
+def _keep(
+    record: _SiteRecord, states: States, state: SiteState, features: Tensor, error: Tensor, longest: int
+) -> None:
+    example = states.batch.index[(state.row // state.slots).cpu()]
+    positions = states.batch.clean.positions
+    position = positions.flatten()[state.row].cpu()
+    entries = [example, position, state.feature.cpu(), features.cpu()]
+    record.entries.append(torch.stack([column.double() for column in entries]))
+    mask = states.batch.clean.mask > 0
+    aligned = torch.zeros(len(error), longest, dtype=error.dtype)
+    rows = torch.arange(len(error), device=error.device)[:, None].expand_as(mask)
+    aligned[rows[mask].cpu(), positions[mask].cpu()] = error[mask].cpu()
+    record.errors.append(aligned)

@@ -1,0 +1,45 @@
+"""Node estimators by name; a new one is a file and a row here.
+
+An estimator is a frozen dataclass whose fields are its options. Most give a coefficient per site
+(`coefficients`), and a node's effect is its change times that; exact patching gives `effects`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from featcircuits.attribution.nodes.atp import AttributionPatching
+from featcircuits.attribution.nodes.exact import ExactPatching
+from featcircuits.attribution.nodes.ig import IntegratedGradients
+from featcircuits.errors import InputError
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel
+from featcircuits.states import States
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """A method whose effects are change times coefficient."""
+
+    def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]: ...
+
+
+METHODS: Mapping[str, Callable[..., Estimator | ExactPatching]] = {
+    "exact": ExactPatching,
+    "atp": AttributionPatching,
+    "ig": IntegratedGradients,
+}
+
+
+def method_named(name: str, options: Mapping[str, Any]) -> Estimator | ExactPatching:
+    """Build a method; an unknown name or option is an `InputError`."""
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    known = [field.name for field in fields(METHODS[name])]  # type: ignore[arg-type]
+    if unknown := sorted(set(options) - set(known)):
+        raise InputError(f"method {name!r} has no option {unknown[0]!r}; its options: {', '.join(known) or 'none'}")
+    return METHODS[name](**options)

@@ -1,0 +1,20 @@
+"""Attribution patching (Nanda 2023; Syed et al. 2023): the gradient at the clean run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel, gradients
+from featcircuits.states import States
+
+
+@dataclass(frozen=True)
+class AttributionPatching:
+    """coefficient = dm/dx at the clean run: one forward and one backward for all sites."""
+
+    def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
+        """[example, slot, width] at every site; a node's effect is its change times this."""
+        return gradients(spliced, states.batch.clean, states.objective, spliced.sites)

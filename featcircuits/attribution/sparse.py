@@ -1,0 +1,50 @@
+"""Sparse sums over integer keys: what effects are collected in, dense in nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+def group_sum(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct keys in order, and the sum of the values of each."""
+    distinct, group = keys.unique(return_inverse=True)
+    sums = torch.zeros(len(distinct), *values.shape[1:], dtype=values.dtype, device=values.device)
+    return distinct, sums.index_add_(0, group, values)
+
+
+@dataclass
+class Tally:
+    """Means over examples of values that most examples do not have (and that count 0 there).
+
+    Sums are float64 on the CPU, so the order of batches changes nothing that shows.
+    """
+
+    count: int = 0
+    keys: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    sums: Tensor = field(default_factory=lambda: torch.empty(0, 3, dtype=torch.float64))
+
+    def add(self, example: Tensor, key: Tensor, value: Tensor, n_keys: int, n_examples: int) -> None:
+        """Add `n_examples` more examples; entries of one example with the same key are summed first."""
+        pair, total = group_sum(example.cpu() * n_keys + key.cpu(), value.cpu().double())
+        rows = torch.stack([total, total**2, total.abs()], dim=-1)
+        self.keys, self.sums = group_sum(torch.cat([self.keys, pair % n_keys]), torch.cat([self.sums, rows]))
+        self.count += n_examples
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sums[:, 0] / self.count
+
+    @property
+    def mean_abs(self) -> Tensor:
+        return self.sums[:, 2] / self.count
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of the mean over examples; NaN for a single example, whose spread is unknown."""
+        if self.count < 2:
+            return torch.full_like(self.mean, torch.nan)
+        variance = (self.sums[:, 1] / self.count - self.mean**2).clamp(min=0) * self.count / (self.count - 1)
+        return (variance / self.count).sqrt()

@@ -1,0 +1,65 @@
+"""Plain safetensors dictionaries: one file, the tensors present say the kind.
+
+`W_enc [width, features]`, `b_enc`, `W_dec [features, width]`, `b_dec`; `threshold [features]` makes
+it a JumpReLU; without it a ReLU. Nothing here can execute code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from featcircuits.dictionaries.base import Dictionary
+from featcircuits.dictionaries.jumprelu import jumprelu
+from featcircuits.dictionaries.relu import relu
+from featcircuits.errors import InputError
+
+_MATRICES = frozenset({"W_enc", "b_enc", "W_dec", "b_dec"})
+
+KINDS: Mapping[frozenset[str], Callable[..., Dictionary]] = {
+    _MATRICES: relu,
+    _MATRICES | {"threshold"}: jumprelu,
+}
+"""Which constructor takes exactly these tensors."""
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file; a missing, truncated or foreign file is an `InputError`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); it may be truncated or damaged") from None
+
+
+def load_dictionary(path: Path, expected_sha256: str | None = None) -> Dictionary:
+    """Read one dictionary, checked against its recorded hash where one is given."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the suite is incomplete")
+    if expected_sha256 is not None and (found := sha256(path)) != expected_sha256:
+        raise InputError(
+            f"{path}: sha256 is {found[:12]}..., but the suite records {expected_sha256[:12]}...; "
+            "the file was changed or damaged: restore it, or rebuild the suite"
+        )
+    tensors = read_safetensors(path)
+    make = KINDS.get(frozenset(tensors))
+    if make is None:
+        known = " or ".join(sorted(str(sorted(names)) for names in KINDS))
+        raise InputError(f"{path}: holds the tensors {sorted(tensors)}; a dictionary holds {known}")
+    try:
+        return make(**tensors)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -1,0 +1,69 @@
+"""The identity dictionary: every dimension is a feature and the error is exactly 0.
+
+With it a site is traced in the neuron basis, and a whole module output is the sum of its features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from featcircuits.errors import InputError
+
+
+@dataclass(frozen=True)
+class Identity:
+    """features = x. No matrix is stored: rows are unit vectors, projections are copies."""
+
+    width: int
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def kind(self) -> str:
+        return "identity"
+
+    @property
+    def n_features(self) -> int:
+        return self.width
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, features: Tensor) -> Tensor:
+        return features
+
+    def decode_change(self, change: Tensor) -> Tensor:
+        return change
+
+    def decoder_rows(self, ids: Tensor) -> Tensor:
+        return one_hot(ids, self.width).to(self.dtype)
+
+    def encoder_rows(self, ids: Tensor) -> Tensor:
+        return one_hot(ids, self.width).to(self.dtype)
+
+    def project(self, gradient: Tensor) -> Tensor:
+        return gradient
+
+    def error_gradient(self, gradient: Tensor, features: Tensor) -> Tensor:
+        return torch.zeros_like(gradient)
+
+    def is_active(self, features: Tensor) -> Tensor:
+        return torch.ones_like(features, dtype=torch.bool)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"width": torch.tensor([self.width])}
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Identity:
+        return Identity(self.width, device, dtype)
+
+
+def identity(width: int) -> Identity:
+    """Each of the `width` dimensions of a site as a feature of its own (the neuron basis)."""
+    if width < 1:
+        raise InputError(f"identity dictionary: width is {width}, but must be at least 1")
+    return Identity(width)

@@ -1,0 +1,28 @@
+"""ReLU dictionaries: the sparse autoencoders of Marks et al. and most early ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featcircuits.dictionaries.base import Affine
+
+
+@dataclass(frozen=True)
+class ReLU:
+    def __call__(self, pre: Tensor) -> Tensor:
+        return pre.relu()
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> ReLU:
+        return self
+
+
+def relu(W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor) -> Affine:
+    """`f = relu(x @ W_enc + b_enc)`; b_dec is not subtracted from x."""
+    return Affine("relu", W_enc, b_enc, W_dec, b_dec, ReLU())

@@ -1,0 +1,63 @@
+"""Where the sites of each model family are; nothing else in the package names a family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from featcircuits.errors import InputError
+from featcircuits.models.families import FAMILIES, Family
+from featcircuits.sites import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["FAMILIES", "Architecture", "Family", "architecture_of"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model's layout: its family's row applied to its config."""
+
+    family: Family
+    model_type: str
+    n_layers: int
+    width: int
+    sequential: bool
+    """Whether a layer's MLP reads its attention's output (GPT-NeoX's parallel blocks do not)."""
+
+    def layers(self, model: PreTrainedModel) -> list[nn.Module]:
+        return list(model.get_submodule(self.family.layers).children())
+
+    def module(self, model: PreTrainedModel, site: Site) -> nn.Module:
+        """The module whose output is the site."""
+        if site.kind == "embed":
+            return model.get_input_embeddings()
+        if not 0 <= site.layer < self.n_layers:
+            raise InputError(f"site {site}: the model has layers 0 to {self.n_layers - 1}")
+        layer = self.layers(model)[site.layer]
+        inner = {"resid": "", "attn": self.family.attn, "mlp": self.family.mlp}[site.kind]
+        return layer.get_submodule(inner)
+
+
+def architecture_of(model: PreTrainedModel) -> Architecture:
+    """Find the model's family by its config's `model_type`; refuse a family without a row."""
+    config = model.config
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise InputError(
+            f"model family {config.model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}. "
+            "A new one is a row in featcircuits/models/families.py (docs/howto/model-family.md)"
+        )
+    try:
+        n_layers = len(list(model.get_submodule(family.layers).children()))
+    except AttributeError:
+        n_layers = 0
+    if n_layers == 0 or model.get_output_embeddings() is None:
+        raise InputError(
+            f"{type(model).__name__} is not the causal language model of family {config.model_type!r} "
+            f"(layers at {family.layers!r} and a head); load it with AutoModelForCausalLM"
+        )
+    return Architecture(family, config.model_type, n_layers, config.hidden_size, family.sequential(config))

@@ -1,0 +1,16 @@
+"""How long work reports its progress: a wrapper around the loop over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+Progress = Callable[[Iterable[T], str, int], Iterable[T]]
+"""(items, what is being done, how many) -> the same items, watched."""
+
+
+def silent(items: Iterable[T], description: str, total: int) -> Iterable[T]:
+    """Report nothing; the default of every function."""
+    return items

@@ -1,0 +1,67 @@
+"""Sites: the places of a model where a dictionary can be spliced in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from featcircuits.errors import InputError
+
+EMBED_LAYER = -1
+"""The embedding stands before layer 0."""
+
+_NAME = re.compile(r"(attn|mlp|resid)_(0|[1-9]\d*)")
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """`embed`, or the output of a layer's attention, MLP or whole block (`attn_3`, `mlp_3`, `resid_3`).
+
+    Sites sort in forward order: by layer, and within a layer attn < mlp < resid, which is also
+    the alphabet's order.
+    """
+
+    layer: int
+    kind: str
+
+    @classmethod
+    def parse(cls, name: str | Site) -> Site:
+        """`"mlp_3"` -> `Site(3, "mlp")`; raises `InputError` for any other spelling."""
+        if isinstance(name, Site):
+            return name
+        if name == "embed":
+            return cls(EMBED_LAYER, "embed")
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise InputError(
+                f"unknown site {name!r}: a site is 'embed', 'attn_<layer>', 'mlp_<layer>' or 'resid_<layer>'"
+            )
+        return cls(int(match[2]), match[1])
+
+    @property
+    def start(self) -> int:
+        """The first layer that has to run again when the activation here changes."""
+        return self.layer + 1 if self.kind in ("embed", "resid") else self.layer
+
+    def __str__(self) -> str:
+        return "embed" if self.kind == "embed" else f"{self.kind}_{self.layer}"
+
+
+EMBED = Site(EMBED_LAYER, "embed")
+
+
+def resid(layer: int) -> Site:
+    """The residual stream after `layer`; the stream before layer 0 is the embedding."""
+    return EMBED if layer == EMBED_LAYER else Site(layer, "resid")
+
+
+def all_sites(n_layers: int) -> tuple[Site, ...]:
+    """Every site of a model with `n_layers` layers, in forward order."""
+    per_layer = (Site(layer, kind) for layer in range(n_layers) for kind in ("attn", "mlp", "resid"))
+    return (EMBED, *per_layer)
+
+
+def parse_all(names: Iterable[str | Site]) -> tuple[Site, ...]:
+    """Parse and put in forward order."""
+    return tuple(sorted(Site.parse(name) for name in names))

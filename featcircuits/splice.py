@@ -1,0 +1,213 @@
+"""Splicing: forward passes of the unmodified model with its sites read and edited by hooks.
+
+One primitive carries patching, ablation, interpolation and steering: an **edit**, a pure function
+from (site, activation) to activation. Because a dictionary's decoder is affine, changing a feature
+by `a` is adding `a` times its decoder row, and the error term stays what it is without being
+touched; so an edit works on the activation itself, and an edit that returns its argument leaves
+the model's own tensor in place. The unedited splice is therefore exact to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from featcircuits.models import Architecture
+from featcircuits.sites import Site, resid
+from featcircuits.tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from featcircuits.dictionaries import Dictionary
+    from featcircuits.suites import Suite
+
+Edit = Callable[[Site, Tensor], Tensor]
+"""(site, activation [row, slot, width]) -> the activation to go on with."""
+
+
+class Start(NamedTuple):
+    """Where a partial forward begins: the layers before `layer` are skipped and `stream` enters it.
+
+    Sites before `layer` are not edited; an edit of `resid_{layer-1}` belongs into `stream`.
+    """
+
+    layer: int
+    stream: Tensor
+    """The residual stream that enters `layer` [row, slot, width]."""
+
+
+@dataclass(frozen=True, eq=False)
+class SplicedModel:
+    """A causal language model with a dictionary at each of some sites."""
+
+    model: PreTrainedModel
+    architecture: Architecture
+    dictionaries: Mapping[Site, Dictionary]
+    tokenizer: Any = None
+    suite: Suite | None = None
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The spliced sites, in forward order."""
+        return tuple(self.dictionaries)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    def run(
+        self,
+        tokens: Tokens,
+        edit: Edit | None = None,
+        *,
+        sites: Iterable[Site] | None = None,
+        start: Start | None = None,
+        answers_only: bool = False,
+    ) -> Tensor:
+        """One forward pass; `edit` is called at each of `sites` (default: the spliced ones).
+
+        Returns the logits [row, slot, vocabulary], or [row, vocabulary] at each prompt's last
+        token with `answers_only`, which spares the unembedding of all other tokens. Hooks are
+        gone when this returns or raises.
+        """
+        tokens = tokens.to(self.device)
+        with ExitStack() as hooks:
+            if start is not None:
+                hooks.enter_context(_starting(self.architecture.layers(self.model), start))
+            if edit is not None:
+                first = 0 if start is None else start.layer
+                hooked = (site for site in (self.sites if sites is None else sites) if _runs(site, first))
+                hooks.enter_context(_editing(self, hooked, edit))
+            if answers_only:
+                hooks.enter_context(_reading(self.model.get_output_embeddings(), tokens.last))
+            output = self.model(
+                input_ids=tokens.ids,
+                attention_mask=tokens.mask,
+                position_ids=tokens.positions,
+                use_cache=False,
+            )
+        return output.logits[:, 0] if answers_only else output.logits
+
+    def record(self, tokens: Tokens, sites: Iterable[Site] | None = None) -> tuple[Tensor, dict[Site, Tensor]]:
+        """An unedited forward without gradients: answer logits and the activation at each site."""
+        seen: dict[Site, Tensor] = {}
+
+        def keep(site: Site, x: Tensor) -> Tensor:
+            seen[site] = x
+            return x
+
+        with torch.no_grad():
+            logits = self.run(tokens, keep, sites=sites, answers_only=True)
+        return logits, seen
+
+    def streams(self, layers: Iterable[int]) -> tuple[Site, ...]:
+        """The sites whose activations enter these layers (there is no need to skip up to layer 0)."""
+        return tuple(resid(layer - 1) for layer in sorted(set(layers)) if layer > 0)
+
+
+def _runs(site: Site, first_layer: int) -> bool:
+    return first_layer == 0 or site.layer >= first_layer
+
+
+@contextmanager
+def _editing(spliced: SplicedModel, sites: Iterable[Site], edit: Edit) -> Iterator[None]:
+    with ExitStack() as stack:
+        for site in sites:
+            module = spliced.architecture.module(spliced.model, site)
+            stack.callback(module.register_forward_hook(_output_hook(site, edit)).remove)
+        yield
+
+
+def _output_hook(site: Site, edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        x = output[0] if isinstance(output, tuple) else output
+        edited = edit(site, x)
+        if edited is x:
+            return None
+        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+    return hook
+
+
+@contextmanager
+def _reading(unembedding: nn.Module, slots: Tensor) -> Iterator[None]:
+    """Let the unembedding see only one slot of each row."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = args[0]
+        return (hidden[torch.arange(len(slots), device=hidden.device), slots.to(hidden.device)][:, None], *args[1:])
+
+    handle = unembedding.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _starting(layers: list[nn.Module], start: Start) -> Iterator[None]:
+    """Make the layers before `start.layer` pass their input on, the last of them the given stream.
+
+    `forward` is replaced on the instances and put back, also where something else (accelerate, a
+    hub kernel) had replaced it before.
+    """
+    skipped = layers[: start.layer]
+    before = [vars(layer).get("forward") for layer in skipped]
+    try:
+        for layer in skipped:
+            layer.forward = _pass_on  # type: ignore[method-assign]
+        if skipped:
+            skipped[-1].forward = lambda *args, **kwargs: start.stream  # type: ignore[method-assign]
+        yield
+    finally:
+        for layer, forward in zip(skipped, before, strict=True):
+            if forward is None:
+                vars(layer).pop("forward", None)
+            else:
+                layer.forward = forward  # type: ignore[method-assign]
+
+
+def _pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return hidden_states
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient: backward passes then keep nothing for the weights."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def gradients(
+    spliced: SplicedModel,
+    tokens: Tokens,
+    objective: Callable[[Tensor], Tensor],
+    sites: Iterable[Site],
+) -> dict[Site, Tensor]:
+    """d objective(logits).sum() / d activation at every site, one forward and one backward.
+
+    The gradient passes a spliced site unchanged (Marks et al., section 3.1): it is the bare
+    model's, whatever the dictionary explains.
+    """
+    seen: dict[Site, Tensor] = {}
+
+    def leaf(site: Site, x: Tensor) -> Tensor:
+        seen[site] = x if x.requires_grad else x.detach().requires_grad_()
+        return seen[site]
+
+    with torch.enable_grad(), frozen(spliced.model):
+        logits = spliced.run(tokens, leaf, sites=sites, answers_only=True)
+        found = torch.autograd.grad(objective(logits).sum(), list(seen.values()))
+    return dict(zip(seen, found, strict=True))

@@ -1,0 +1,154 @@
+"""Suites: which dictionary sits at which site of which model, read from `saes/<name>/suite.toml`."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from featcircuits.dictionaries import Dictionary, load_dictionary
+from featcircuits.errors import InputError
+from featcircuits.sites import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from featcircuits.models import Architecture
+
+FORMAT = 1
+SHIPPED = "grammar-4l"
+
+_TOP = {"format", "name", "description", "licence", "model", "recipe", "tasks", "sites"}
+_MODEL = {"source", "revision", "fingerprint", "architecture", "hidden_size", "num_hidden_layers", "files"}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite's record; its weights are read by `dictionaries`."""
+
+    folder: Path
+    name: str
+    description: str
+    model: Mapping[str, Any]
+    tasks: Mapping[str, Mapping[str, Any]]
+    sites: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def model_source(self) -> str:
+        """A folder beside the suite where there is one, else a hub id."""
+        local = self.folder / self.model["source"]
+        return str(local) if local.is_dir() else self.model["source"]
+
+    def task_file(self, task: str, split: str) -> Path:
+        """The file of a behaviour's "train" or "test" examples."""
+        if task not in self.tasks:
+            raise InputError(f"suite {self.name!r} has no task {task!r}; it has: {', '.join(self.tasks)}")
+        return _inside(self.folder, self.tasks[task][split], f"tasks.{task}.{split}")
+
+    def dictionaries(self) -> dict[Site, Dictionary]:
+        """Read every site's dictionary, each checked against its recorded hash."""
+        found = {}
+        for name, record in self.sites.items():
+            path = _inside(self.folder, record["source"], f"sites.{name}.source")
+            found[Site.parse(name)] = load_dictionary(path, record.get("sha256"))
+        return found
+
+    def hashes(self) -> dict[str, str]:
+        """Site -> sha256 of its dictionary's file, for a manifest."""
+        return {name: record.get("sha256", "") for name, record in self.sites.items()}
+
+
+def suite_folders() -> list[Path]:
+    """Where named suites live: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    return [folder for folder in (package / "saes", package.parent / "saes") if folder.is_dir()]
+
+
+def named_suites() -> dict[str, Path]:
+    """Every suite by name."""
+    found = [path.parent for folder in suite_folders() for path in sorted(folder.glob("*/suite.toml"))]
+    return {path.name: path for path in reversed(found)}
+
+
+def shipped_suite() -> str:
+    """The suite that the package carries."""
+    return SHIPPED
+
+
+def load_suite(suite: str | Path) -> Suite:
+    """Read a suite by name or folder; raises `InputError` naming what is missing or unknown."""
+    folder = Path(suite)
+    if not (folder / "suite.toml").is_file():
+        named = named_suites()
+        if str(suite) not in named:
+            raise InputError(
+                f"unknown suite {str(suite)!r}: no folder with a suite.toml, and the named suites are "
+                f"{', '.join(sorted(named)) or 'none'}"
+            )
+        folder = named[str(suite)]
+    path = folder / "suite.toml"
+    try:
+        record = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from None
+    return _checked(folder, path, record)
+
+
+def _checked(folder: Path, path: Path, record: dict[str, Any]) -> Suite:
+    if record.get("format") != FORMAT:
+        raise InputError(f"{path}: format is {record.get('format')!r}; this version reads format {FORMAT}")
+    for name, found, known in (("", record, _TOP), ("model.", record.get("model", {}), _MODEL)):
+        if unknown := sorted(set(found) - known):
+            raise InputError(f"{path}: unknown key {name}{unknown[0]!s}; known: {', '.join(sorted(known))}")
+    for name in ("name", "model", "sites"):
+        if not record.get(name):
+            raise InputError(f"{path}: {name!r} is missing or empty")
+    if "source" not in record["model"]:
+        raise InputError(f"{path}: model.source is missing; give a folder beside the file or a hub id")
+    for site, entry in record["sites"].items():
+        Site.parse(site)
+        if not isinstance(entry, dict) or "source" not in entry:
+            raise InputError(f"{path}: sites.{site}.source is missing")
+    return Suite(
+        folder, record["name"], record.get("description", ""), record["model"], record.get("tasks", {}), record["sites"]
+    )
+
+
+def _inside(folder: Path, relative: str, what: str) -> Path:
+    """A path that a suite names must stay inside the suite's folder."""
+    path = (folder / relative).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise InputError(f"{folder / 'suite.toml'}: {what} = {relative!r} points outside the suite's folder")
+    return path
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """sha256 of the input embedding in bfloat16: the same for a model in float32, float64 or bfloat16."""
+    weight = model.get_input_embeddings().weight.detach().to("cpu", torch.bfloat16).contiguous()
+    return hashlib.sha256(weight.view(torch.int16).numpy().tobytes()).hexdigest()
+
+
+def check_model(suite: Suite, model: PreTrainedModel, architecture: Architecture) -> None:
+    """Refuse a model that is not the one the suite was trained on."""
+    expected = suite.model
+    for key, found in (
+        ("architecture", architecture.model_type),
+        ("hidden_size", architecture.width),
+        ("num_hidden_layers", architecture.n_layers),
+    ):
+        if key in expected and expected[key] != found:
+            raise InputError(
+                f"suite {suite.name!r} belongs to another model: its {key} is {expected[key]!r}, this model's {found!r}; "
+                f"use the suite's model ({expected['source']}) or another suite"
+            )
+    recorded = expected.get("fingerprint")
+    if recorded and model.dtype != torch.float16 and fingerprint(model) != recorded:
+        raise InputError(
+            f"suite {suite.name!r} belongs to another model: the embedding's weights differ from those it was trained "
+            f"on ({expected['source']}); features would be meaningless"
+        )

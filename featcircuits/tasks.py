@@ -1,0 +1,248 @@
+"""Tasks: examples of a behaviour, their answers, and where their positions stand in a circuit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from featcircuits.errors import InputError
+from featcircuits.metrics import NEEDS_CORRUPTED_ANSWERS, Answers, metric_named
+from featcircuits.tokens import Tokens
+
+AGGREGATES = ("none", "sum", "role")
+OTHER = "other"
+"""The role of tokens that no role of their example covers."""
+
+
+class Span(NamedTuple):
+    """Token positions [start, end) of a role."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clean prompt, its corrupted twin (None: unpaired), the answers to both, and its roles."""
+
+    clean: tuple[int, ...]
+    corrupted: tuple[int, ...] | None
+    clean_answers: tuple[int, ...]
+    corrupted_answers: tuple[int, ...] = ()
+    roles: tuple[tuple[str, Span], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A slice of a task as tensors. `index` [row]: the examples' numbers in the task."""
+
+    index: Tensor
+    clean: Tokens
+    corrupted: Tokens | None
+    answers: Answers
+    places: Tensor
+    """[row, slot]: the place in the circuit of each token (see `Task.places`), -1 at padding."""
+
+    def to(self, device: torch.device) -> Batch:
+        moved = Answers(self.answers.clean.to(device), self.answers.corrupted.to(device))
+        corrupted = None if self.corrupted is None else self.corrupted.to(device)
+        return Batch(self.index, self.clean.to(device), corrupted, moved, self.places.to(device))
+
+
+@dataclass(frozen=True)
+class Task:
+    """Examples and the metric they are judged by.
+
+    `aggregate` says what becomes of positions: "none" keeps each token position as a node of its
+    own (all prompts must then be equally long), "sum" adds positions up, "role" adds up the
+    positions of each named span, so that prompts of different lengths share a circuit.
+    """
+
+    examples: tuple[Example, ...]
+    metric: str = "logit_difference"
+    aggregate: str = "none"
+    pad_id: int = 0
+    padding_side: str = "right"
+    name: str = "task"
+
+    def __post_init__(self) -> None:
+        metric_named(self.metric)
+        if self.aggregate not in AGGREGATES:
+            raise InputError(f"unknown aggregate {self.aggregate!r}; known: {', '.join(AGGREGATES)}")
+        if self.padding_side not in ("left", "right"):
+            raise InputError(f"padding_side is {self.padding_side!r}; it must be 'left' or 'right'")
+        if not self.examples:
+            raise InputError(f"{self.name}: no examples")
+        for number, example in enumerate(self.examples):
+            _check(example, f"{self.name}, example {number + 1}", self.metric)
+
+    @classmethod
+    def from_jsonl(cls, path: str | Path, tokenizer: Any, **options: Any) -> Task:
+        """Read pairs or single prompts, one JSON object a line (`featcircuits.taskfiles`)."""
+        from featcircuits.taskfiles import read_examples
+
+        path = Path(path)
+        pad_id = tokenizer.pad_token_id
+        if pad_id is None:
+            pad_id = tokenizer.eos_token_id or 0
+        examples = read_examples(path, tokenizer)
+        if "metric" not in options and not any(e.corrupted_answers for e in examples):
+            options["metric"] = "log_probability"
+        return cls(tuple(examples), **{"pad_id": pad_id, "name": path.stem, **options})
+
+    @classmethod
+    def from_tokens(
+        cls,
+        clean_ids: Any,
+        corrupted_ids: Any | None,
+        clean_answers: Any,
+        corrupted_answers: Any | None = None,
+        **options: Any,
+    ) -> Task:
+        """From token ids: sequences or tensors [example, position], lists of lists where lengths differ.
+
+        Answers are one id an example, or a sequence of ids (a set of answers) each.
+        """
+        clean = _rows(clean_ids)
+        count = len(clean)
+        corrupted = [None] * count if corrupted_ids is None else _rows(corrupted_ids)
+        first = _answer_sets(clean_answers)
+        second = [()] * count if corrupted_answers is None else _answer_sets(corrupted_answers)
+        if not count == len(corrupted) == len(first) == len(second):
+            raise InputError(
+                f"token task: {count} clean prompts, {len(corrupted)} corrupted prompts, {len(first)} clean and "
+                f"{len(second)} corrupted answers; give as many of each"
+            )
+        examples = (Example(*parts) for parts in zip(clean, corrupted, first, second, strict=True))
+        return cls(tuple(examples), **options)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def with_options(self, **options: Any) -> Task:
+        """The same examples under another metric, aggregate or name."""
+        return replace(self, **options)
+
+    def take(self, count: int) -> Task:
+        """The first `count` examples."""
+        if not 0 < count <= len(self):
+            raise InputError(f"{self.name}: {count} examples were asked for; it has {len(self)}")
+        return replace(self, examples=self.examples[:count])
+
+    @property
+    def paired(self) -> bool:
+        return all(example.corrupted is not None for example in self.examples)
+
+    @property
+    def places(self) -> tuple[int | str | None, ...]:
+        """The places that nodes can have: token positions, role names, or the single place None."""
+        if self.aggregate == "sum":
+            return (None,)
+        if self.aggregate == "none":
+            return tuple(range(self.longest))
+        return (*self.role_names, OTHER)
+
+    @property
+    def role_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(role for example in self.examples for role, _ in example.roles))
+
+    @property
+    def longest(self) -> int:
+        return max(len(example.clean) for example in self.examples)
+
+    def check_places(self) -> None:
+        """Refuse examples whose positions do not line up under this task's `aggregate`."""
+        lengths = sorted({len(example.clean) for example in self.examples})
+        if self.aggregate == "none" and len(lengths) > 1:
+            raise InputError(
+                f"{self.name}: prompts of {lengths[0]} to {lengths[-1]} tokens have no common positions; "
+                "use aggregate='role' (name the spans in the task file) or aggregate='sum'"
+            )
+        if self.aggregate == "role" and not self.role_names:
+            raise InputError(f"{self.name}: aggregate='role', but no example names a role; add 'roles' to the examples")
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Consecutive batches of at most `size` examples, padded to the task's longest prompt."""
+        for begin in range(0, len(self), size):
+            yield self.batch(range(begin, min(begin + size, len(self))))
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        examples = [self.examples[number] for number in numbers]
+        pad = self._padder(examples)
+        clean = pad([example.clean for example in examples])
+        twins = [example.corrupted for example in examples if example.corrupted is not None]
+        return Batch(
+            index=torch.tensor(list(numbers)),
+            clean=clean,
+            corrupted=pad(twins) if len(twins) == len(examples) else None,
+            answers=Answers(
+                _padded([example.clean_answers for example in examples]),
+                _padded([example.corrupted_answers for example in examples]),
+            ),
+            places=self._places(examples, clean),
+        )
+
+    def _padder(self, examples: Sequence[Example]) -> Callable[[Sequence[Sequence[int]]], Tokens]:
+        width = max(len(example.clean) for example in examples)
+        return lambda prompts: Tokens.pad(prompts, self.pad_id, self.padding_side, width)
+
+    def _places(self, examples: Sequence[Example], clean: Tokens) -> Tensor:
+        if self.aggregate == "none":
+            places = clean.positions
+        elif self.aggregate == "sum":
+            places = torch.zeros_like(clean.ids)
+        else:
+            names = {role: place for place, role in enumerate(self.role_names)}
+            places = torch.full_like(clean.ids, len(names))
+            for row, example in enumerate(examples):
+                for role, span in example.roles:
+                    inside = (clean.positions[row] >= span.start) & (clean.positions[row] < span.end)
+                    places[row, inside] = names[role]
+        return places.masked_fill(clean.mask == 0, -1)
+
+    @property
+    def sha256(self) -> str:
+        """A hash of the examples and the metric: what a result was computed on."""
+        rows = [(e.clean, e.corrupted, e.clean_answers, e.corrupted_answers, e.roles) for e in self.examples]
+        return hashlib.sha256(json.dumps([self.metric, rows]).encode()).hexdigest()
+
+
+def _check(example: Example, where: str, metric: str) -> None:
+    if not example.clean:
+        raise InputError(f"{where}: the clean prompt has no tokens")
+    if not example.clean_answers:
+        raise InputError(f"{where}: no clean answer")
+    if metric in NEEDS_CORRUPTED_ANSWERS and not example.corrupted_answers:
+        raise InputError(
+            f"{where}: metric {metric!r} compares with a corrupted answer and there is none; "
+            "give one, or use metric='log_probability'"
+        )
+    if shared := set(example.clean_answers) & set(example.corrupted_answers):
+        raise InputError(f"{where}: token {min(shared)} is both a clean and a corrupted answer; the metric would be void")
+    if example.corrupted is not None and len(example.corrupted) != len(example.clean):
+        raise InputError(
+            f"{where}: the clean prompt has {len(example.clean)} tokens, the corrupted one {len(example.corrupted)}; "
+            "patching needs pairs that align token by token"
+        )
+
+
+def _rows(ids: Any) -> list[tuple[int, ...]]:
+    rows = ids.tolist() if isinstance(ids, Tensor) else ids
+    return [tuple(int(token) for token in row) for row in rows]
+
+
+def _answer_sets(answers: Any) -> list[tuple[int, ...]]:
+    rows = answers.tolist() if isinstance(answers, Tensor) else answers
+    return [(int(row),) if isinstance(row, int) else tuple(int(token) for token in row) for row in rows]
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows]).reshape(len(rows), width)

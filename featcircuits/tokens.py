@@ -1,0 +1,49 @@
+"""A padded batch of prompts as the model takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Token ids and mask [prompt, slot]; padding may stand on either side of a prompt."""
+
+    ids: Tensor
+    mask: Tensor
+
+    @classmethod
+    def pad(cls, prompts: Sequence[Sequence[int]], pad_id: int, side: str = "right", width: int = 0) -> Tokens:
+        """Pad to the longest prompt, or to `width` slots where that is more."""
+        width = max(width, *(len(prompt) for prompt in prompts))
+        ids = torch.full((len(prompts), width), pad_id)
+        mask = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            start = 0 if side == "right" else width - len(prompt)
+            ids[row, start : start + len(prompt)] = torch.tensor(prompt)
+            mask[row, start : start + len(prompt)] = 1
+        return cls(ids, mask)
+
+    @property
+    def positions(self) -> Tensor:
+        """[prompt, slot]: a token's place in its own prompt, the padding not counted."""
+        return (self.mask.cumsum(-1) - 1).clamp(min=0)
+
+    @property
+    def last(self) -> Tensor:
+        """[prompt]: the slot of the last token, where the answer is predicted."""
+        slots = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return (self.mask * slots).argmax(-1)
+
+    def select(self, rows: Tensor) -> Tokens:
+        return Tokens(self.ids[rows], self.mask[rows])
+
+    def to(self, device: torch.device | str) -> Tokens:
+        return Tokens(self.ids.to(device), self.mask.to(device))
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
