@@ -201,8 +201,8 @@ def effects_of(
 def contract(state: SiteState, spliced: SplicedModel, site: Site, coefficient: Tensor) -> tuple[Tensor, Tensor]:
     """change . coefficient, feature by feature (through its decoder row) and for the error vector."""
     coefficient = coefficient.to(state.change.dtype)
-    rows = spliced.dictionaries[site].decoder_rows(state.feature)
-    features = state.change * (rows * coefficient.flatten(0, 1)[state.row]).sum(-1)
+    at_features = spliced.dictionaries[site].gradient_at(coefficient.flatten(0, 1)[state.row], state.feature)
+    features = state.change * at_features
     return features, (state.error_change * coefficient).sum(-1)
 
 
@@ -223,7 +223,8 @@ def _tally(
     row = torch.cat([state.row, error_rows])
     node = torch.cat([state.feature, torch.full_like(error_rows, n_features)])
     value = torch.cat([features, error.flatten()[error_rows]])
-    tally.add(row // state.slots, places[row] * width + node, value, n_places * width, len(states.batch.index))
+    tally.add(row // state.slots, places[row] * width + node, value, n_places * width)
+    tally.count += len(states.batch.index)
 
 
 def _keep(

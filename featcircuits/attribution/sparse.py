@@ -26,12 +26,14 @@ class Tally:
     keys: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     sums: Tensor = field(default_factory=lambda: torch.empty(0, 3, dtype=torch.float64))
 
-    def add(self, example: Tensor, key: Tensor, value: Tensor, n_keys: int, n_examples: int) -> None:
-        """Add `n_examples` more examples; entries of one example with the same key are summed first."""
+    def add(self, example: Tensor, key: Tensor, value: Tensor, n_keys: int) -> None:
+        """Add one piece of a batch; entries of one example with the same key (< n_keys) are summed.
+
+        All entries of an example and key must come in one piece. `count` is the caller's to raise.
+        """
         pair, total = group_sum(example.cpu() * n_keys + key.cpu(), value.cpu().double())
         rows = torch.stack([total, total**2, total.abs()], dim=-1)
         self.keys, self.sums = group_sum(torch.cat([self.keys, pair % n_keys]), torch.cat([self.sums, rows]))
-        self.count += n_examples
 
     @property
     def mean(self) -> Tensor:

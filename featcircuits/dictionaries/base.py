@@ -51,6 +51,10 @@ class Dictionary(Protocol):
         """[..., width] -> [..., n_features]: a gradient at x as a gradient at every feature."""
         ...
 
+    def gradient_at(self, gradient: Tensor, ids: Tensor) -> Tensor:
+        """[n, width], [n] -> [n]: each gradient at x as the gradient at one feature."""
+        ...
+
     def error_gradient(self, gradient: Tensor, features: Tensor) -> Tensor:
         """The gradient to x of <gradient, x - decode(encode(x))>, at the state with these features."""
         ...
@@ -129,6 +133,9 @@ class Affine:
 
     def project(self, gradient: Tensor) -> Tensor:
         return gradient @ self.W_dec.T
+
+    def gradient_at(self, gradient: Tensor, ids: Tensor) -> Tensor:
+        return (gradient * self.W_dec[ids]).sum(-1)
 
     def error_gradient(self, gradient: Tensor, features: Tensor) -> Tensor:
         return gradient - (self.project(gradient) * self.is_active(features)) @ self.W_enc.T

@@ -49,6 +49,9 @@ class Identity:
     def project(self, gradient: Tensor) -> Tensor:
         return gradient
 
+    def gradient_at(self, gradient: Tensor, ids: Tensor) -> Tensor:
+        return gradient.gather(-1, ids[:, None])[:, 0]
+
     def error_gradient(self, gradient: Tensor, features: Tensor) -> Tensor:
         return torch.zeros_like(gradient)
 

@@ -1,0 +1,176 @@
+"""Edge effects of a task: the part of a node's effect that one direct connection carries.
+
+    effect(u -> d) = c_d . J[d <- x_u | all other sites held still, clean run] . change of u
+
+(Marks et al. 2024, eq. 5, with c the estimator's coefficient.) Error terms are nodes at both ends.
+With AtP the edges out of a node, to every downstream node and the metric, add up to its effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featcircuits.attribution.direct import Edges, batch_edges, metric_gradients
+from featcircuits.attribution.effects import NodeEffects, contract
+from featcircuits.attribution.nodes import Estimator, method_named
+from featcircuits.attribution.nodes.exact import ExactPatching
+from featcircuits.attribution.selection import NodeSet, Selection, select_above
+from featcircuits.attribution.sparse import Tally
+from featcircuits.connections import Connection, connections
+from featcircuits.errors import InputError
+from featcircuits.nodes import METRIC, Node, Place
+from featcircuits.progress import Progress, silent
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel
+from featcircuits.states import States, check_baseline, mean_states, states_of
+from featcircuits.tasks import Task
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeEffects:
+    """Mean effects over the task of the edges that were asked for."""
+
+    method: str
+    places: tuple[Place, ...]
+    n_features: Mapping[Site, int]
+    _tallies: Mapping[Connection, Tally]
+
+    def coo(self, upstream: str | Site, downstream: str | Site) -> tuple[Tensor, Tensor]:
+        """index [4, n] of (downstream place, downstream node, upstream place, upstream node), values [n].
+
+        Places index the task's places (positions where none are aggregated); node `n_features` is
+        the error term. Raises `InputError` where the two sites are not directly connected.
+        """
+        ends = (Site.parse(upstream), Site.parse(downstream))
+        for arc, tally in self._tallies.items():
+            if (arc.upstream, arc.downstream) == ends:
+                target, source = tally.keys // self._nodes_at(ends[0]), tally.keys % self._nodes_at(ends[0])
+                up, down = (self.n_features[site] + 1 for site in ends)
+                return torch.stack([target // down, target % down, source // up, source % up]), tally.mean
+        raise InputError(f"{upstream} and {downstream} are not directly connected in this suite")
+
+    def edges(self) -> Iterator[tuple[Node, Node | str, float]]:
+        """(upstream, downstream or "metric", mean effect) of every edge."""
+        for arc, tally in self._tallies.items():
+            for key, value in zip(tally.keys.tolist(), tally.mean.tolist(), strict=True):
+                if arc.downstream is None:
+                    yield self._node(arc.upstream, key), METRIC, value
+                else:
+                    target, source = divmod(key, self._nodes_at(arc.upstream))
+                    yield self._node(arc.upstream, source), self._node(arc.downstream, target), value
+
+    def _nodes_at(self, site: Site) -> int:
+        return len(self.places) * (self.n_features[site] + 1)
+
+    def _node(self, site: Site, key: int) -> Node:
+        place, node = divmod(key, self.n_features[site] + 1)
+        return Node(site, None if node == self.n_features[site] else node, self.places[place])
+
+
+def edge_effects(
+    spliced: SplicedModel,
+    task: Task,
+    nodes: NodeEffects | Iterable[Node],
+    method: str | None = None,
+    *,
+    node_threshold: float | None = None,
+    baseline: str | None = None,
+    batch_size: int = 16,
+    effects: NodeEffects | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> EdgeEffects:
+    """Edge effects, averaged over the task.
+
+    `nodes` is a collection of nodes, for all edges among them and to the metric; or the result of
+    `node_effects` with a `node_threshold`, for all edges into the nodes whose |effect| in an
+    example and position exceeds it, as Marks et al. compute them. `method` ("atp", "ig") gives the
+    coefficient of the downstream node; the Jacobian is always the clean run's. `effects` that kept
+    their coefficients spare computing them again.
+    """
+    if isinstance(nodes, NodeEffects):
+        effects = nodes
+    if isinstance(nodes, NodeEffects) != (node_threshold is not None):
+        raise InputError("node_threshold goes with the result of node_effects; a collection of nodes takes none")
+    if effects is not None:
+        batch_size, baseline = effects.batch_size, baseline or effects.baseline
+        if method in (None, effects.method):
+            method, options = effects.method, {**effects.options, **options}
+    estimator = method_named(method or "ig", options)
+    if isinstance(estimator, ExactPatching):
+        raise InputError("method 'exact' has no coefficients to make edges of; use method='atp' or 'ig'")
+    check_baseline(task, baseline or "paired")
+    task.check_places()
+    fixed = None if isinstance(nodes, NodeEffects) else NodeSet(nodes, spliced, task.places)
+    means = mean_states(spliced, task, batch_size) if baseline == "mean" else None
+    arcs = connections(spliced.sites, spliced.architecture.n_layers, spliced.architecture.sequential)
+    tallies = {arc: Tally() for arc in arcs}
+    streams = spliced.streams(site.start for site in spliced.sites)
+    n_batches = -(-len(task) // batch_size)
+    for number, batch in enumerate(progress(task.batches(batch_size), f"edge effects ({method})", n_batches)):
+        states = states_of(spliced, task, batch, baseline or "paired", means, streams)
+        coefficients = _coefficients(spliced, states, estimator, effects, number)
+        selection = fixed.of_batch(states) if fixed else _above(spliced, states, coefficients, node_threshold or 0.0)
+        for arc, found in batch_edges(spliced, states, coefficients, selection, arcs):
+            _tally(tallies[arc], states, spliced, arc, found, len(task.places))
+        for arc, found in _metric_edges(spliced, states, coefficients, selection, arcs):
+            _tally(tallies[arc], states, spliced, arc, found, len(task.places))
+        for tally in tallies.values():
+            tally.count += len(batch.index)
+    n_features = {site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()}
+    return EdgeEffects(method or "ig", task.places, n_features, tallies)
+
+
+def _coefficients(
+    spliced: SplicedModel, states: States, estimator: Estimator, effects: NodeEffects | None, number: int
+) -> dict[Site, Tensor]:
+    """Kept ones where the same estimator computed them, else anew."""
+    if effects is not None and method_named(effects.method, effects.options) == estimator:
+        kept = {site: effects.coefficients(site, number) for site in spliced.sites}
+        found = {site: value.to(spliced.device) for site, value in kept.items() if value is not None}
+        if len(found) == len(kept):
+            return found
+    return estimator.coefficients(spliced, states)
+
+
+def _above(spliced: SplicedModel, states: States, coefficients: Mapping[Site, Tensor], threshold: float) -> Selection:
+    effects = {site: contract(state, spliced, site, coefficients[site]) for site, state in states.sites.items()}
+    return select_above(states, effects, threshold)
+
+
+def _metric_edges(
+    spliced: SplicedModel,
+    states: States,
+    coefficients: Mapping[Site, Tensor],
+    selection: Selection,
+    arcs: list[Connection],
+) -> Iterator[tuple[Connection, Edges]]:
+    """Edges into the metric, whose "row" and "node" are 0."""
+    direct = metric_gradients(spliced, states, coefficients, arcs)
+    for arc in arcs:
+        if arc.downstream is not None:
+            continue
+        state, chosen = states.sites[arc.upstream], selection[arc.upstream]
+        features, error = contract(state, spliced, arc.upstream, direct[arc.upstream])
+        error_row = (chosen.source_errors & (states.batch.places.flatten() >= 0)).nonzero()[:, 0]
+        n_features = spliced.dictionaries[arc.upstream].n_features
+        row = torch.cat([state.row[chosen.source_entries], error_row])
+        node = torch.cat([state.feature[chosen.source_entries], torch.full_like(error_row, n_features)])
+        value = torch.cat([features[chosen.source_entries], error.flatten()[error_row]])
+        yield arc, Edges(row, torch.zeros_like(row), row, node, value)
+
+
+def _tally(tally: Tally, states: States, spliced: SplicedModel, arc: Connection, found: Edges, n_places: int) -> None:
+    places, slots = states.batch.places.flatten(), states.batch.places.shape[1]
+    up = spliced.dictionaries[arc.upstream].n_features + 1
+    key, n_keys = places[found.source_row] * up + found.source_node, n_places * up
+    if arc.downstream is not None:
+        down = spliced.dictionaries[arc.downstream].n_features + 1
+        key = key + (places[found.target_row] * down + found.target_node) * n_keys
+        n_keys *= n_places * down
+    tally.add(found.target_row // slots, key, found.value, n_keys)

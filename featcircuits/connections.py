@@ -1,0 +1,72 @@
+"""Which sites are directly connected, and through what.
+
+The full graph of a block: the residual stream before it reaches attention, MLP and the stream
+after it; attention and MLP write to that stream; in sequential blocks the MLP also reads the
+attention's output. Where a suite lacks a site, paths through it belong to the connection between
+its neighbours, so a connection is any path whose inner sites are all absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from featcircuits.sites import Site, all_sites, resid
+
+
+class Through(IntEnum):
+    """What a connection passes, from the cheapest to the dearest."""
+
+    SKIP = 0
+    """Only additions to the residual stream: the Jacobian is the identity at each position."""
+    MLP = 1
+    """Norms and MLPs: each position by itself."""
+    ATTENTION = 2
+    """Attention: positions mix."""
+
+
+class Connection(NamedTuple):
+    """A direct connection; `downstream` None is the metric."""
+
+    upstream: Site
+    downstream: Site | None
+    through: Through
+
+
+_STEP = {"resid": Through.SKIP, "mlp": Through.MLP, "attn": Through.ATTENTION}
+
+
+def connections(sites: Sequence[Site], n_layers: int, sequential: bool) -> list[Connection]:
+    """Every direct connection among `sites` and to the metric, in forward order."""
+    present = set(sites)
+    found = [c for site in sites for c in _from(site, present, n_layers, sequential)]
+    return sorted(found, key=lambda c: (c.downstream is None, c.downstream or c.upstream, c.upstream))
+
+
+def _from(source: Site, present: set[Site], n_layers: int, sequential: bool) -> Iterator[Connection]:
+    reached: dict[Site, Through] = {source: Through.SKIP}
+    for site in all_sites(n_layers):
+        if site not in reached or (site in present and site != source):
+            continue
+        for reader in _readers(site, n_layers, sequential):
+            through = max(reached[site], _STEP[reader.kind])
+            reached[reader] = max(reached.get(reader, Through.SKIP), through)
+    for site, through in reached.items():
+        if site in present and site != source:
+            yield Connection(source, site, through)
+    last = resid(n_layers - 1)
+    if last in reached and (last == source or last not in present):
+        yield Connection(source, None, reached[last])
+
+
+def _readers(site: Site, n_layers: int, sequential: bool) -> Iterator[Site]:
+    """The sites that read this one directly in the full graph."""
+    if site.kind in ("embed", "resid"):
+        layer = site.layer + 1
+        if layer < n_layers:
+            yield from (Site(layer, "attn"), Site(layer, "mlp"), resid(layer))
+        return
+    if site.kind == "attn" and sequential:
+        yield Site(site.layer, "mlp")
+    yield resid(site.layer)
