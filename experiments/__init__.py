@@ -1,0 +1,1 @@
+"""Scripts that rebuild shipped data and repeat measurements; no part of the package."""

@@ -1,0 +1,44 @@
+"""Writing a suite: `suite.toml` beside its weights, every figure measured and every file hashed."""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from featcircuits.dictionaries.files import sha256
+
+LIBRARIES = ("sae-lens", "torch", "transformers")
+
+
+def toml_text(record: Mapping[str, Any]) -> str:
+    """A nested mapping as TOML: plain values first, then its tables."""
+    return "\n".join(_lines(record, ())).strip() + "\n"
+
+
+def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    lines = [
+        f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()
+    ]
+    if path and lines:
+        lines = ["", f"[{'.'.join(map(_key, path))}]", *lines]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines += _lines(value, (*path, key))
+    return lines
+
+
+def _key(key: str) -> str:
+    """Bare where TOML allows it, else quoted."""
+    return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file in a folder, by name."""
+    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def versions() -> dict[str, str]:
+    """The libraries that decide the numbers."""
+    return {f"{name.replace('-', '_')}_version": version(name) for name in LIBRARIES}

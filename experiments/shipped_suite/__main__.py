@@ -1,0 +1,123 @@
+"""Rebuilds `saes/grammar-4l` from nothing.
+
+    python -m experiments.shipped_suite
+
+`--only tasks`, `model`, `saes` or `card` repeats one step on what is there.
+"""
+
+import argparse
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.sae_training import record, text
+from experiments.sae_training.measure import mean_loss
+from experiments.sae_training.train import Recipe
+from experiments.shipped_suite import model as language_model
+from experiments.shipped_suite.accuracy import ONE_SIDED, Accuracy, accuracy
+from experiments.shipped_suite.card import card
+from experiments.shipped_suite.grammar import corpus
+from experiments.shipped_suite.pairs import BEHAVIOURS, write_tasks
+from experiments.train_saes import load_bare, train_suite
+from featcircuits.tasks import Task
+
+NAME = "grammar-4l"
+DESCRIPTION = (
+    "A small GPT-NeoX language model of a hand-written English-like grammar, with sparse "
+    "autoencoders at the embedding and at every attention, MLP and residual output."
+)
+COMMAND = "python -m experiments.shipped_suite"
+SEED = 0
+LAYERS, WIDTH, HEADS = 4, 128, 4
+SENTENCES, SENTENCES_SAES, SENTENCES_HELD_OUT = 384_000, 40_000, 4_000
+PAIRS = 400
+MODEL_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "weight_decay": 0.1}
+SAES = Recipe(features=512, k=16, steps=3000, seed=SEED)
+STEPS = ("tasks", "model", "saes", "card")
+
+
+def build_model(folder: Path) -> None:
+    """Trains the language model and saves it with its tokenizer."""
+    torch.manual_seed(SEED)
+    sentences = list(corpus(SEED, SENTENCES))
+    tokenizer = language_model.build_tokenizer(sentences)
+    model = language_model.build_model(len(tokenizer), LAYERS, WIDTH, HEADS)
+    rows = tokenizer(sentences)["input_ids"]
+    language_model.train(model, rows, seed=SEED, **MODEL_TRAINING)
+    language_model.save(model, tokenizer, folder)
+
+
+def build_saes(folder: Path) -> None:
+    """Trains the dictionaries on sentences that the model has not seen."""
+    tokenizer = load_bare(str(folder / "model")).tokenizer
+    rows = tokenizer(list(corpus(SEED + 1, SENTENCES_SAES)))["input_ids"]
+    train_suite(str(folder / "model"), rows, folder, SAES, NAME, DESCRIPTION)
+
+
+def write_card(folder: Path, minutes: float | None) -> None:
+    """Measures the model on its tasks, completes suite.toml, and writes the card."""
+    path = folder / "suite.toml"
+    suite = tomllib.loads(path.read_text(encoding="utf-8"))
+    bare = load_bare(str(folder / "model"))
+    sentences = list(corpus(SEED + 2, SENTENCES_HELD_OUT))
+    rows = bare.tokenizer(sentences)["input_ids"]
+    suite["recipe"] |= {
+        "command": COMMAND,
+        "pairs": PAIRS,
+        "model_sentences": SENTENCES,
+        **{f"model_{name}": value for name, value in MODEL_TRAINING.items()},
+        "model_heads": HEADS,
+        "model_vocabulary": len(bare.tokenizer),
+        "model_loss_held_out": round(mean_loss(bare, text.token_batches(rows, 256), None, None), 4),
+    }
+    if minutes is not None:
+        suite["recipe"] |= {"minutes_in_all": round(minutes, 1), "threads": torch.get_num_threads()}
+    suite["tasks"] = {}
+    for name, (_, description) in BEHAVIOURS.items():
+        task = Task.from_jsonl(folder / f"tasks/{name}_test.jsonl", bare.tokenizer)
+        suite["tasks"][name] = task_record(name, description, accuracy(bare, task))
+    suite["sites"] = suite.pop("sites")
+    path.write_text(record.toml_text(suite), encoding="utf-8")
+    (folder / "README.md").write_text(card(suite, max(map(len, rows))), encoding="utf-8")
+
+
+def task_record(name: str, description: str, found: Accuracy) -> dict[str, Any]:
+    """One behaviour's table in suite.toml."""
+    return {
+        "train": f"tasks/{name}_train.jsonl",
+        "test": f"tasks/{name}_test.jsonl",
+        "description": description,
+        "metric": "logit_difference",
+        "accuracy_test": round(found.clean if name in ONE_SIDED else found.both, 4),
+        "accuracy_test_clean": round(found.clean, 4),
+        "accuracy_test_corrupted": round(found.corrupted, 4),
+        "metric_test_clean": round(found.metric_clean, 3),
+        "metric_test_corrupted": round(found.metric_corrupted, 3),
+    }
+
+
+def main() -> None:
+    """Runs the steps in turn."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("saes") / NAME)
+    parser.add_argument("--only", choices=STEPS, action="append", help="repeat one step")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    steps, began = options.only or STEPS, time.monotonic()
+    if "tasks" in steps:
+        write_tasks(options.out / "tasks", PAIRS, SEED)
+    if "model" in steps:
+        build_model(options.out / "model")
+    if "saes" in steps:
+        build_saes(options.out)
+    if "card" in steps:
+        minutes = None if options.only else (time.monotonic() - began) / 60
+        write_card(options.out, minutes)
+
+
+if __name__ == "__main__":
+    main()
