@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -60,6 +60,12 @@ class SplicedModel:
     @property
     def device(self) -> torch.device:
         return self.model.get_input_embeddings().weight.device
+
+    def only(self, sites: Iterable[Site]) -> SplicedModel:
+        """The same model with these of its sites spliced."""
+        kept = set(sites)
+        chosen = {site: dictionary for site, dictionary in self.dictionaries.items() if site in kept}
+        return replace(self, dictionaries=chosen)
 
     def run(
         self,

@@ -1,0 +1,5 @@
+"""`python -m featcircuits` is the `featcircuits` command."""
+
+from featcircuits.cli import main
+
+main()

@@ -1,0 +1,123 @@
+"""The command line: parses, calls and prints; everything else is the package's own functions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featcircuits.cli.options import with_settings
+from featcircuits.config import EvaluateConfig, TraceConfig
+from featcircuits.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Trace sparse feature circuits of language models, and measure how much they explain.
+
+    A first run, on the model and dictionaries that come with the package:
+
+        featcircuits trace -o runs/first
+
+        featcircuits evaluate runs/first --start-layer 1
+
+        featcircuits export runs/first --to gexf,graphml
+    """,
+)
+
+RunFolder = Annotated[Path, typer.Argument(help="A run folder made by `featcircuits trace`.")]
+
+
+def main() -> None:
+    """Entry point: bad input ends in one message and exit code 2."""
+    with input_errors():
+        app()
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(2) from None
+
+
+@app.command()
+@with_settings(TraceConfig)
+def trace(
+    config: TraceConfig,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to make; it must not exist yet.")] = Path(
+        "runs/trace"
+    ),
+    top: Annotated[int, typer.Option(help="How many nodes and edges to print.")] = 15,
+) -> None:
+    """Trace a circuit: which features and errors carry a behaviour, through which edges.
+
+    Without options: the shipped model and dictionaries, on agreement across a relative clause.
+    Node effects are computed for every feature and error term, the strongest nodes are kept,
+    edges among them are computed, and nodes without a path to the metric are dropped.
+
+    Examples:
+
+        featcircuits trace --task ioi --nodes atp --keep-nodes top=60 -o runs/ioi
+
+        featcircuits trace --suite saes/mine --task pairs.jsonl --aggregate role -o runs/mine
+
+        featcircuits trace --config runs/ioi/config.json --steps 20 -o runs/ioi-20
+    """
+    from featcircuits.cli.commands import trace_run
+
+    trace_run(config, output, top)
+
+
+@app.command()
+@with_settings(EvaluateConfig)
+def evaluate(
+    config: EvaluateConfig,
+    run: RunFolder,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
+) -> None:
+    """Measure a circuit's faithfulness and completeness on held-out prompts.
+
+    Everything outside the circuit is ablated, then everything inside; the same over circuit sizes,
+    beside random circuits. Writes report.json and faithfulness.png into the run folder.
+
+    Example:
+
+        featcircuits evaluate runs/ioi --ablation resample --start-layer 1
+    """
+    from featcircuits.cli.commands import evaluate_run
+
+    evaluate_run(config, run, overwrite)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[str, typer.Option(help="Formats, comma-separated: gexf, graphml, json.")] = "gexf",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier exports.")] = False,
+) -> None:
+    """Write a run's circuit for other programs: GEXF for Gephi, GraphML, JSON node-link.
+
+    Example:
+
+        featcircuits export runs/ioi --to gexf,graphml,json
+    """
+    from featcircuits.cli.commands import export_run
+
+    export_run(run, to, overwrite)
+
+
+@app.command()
+def suites() -> None:
+    """List the suites of dictionaries that are at hand, with their tasks."""
+    from featcircuits.cli.commands import list_suites
+
+    list_suites()

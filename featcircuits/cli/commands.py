@@ -1,0 +1,141 @@
+"""What each command does, once its options are read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from featcircuits import runs
+from featcircuits.circuit import Circuit
+from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table, suite_table
+from featcircuits.cli.watch import watching
+from featcircuits.config import EvaluateConfig, TraceConfig
+from featcircuits.errors import InputError
+from featcircuits.evaluation import evaluate
+from featcircuits.evaluation.plot import plot_curve
+from featcircuits.export import EXPORTERS
+from featcircuits.loading import load
+from featcircuits.splice import SplicedModel
+from featcircuits.suites import load_suite, named_suites
+from featcircuits.tasks import Task
+from featcircuits.tracing import trace_with_ranking
+
+console = Console()
+
+
+def trace_run(config: TraceConfig, output: Path, top: int) -> None:
+    """Trace, print the strongest nodes and edges, and leave a run folder."""
+    runs.check_free(output)
+    began = time.monotonic()
+    spliced = _load(config, config.device)
+    task = _task(config, spliced, config.task, "train", config.limit)
+    _say(f"{task.name}: {len(task)} examples, {len(spliced.sites)} sites of {_model_name(spliced)}")
+    options = {"steps": config.steps, "rule": config.rule} if config.nodes == "ig" else {}
+    with watching(console) as progress, runs.new_run(output) as folder:
+        traced = trace_with_ranking(
+            spliced, task,
+            nodes=config.nodes, edges=None if config.edges == "none" else config.edges,
+            keep_nodes=config.keep_nodes, keep_edges=config.keep_edges, baseline=config.baseline,
+            batch_size=config.batch_size, seed=config.seed, progress=progress, **options,
+        )  # fmt: skip
+        traced.circuit.save(folder / runs.CIRCUIT)
+        traced.ranking.save(folder / runs.RANKING)
+        runs.write_json(folder / runs.MANIFEST, dict(traced.circuit.manifest))
+        config.write(folder / runs.CONFIG)
+    console.print(node_table(traced.circuit, top))
+    console.print(edge_table(traced.circuit, top))
+    _say(f"circuit of {traced.circuit.n_nodes} nodes and {traced.circuit.n_edges} edges in {output}, {_since(began)}")
+
+
+def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
+    """Evaluate a run's circuit, print the report, and put it into the run folder."""
+    runs.check_run(run)
+    if (run / runs.REPORT).exists() and not overwrite:
+        raise InputError(f"{run / runs.REPORT} exists; pass --overwrite to replace it")
+    began = time.monotonic()
+    traced = TraceConfig.read(run / runs.CONFIG, {})
+    circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
+    spliced = _load(traced, config.device)
+    _check_same_model(circuit, spliced, run)
+    task = _task(traced, spliced, config.task or traced.task, "test", config.limit)
+    with watching(console) as progress:
+        report = evaluate(
+            spliced, circuit, task,
+            ablation=config.ablation, errors=config.errors, start_layer=config.start_layer, ranking=ranking,
+            sizes=_sizes(config.sizes), draws=config.draws, seed=config.seed, batch_size=config.batch_size,
+            progress=progress,
+        )  # fmt: skip
+    runs.write_json(run / runs.REPORT, report.to_json())
+    config.write(run / runs.EVALUATION)
+    console.print(report_table(report))
+    if report.curve is not None:
+        plot_curve(report, run / runs.PLOT)
+        console.print(curve_table(report.curve))
+    _say(f"report in {run / runs.REPORT}, {_since(began)}")
+
+
+def export_run(run: Path, formats: str, overwrite: bool) -> None:
+    """Write a run's circuit in each of the formats."""
+    runs.check_run(run)
+    names = [name.strip() for name in formats.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in EXPORTERS]:
+        raise InputError(f"unknown export format {unknown[0]!r}; known: {', '.join(EXPORTERS)}")
+    circuit = Circuit.load(run / runs.CIRCUIT)
+    for name in names:
+        exporter = EXPORTERS[name]
+        path = run / f"circuit{exporter.suffix}"
+        exporter.write(circuit, path, overwrite=overwrite)
+        _say(f"{name}: {path}")
+
+
+def list_suites() -> None:
+    """Print every named suite."""
+    console.print(suite_table(load_suite(folder) for folder in named_suites().values()))
+
+
+def _load(config: TraceConfig, device: str | None) -> SplicedModel:
+    return load(config.model, config.suite, device=device, dtype=config.dtype)
+
+
+def _task(config: TraceConfig, spliced: SplicedModel, task: str, split: str, limit: int) -> Task:
+    """A task of the suite by name, or a file."""
+    options = {"aggregate": config.aggregate} | ({"metric": config.metric} if config.metric else {})
+    path = Path(task)
+    if path.suffix == "" and not path.exists():
+        assert spliced.suite is not None
+        path = spliced.suite.task_file(task, split)
+        options.setdefault("metric", spliced.suite.tasks[task].get("metric", "logit_difference"))
+    found = Task.from_jsonl(path, spliced.tokenizer, **options)
+    return found.take(limit) if limit else found
+
+
+def _check_same_model(circuit: Circuit, spliced: SplicedModel, run: Path) -> None:
+    """The circuit's features mean nothing in another suite."""
+    from featcircuits.manifest import dictionaries_of
+
+    recorded, found = circuit.manifest.get("suite", {}).get("sites"), dictionaries_of(spliced)
+    if recorded != found:
+        raise InputError(f"{run}: the circuit was traced with other dictionaries than the suite holds now; trace it again")
+
+
+def _sizes(text: str) -> list[int] | None:
+    if not text:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"sizes is {text!r}; give whole numbers separated by commas, such as 10,30,100") from None
+
+
+def _model_name(spliced: SplicedModel) -> str:
+    return spliced.suite.name if spliced.suite else spliced.architecture.model_type
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False)
+
+
+def _since(began: float) -> str:
+    return f"{time.monotonic() - began:.0f} s"

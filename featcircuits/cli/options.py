@@ -1,0 +1,65 @@
+"""Command-line options from a settings dataclass: one source for defaults, help and record."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from featcircuits.config import Config
+
+
+def with_settings(settings: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option a field of `settings`, and `--config` for a file of them.
+
+    The command itself takes `config`, the settings after all three sources: what was given on the
+    command line, then the file, then the defaults.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(config: Path | None = None, **values: Any) -> None:
+            given = {name: values.pop(name) for name in names if values[name] is not None}
+            values = {name: value for name, value in values.items() if name not in names}
+            chosen = settings(**given) if config is None else settings.read(config, given)
+            command(config=chosen, **values)
+
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "config"]
+        names = [field.name for field in fields(settings)]  # type: ignore[arg-type]
+        parameters = [*own, _config_parameter(), *_parameters(settings)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate
+
+
+def _config_parameter() -> inspect.Parameter:
+    help = "JSON file of settings (a run's config.json repeats it); options given here override it."
+    return _keyword("config", Annotated[Path | None, typer.Option(help=help)])
+
+
+def _parameters(settings: type[Config]) -> list[inspect.Parameter]:
+    hints = get_type_hints(settings)
+    return [
+        _keyword(
+            field.name,
+            Annotated[
+                hints[field.name] | None,  # None stands for "not given"
+                typer.Option(help=field.metadata["help"], show_default=_shown(field.default), rich_help_panel="Settings"),
+            ],
+        )
+        for field in fields(settings)  # type: ignore[arg-type]
+    ]
+
+
+def _shown(default: Any) -> str | bool:
+    return False if default in (None, "") else str(default)
+
+
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

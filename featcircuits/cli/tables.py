@@ -1,0 +1,91 @@
+"""Tables that people read: strongest nodes and edges, and what an evaluation found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from rich.table import Table
+
+from featcircuits.circuit import Circuit
+from featcircuits.evaluation.report import Curve, Report
+from featcircuits.suites import Suite
+
+
+def node_table(circuit: Circuit, count: int = 15) -> Table:
+    """The strongest nodes, signed."""
+    table = Table(title=f"Strongest {min(count, circuit.n_nodes)} of {circuit.n_nodes} nodes", title_justify="left")
+    for name in ("node", "kind", "effect", "± s.e."):
+        table.add_column(name, justify="left" if name in ("node", "kind") else "right")
+    ranked = sorted(circuit.nodes.items(), key=lambda item: -abs(item[1].effect))
+    for node, score in ranked[:count]:
+        spread = "" if math.isnan(score.standard_error) else f"{score.standard_error:.4f}"
+        table.add_row(str(node), "error" if node.is_error else "feature", _signed(score.effect), spread)
+    return table
+
+
+def edge_table(circuit: Circuit, count: int = 15) -> Table:
+    """The strongest edges, signed."""
+    table = Table(title=f"Strongest {min(count, circuit.n_edges)} of {circuit.n_edges} edges", title_justify="left")
+    for name in ("from", "to", "effect"):
+        table.add_column(name, justify="right" if name == "effect" else "left")
+    ranked = sorted(circuit.edges.items(), key=lambda item: -abs(item[1]))
+    for (source, target), weight in ranked[:count]:
+        table.add_row(str(source), str(target), _signed(weight))
+    return table
+
+
+def _signed(value: float) -> str:
+    return f"[{'blue' if value > 0 else 'red'}]{value:+.4f}[/]"
+
+
+def report_table(report: Report) -> Table:
+    """Faithfulness and completeness beside the numbers they are made of."""
+    given = f", layers below {report.start_layer} given" if report.start_layer else ""
+    title = f"{report.task}: {report.ablation} ablation, errors: {report.errors}{given}, {report.n_examples} examples"
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    interval = "" if report.interval is None else f"  (95 %: {report.interval[0]:.3f} to {report.interval[1]:.3f})"
+    rows = {
+        "faithfulness": f"{report.faithfulness:.3f}{interval}",
+        "completeness (of the complement)": f"{report.completeness:.3f}",
+        "F(model)": f"{report.F_model:.3f}",
+        "F(circuit)": f"{report.F_circuit:.3f}",
+        "F(empty)": f"{report.F_empty:.3f}",
+        "all features, no errors (the dictionaries' cap)": f"{report.cap:.3f}",
+        "nodes / of them errors / edges in scope": f"{report.n_nodes} / {report.n_error_nodes} / {report.n_edges}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    if report.invalid:
+        table.add_row("[red]invalid[/]", report.invalid)
+    return table
+
+
+def curve_table(curve: Curve) -> Table:
+    """Scores by circuit size, beside random circuits."""
+    table = Table(
+        title=f"By size (area {curve.area:.3f}, random {curve.area_random:.3f}; |1 - f| {curve.area_from_one:.3f})",
+        title_justify="left",
+    )
+    for name in ("nodes", "faithfulness", "completeness", f"random ({curve.draws} draws)"):
+        table.add_column(name, justify="right")
+    columns = (curve.sizes, curve.faithfulness, curve.completeness, curve.random, curve.random_sd)
+    for size, faithful, complete, random, spread in zip(*columns, strict=True):
+        table.add_row(str(size), f"{faithful:.3f}", f"{complete:.3f}", f"{random:.3f} ± {spread:.3f}")
+    return table
+
+
+def suite_table(suites: Iterable[Suite]) -> Table:
+    """Which suites are at hand, and for what."""
+    table = Table(title="Suites", title_justify="left")
+    for name in ("suite", "model", "sites", "features", "tasks", "description"):
+        table.add_column(name)
+    for suite in suites:
+        sizes = sorted({str(site.get("n_features", "?")) for site in suite.sites.values()})
+        table.add_row(
+            suite.name, suite.model["source"], str(len(suite.sites)), "/".join(sizes),
+            ", ".join(suite.tasks) or "-", suite.description,
+        )  # fmt: skip
+    return table

@@ -1,0 +1,93 @@
+"""Settings of the commands: one dataclass each is the options, the help and the saved record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from featcircuits.errors import InputError
+
+
+def option(default: Any, help: str) -> Any:
+    """A field with its help text."""
+    return field(default=default, metadata={"help": help})
+
+
+class Config:
+    """Reading and writing, shared by the settings below."""
+
+    @classmethod
+    def read(cls, path: Path, given: Mapping[str, Any]) -> Self:
+        """From a JSON file, overridden by what was `given`; unknown keys and wrong types are refused."""
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such config file") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not valid JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: a config is a JSON object, found {type(record).__name__}")
+        known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(record) - set(known)):
+            raise InputError(f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
+        for name, value in record.items():
+            _check_type(path, name, value, known[name].default)
+        return cls(**{**record, **given})
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")  # type: ignore[call-overload]
+
+
+def _check_type(path: Path, name: str, value: Any, default: Any) -> None:
+    if value is None or default is None:
+        fits = value is None or isinstance(value, (str, int, float))
+    elif isinstance(default, float):
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    else:
+        fits = type(value) is type(default)
+    if not fits:
+        raise InputError(f"{path}: {name} is {value!r}, but must be of type {type(default).__name__}")
+
+
+@dataclass(frozen=True)
+class TraceConfig(Config):
+    """Everything that decides a traced circuit."""
+
+    suite: str = option("grammar-4l", "Suite of dictionaries: a name (see `featcircuits suites`) or a folder.")
+    model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
+    task: str = option("agreement_rc", "A task of the suite (its training file is used), or a JSONL file.")
+    limit: int = option(0, "Use only the first N examples; 0 for all.")
+    metric: str | None = option(
+        None, "logit_difference, log_probability, probability, probability_difference or kl. Default: the task's own."
+    )
+    aggregate: str = option("none", "Positions: 'none' keeps each as nodes of its own, 'sum', or 'role'.")
+    nodes: str = option("ig", "Estimator of node effects: exact, atp or ig.")
+    edges: str = option("same", "Estimator of edge effects: same, atp, ig, or 'none' for nodes alone.")
+    steps: int = option(10, "Points of integrated gradients.")
+    rule: str = option("left", "Quadrature of integrated gradients: left (as published), midpoint or gauss.")
+    baseline: str = option("paired", "What patching puts in: the corrupted run ('paired'), 'zero' or 'mean'.")
+    keep_nodes: str = option("top=150", "Which nodes to keep: top=N, threshold=X or cumulative=SHARE.")
+    keep_edges: str = option("top=1000", "Which edges to keep, by the same rules.")
+    batch_size: int = option(16, "Examples of one batch.")
+    device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
+    dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
+    seed: int = option(0, "Seed of everything random.")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Config):
+    """Everything that decides an evaluation of a run."""
+
+    task: str | None = option(None, "A task of the suite (its test file is used), or a JSONL file. Default: the run's.")
+    limit: int = option(0, "Use only the first N examples; 0 for all.")
+    ablation: str = option("mean", "What nodes outside the circuit become: mean, zero or resample.")
+    errors: str = option("nodes", "Error terms: 'nodes' as the circuit says, all 'keep', or all 'remove'.")
+    start_layer: int = option(0, "Layers before this one are given for free (Marks et al.: the first third).")
+    sizes: str = option("", "Circuit sizes of the curve, comma-separated. Default: 15, evenly on a log axis.")
+    draws: int = option(5, "Random circuits at each size of the curve.")
+    batch_size: int = option(32, "Examples of one batch.")
+    device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
+    seed: int = option(0, "Seed of resampling and of the random circuits.")

@@ -1,0 +1,117 @@
+"""Ablations: what a node outside the circuit is set to.
+
+Values are states of the unedited model on the reference prompts: the corrupted prompts of a paired
+task, the prompts themselves otherwise. A new ablation is a class and a row of `ABLATIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from featcircuits.errors import InputError
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel
+from featcircuits.states import MeanState, check_finite, encode, mean_states, precision
+from featcircuits.tasks import Batch, Task
+
+Values = Callable[[Site], tuple[Tensor, Tensor]]
+"""site -> (features [example, slot, n_features], error [example, slot, width]); broadcastable."""
+
+
+class Ablation(Protocol):
+    def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
+        """The values for the examples of one batch."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Zero:
+    """Features and error 0: a site with everything ablated emits its decoder's bias."""
+
+    def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
+        dtype = precision(spliced.model.dtype)
+
+        def at(site: Site) -> tuple[Tensor, Tensor]:
+            dictionary = spliced.dictionaries[site]
+            sizes = (dictionary.n_features, dictionary.width)
+            features, error = (torch.zeros(1, 1, size, dtype=dtype, device=spliced.device) for size in sizes)
+            return features, error
+
+        return at
+
+
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """The mean over all reference prompts at the same place (position, role, or anywhere)."""
+
+    means: Mapping[Site, MeanState]
+
+    def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
+        places = batch.places.clamp(min=0)
+        return lambda site: (self.means[site].features[places], self.means[site].error[places])
+
+
+@dataclass(frozen=True, eq=False)
+class Resample:
+    """The state of another reference prompt: of example `rows[b]` for example b.
+
+    `rows` is one list for all sites, or a mapping from site names to lists.
+    """
+
+    rows: Sequence[int] | Mapping[str, Sequence[int]]
+
+    def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
+        # all runs happen here: the values are asked for inside another forward's hooks
+        if isinstance(self.rows, Mapping):
+            states = {
+                site: _states(spliced.only([site]), task, batch, self.rows[str(site)])[site] for site in spliced.sites
+            }
+        else:
+            states = _states(spliced, task, batch, self.rows)
+        return lambda site: encode(spliced.dictionaries[site], states[site])
+
+
+def _states(spliced: SplicedModel, task: Task, batch: Batch, rows: Sequence[int]) -> dict[Site, Tensor]:
+    other = task.batch([int(rows[number]) for number in batch.index.tolist()]).to(spliced.device)
+    logits, seen = spliced.record(other.corrupted or other.clean, spliced.sites)
+    check_finite(logits, seen)
+    return seen
+
+
+def _zero(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
+    return Zero()
+
+
+def _mean(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
+    return Mean(mean_states(spliced, task, batch_size))
+
+
+def _resample(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
+    if len({len(example.clean) for example in task.examples}) > 1:
+        raise InputError(
+            f"{task.name}: ablation='resample' takes states position by position and needs prompts of one length; "
+            "use ablation='mean'"
+        )
+    draw = torch.randint(len(task), (len(task),), generator=torch.Generator().manual_seed(seed))
+    return Resample(draw.tolist())
+
+
+ABLATIONS: Mapping[str, Callable[[SplicedModel, Task, int, int], Ablation]] = {
+    "mean": _mean,
+    "zero": _zero,
+    "resample": _resample,
+}
+
+
+def ablation_named(name: str | Ablation, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
+    """Prepare an ablation for a task; an unknown name is an `InputError`."""
+    if not isinstance(name, str):
+        return name
+    if name not in ABLATIONS:
+        raise InputError(f"unknown ablation {name!r}; known: {', '.join(ABLATIONS)}")
+    return ABLATIONS[name](spliced, task, batch_size, seed)

@@ -1,0 +1,76 @@
+"""What an evaluation found, as one value that goes to JSON and to a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores of the `sizes` strongest nodes, and of random circuits of the same size at each site.
+
+    `random` is the mean over draws, `random_sd` their spread. `area`: mean faithfulness over the
+    number of nodes; `area_from_one`: mean |1 - faithfulness| (lower is better).
+    """
+
+    sizes: tuple[int, ...]
+    faithfulness: tuple[float, ...]
+    completeness: tuple[float, ...]
+    random: tuple[float, ...]
+    random_sd: tuple[float, ...]
+    draws: int
+    area: float
+    area_from_one: float
+    area_random: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Faithfulness and completeness of a circuit, never without what they are made of.
+
+    `F_model`, `F_circuit`, `F_empty`, `F_complement`: mean metric of the model, with everything
+    outside the circuit ablated, with everything ablated, and with the circuit ablated.
+    `faithfulness` and `completeness` are NaN, and `invalid` says why, where the model's metric does
+    not rise above the empty circuit's. `interval`: 95 % of faithfulness, from `folds` disjoint
+    parts of the examples that each draw their own ablation values; None with too few examples.
+    `cap`: faithfulness of all features without any error, the most that the dictionaries allow.
+    Nodes and edges are counted in scope: at the sites that are ablated.
+    """
+
+    faithfulness: float
+    completeness: float
+    F_model: float
+    F_circuit: float
+    F_empty: float
+    F_complement: float
+    invalid: str | None
+    interval: tuple[float, float] | None
+    folds: int
+    cap: float
+    n_nodes: int
+    n_error_nodes: int
+    n_edges: int
+    n_examples: int
+    task: str
+    metric: str
+    ablation: str
+    errors: str
+    start_layer: int
+    embed: bool
+    seed: int
+    curve: Curve | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; NaN, which JSON lacks, becomes null."""
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

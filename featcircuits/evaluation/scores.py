@@ -1,0 +1,39 @@
+"""Faithfulness and completeness from mean metrics, and the areas under their curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+_SMALLEST_GAP = 1e-3
+"""m(M) - m(empty) below this share of the metric's spread cannot be divided by."""
+
+
+def share(part: float, full: float, empty: float) -> float:
+    """(m(part) - m(empty)) / (m(M) - m(empty)); never clipped (Marks et al. 2024, section 4)."""
+    return (part - empty) / (full - empty) if full != empty else math.nan
+
+
+def invalid_reason(model: Tensor, empty: Tensor) -> str | None:
+    """Why the ratio would mean nothing, from F(M) and F(empty) per example; None where it does."""
+    gap = float(model.mean() - empty.mean())
+    spread = float(model.abs().mean() + empty.abs().mean())
+    if abs(gap) <= _SMALLEST_GAP * spread:
+        return f"ablating everything changes the metric by {gap:.2g} only: there is nothing to explain"
+    if gap < 0:
+        return f"ablating everything raises the metric by {-gap:.3g}: the model does not show the behaviour here"
+    return None
+
+
+def area(sizes: Sequence[int], values: Sequence[float], at_zero: float = 0.0) -> float:
+    """Mean height of a curve over the number of nodes, from `at_zero` at the empty circuit (trapezoids)."""
+    x, y = np.array([0, *sizes], dtype=float), np.array([at_zero, *values])
+    return float(np.trapezoid(y, x) / x[-1])
+
+
+def area_from_one(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """Mean of |1 - faithfulness|: overshooting 1 costs as much as falling short of it."""
+    return area(sizes, [abs(1 - value) for value in values], at_zero=1.0)

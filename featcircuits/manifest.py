@@ -1,0 +1,68 @@
+"""Provenance: the hashes and versions that a result can be repeated and checked by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import featcircuits
+from featcircuits.splice import SplicedModel
+from featcircuits.tasks import Task
+
+_LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "networkx")
+
+
+def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """One hash of named tensors: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What went into a result: model, dictionaries, data, settings and versions."""
+    model, suite = spliced.model, spliced.suite
+    return {
+        "featcircuits": featcircuits.__version__,
+        "versions": {name: _version(name) for name in _LIBRARIES},
+        "model": {
+            "source": model.config._name_or_path or type(model).__name__,
+            "architecture": spliced.architecture.model_type,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "sha256": tensors_sha256(sorted(model.state_dict().items())),
+        },
+        "suite": {
+            "name": None if suite is None else suite.name,
+            "sites": dictionaries_of(spliced),
+        },
+        "task": {
+            "name": task.name,
+            "n_examples": len(task),
+            "metric": task.metric,
+            "aggregate": task.aggregate,
+            "sha256": task.sha256,
+        },
+        "settings": dict(settings),
+    }
+
+
+def dictionaries_of(spliced: SplicedModel) -> dict[str, dict[str, Any]]:
+    """Each site's dictionary: kind, size and hash."""
+    return {
+        str(site): {"kind": d.kind, "n_features": d.n_features, "sha256": tensors_sha256(d.tensors().items())}
+        for site, d in spliced.dictionaries.items()
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

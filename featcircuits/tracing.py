@@ -1,0 +1,109 @@
+"""fc.trace: from a model and a task to a circuit, in five named steps."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from featcircuits.attribution.edges import edge_effects
+from featcircuits.attribution.effects import NodeEffects, node_effects
+from featcircuits.circuit import Circuit, NodeScore
+from featcircuits.errors import InputError
+from featcircuits.manifest import manifest_of
+from featcircuits.nodes import Node, input_node
+from featcircuits.progress import Progress, silent
+from featcircuits.prune import parse_rule, prune
+from featcircuits.splice import SplicedModel
+from featcircuits.tasks import Task
+
+DEFAULT_NODES = "top=100"
+DEFAULT_EDGES = "top=1000"
+
+
+class Trace(NamedTuple):
+    """`circuit`: the pruned graph. `ranking`: every node with an effect, and no edges."""
+
+    circuit: Circuit
+    ranking: Circuit
+
+
+def trace(spliced: SplicedModel, task: Task, **options: Any) -> Circuit:
+    """The circuit of a task; options as in `trace_with_ranking`."""
+    return trace_with_ranking(spliced, task, **options).circuit
+
+
+def trace_with_ranking(
+    spliced: SplicedModel,
+    task: Task,
+    *,
+    nodes: str = "ig",
+    edges: str | None = "same",
+    keep_nodes: str | None = None,
+    keep_edges: str | None = None,
+    node_threshold: float | None = None,
+    edge_threshold: float | None = None,
+    baseline: str = "paired",
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: Progress = silent,
+    **options: Any,
+) -> Trace:
+    """Node effects, the nodes to keep, edge effects among them, the edges to keep, and the circuit.
+
+    `nodes`, `edges`: estimators by name; edges "same" as the nodes', or None for a circuit of
+    nodes alone. `keep_nodes`, `keep_edges`: pruning rules ("top=100", "threshold=0.1",
+    "cumulative=0.8"), or thresholds given as numbers. `options` go to the node estimator.
+    Nodes that no path of kept edges leads from to the metric are dropped.
+    """
+    node_rule = _rule(keep_nodes, node_threshold, DEFAULT_NODES, "node")
+    edge_rule = _rule(keep_edges, edge_threshold, DEFAULT_EDGES, "edge")
+    task.check_places()
+    effects = node_effects(
+        spliced, task, nodes,
+        baseline=baseline, batch_size=batch_size, keep_examples=False, keep_coefficients=edges == "same",
+        progress=progress, **options,
+    )  # fmt: skip
+    settings = {
+        "nodes": nodes, "edges": nodes if edges == "same" else edges, "options": options, "baseline": baseline,
+        "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
+    }  # fmt: skip
+    ranking = _ranking(spliced, task, effects, settings)
+    kept = prune(ranking, nodes=parse_rule(node_rule))
+    if edges is None:
+        return Trace(kept, ranking)
+    found = edge_effects(
+        spliced, task, kept.nodes,
+        method=None if edges == "same" else edges, effects=effects, baseline=baseline, batch_size=batch_size,
+        progress=progress,
+    )  # fmt: skip
+    weights = {(source, target): weight for source, target, weight in found.edges() if weight != 0}
+    circuit = Circuit(
+        nodes=kept.nodes,
+        edges={**_input_edges(kept), **weights},
+        places=task.places,
+        aggregate=task.aggregate,
+        manifest=ranking.manifest,
+    )
+    return Trace(prune(circuit, edges=parse_rule(edge_rule)), ranking)
+
+
+def _rule(rule: str | None, threshold: float | None, default: str, what: str) -> str:
+    if rule is not None and threshold is not None:
+        raise InputError(f"give either keep_{what}s or {what}_threshold, not both")
+    return f"threshold={threshold}" if threshold is not None else rule or default
+
+
+def _ranking(spliced: SplicedModel, task: Task, effects: NodeEffects, settings: dict[str, Any]) -> Circuit:
+    """All nodes with an effect, as a circuit without edges."""
+    return Circuit(
+        nodes={node: NodeScore(effect, error) for node, effect, error in effects.nodes()},
+        edges={},
+        places=task.places,
+        aggregate=task.aggregate,
+        manifest=manifest_of(spliced, task, settings),
+    )
+
+
+def _input_edges(circuit: Circuit) -> dict[tuple[Node | str, Node | str], float]:
+    """The token at a place carries everything that the embedding's nodes there do."""
+    embedded = ((node, score) for node, score in circuit.nodes.items() if node.site.kind == "embed")
+    return {(input_node(node.place), node): score.effect for node, score in embedded}
