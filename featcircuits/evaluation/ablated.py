@@ -7,7 +7,7 @@ compute (Marks et al. 2024, section 4). Rows of a forward are circuits x example
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,74 +82,65 @@ def metric_model(spliced: SplicedModel, task: Task, batch_size: int) -> Tensor:
     return torch.cat(found).double().cpu()
 
 
-def metric_ablated(
-    spliced: SplicedModel,
-    task: Task,
-    subgraphs: Sequence[Subgraph],
-    ablation: Ablation,
-    *,
-    errors: str = "nodes",
-    start_layer: int = 0,
-    batch_size: int = 16,
-    max_rows: int = 1024,
-    progress: Progress = silent,
-) -> Tensor:
-    """F with everything outside each subgraph ablated: [subgraph, example].
+@dataclass(frozen=True, eq=False)
+class AblatedModel:
+    """A model whose nodes outside a subgraph take an ablation's values.
 
-    All of `spliced`'s sites are ablated; layers before `start_layer` are not run again.
+    All sites of `spliced` are ablated; layers before `start_layer` are not run again. `errors`:
+    error nodes as the subgraph says ("nodes"), all kept ("keep"), or all ablated ("remove").
     """
-    if errors not in ERRORS:
-        raise InputError(f"errors is {errors!r}; known: {', '.join(ERRORS)}")
-    found = torch.empty(len(subgraphs), len(task), dtype=torch.float64)
-    n_batches = -(-len(task) // batch_size)
-    for batch in progress(task.batches(batch_size), "ablated runs", n_batches):
-        batch = batch.to(spliced.device)
-        values = ablation.values(spliced, task, batch)
-        logits, seen = spliced.record(batch.clean, spliced.streams([start_layer]))
-        objective, stream = _objective(task, batch, logits), seen.get(resid(start_layer - 1))
-        for part in _parts(len(subgraphs), max(1, max_rows // len(batch.index))):
-            chunk = subgraphs[part]
-            result = _run(spliced, batch, chunk, values, objective, errors, start_layer, stream)
-            found[part, batch.index] = result.double().cpu()
-    return found
 
+    spliced: SplicedModel
+    ablation: Ablation
+    errors: str = "nodes"
+    start_layer: int = 0
+    batch_size: int = 32
+    max_rows: int = 1024
+    """Rows (subgraphs x examples) of one forward."""
 
-def _run(
-    spliced: SplicedModel,
-    batch: Batch,
-    subgraphs: Sequence[Subgraph],
-    values: Values,
-    objective: Objective,
-    errors: str,
-    start_layer: int,
-    stream: Tensor | None,
-) -> Tensor:
-    """[subgraph, example] of one forward."""
-    n_examples = len(batch.index)
-    rows = torch.arange(n_examples, device=spliced.device).repeat(len(subgraphs))
-    places = batch.places
+    def __post_init__(self) -> None:
+        if self.errors not in ERRORS:
+            raise InputError(f"errors is {self.errors!r}; known: {', '.join(ERRORS)}")
 
-    def ablate(site: Site, x: Tensor) -> Tensor:
-        dictionary = spliced.dictionaries[site]
-        features, error = (part.unflatten(0, (len(subgraphs), n_examples)) for part in encode(dictionary, x))
-        kept = torch.stack([subgraph.keeps(site, errors) for subgraph in subgraphs])
-        kept = kept[:, places.clamp(min=0)] | (places < 0)[..., None]
-        feature_value, error_value = values(site)
-        change = (feature_value - features).masked_fill(kept[..., :-1], 0)
-        error_change = (error_value - error).masked_fill(kept[..., -1:], 0)
-        total = dictionary.decode_change(change) + error_change
-        return x + total.flatten(0, 1).to(x.dtype)
+    def metric(self, task: Task, subgraphs: Sequence[Subgraph], progress: Progress = silent) -> Tensor:
+        """F of each subgraph on each example: [subgraph, example], float64 on the CPU."""
+        found = torch.empty(len(subgraphs), len(task), dtype=torch.float64)
+        n_batches = -(-len(task) // self.batch_size)
+        for batch in progress(task.batches(self.batch_size), "ablated runs", n_batches):
+            batch = batch.to(self.spliced.device)
+            values = self.ablation.values(self.spliced, task, batch)
+            logits, seen = self.spliced.record(batch.clean, self.spliced.streams([self.start_layer]))
+            objective, stream = _objective(task, batch, logits), seen.get(resid(self.start_layer - 1))
+            per_run = max(1, self.max_rows // len(batch.index))
+            for begin in range(0, len(subgraphs), per_run):
+                part = subgraphs[begin : begin + per_run]
+                metric = self._forward(batch, part, values, objective, stream)
+                found[begin : begin + per_run, batch.index] = metric.double().cpu()
+        return found
 
-    begin = None if stream is None else Start(start_layer, stream[rows])
-    with torch.no_grad():
-        logits = spliced.run(batch.clean.select(rows), ablate, start=begin, answers_only=True)
-    return -objective.select(rows)(logits).unflatten(0, (len(subgraphs), n_examples))
+    def _forward(
+        self, batch: Batch, subgraphs: Sequence[Subgraph], values: Values, objective: Objective, stream: Tensor | None
+    ) -> Tensor:
+        """[subgraph, example] of one forward, whose rows are subgraphs x examples."""
+        n_examples, places = len(batch.index), batch.places
+        rows = torch.arange(n_examples, device=self.spliced.device).repeat(len(subgraphs))
+
+        def ablate(site: Site, x: Tensor) -> Tensor:
+            dictionary = self.spliced.dictionaries[site]
+            features, error = (part.unflatten(0, (len(subgraphs), n_examples)) for part in encode(dictionary, x))
+            kept = torch.stack([subgraph.keeps(site, self.errors) for subgraph in subgraphs])
+            kept = kept[:, places.clamp(min=0)] | (places < 0)[..., None]
+            feature_value, error_value = values(site)
+            change = (feature_value - features).masked_fill(kept[..., :-1], 0)
+            error_change = (error_value - error).masked_fill(kept[..., -1:], 0)
+            total = dictionary.decode_change(change) + error_change
+            return x + total.flatten(0, 1).to(x.dtype)
+
+        begin = None if stream is None else Start(self.start_layer, stream[rows])
+        with torch.no_grad():
+            logits = self.spliced.run(batch.clean.select(rows), ablate, start=begin, answers_only=True)
+        return -objective.select(rows)(logits).unflatten(0, (len(subgraphs), n_examples))
 
 
 def _objective(task: Task, batch: Batch, reference: Tensor) -> Objective:
     return Objective(task.metric, Answers(batch.answers.clean, batch.answers.corrupted, reference))
-
-
-def _parts(count: int, size: int) -> Iterator[slice]:
-    for begin in range(0, count, size):
-        yield slice(begin, min(begin + size, count))

@@ -52,8 +52,7 @@ def curve(
     ranked: Callable[[Sequence[Node]], Ranks],
     order: Sequence[Node],
     sizes: Sequence[int],
-    model: float,
-    empty: float,
+    model_and_empty: tuple[float, float],
     draws: int,
     seed: int,
 ) -> Curve:
@@ -64,7 +63,7 @@ def curve(
     subgraphs += [Subgraph(ranks, size, complement=True) for size in sizes]
     subgraphs += [Subgraph(control, size) for control in controls for size in sizes]
     means = run(subgraphs).mean(-1).tolist()
-    scores = np.array([share(mean, model, empty) for mean in means]).reshape(2 + draws, len(sizes))
+    scores = np.array([share(mean, *model_and_empty) for mean in means]).reshape(2 + draws, len(sizes))
     random = scores[2:]
     random_mean = random.mean(0) if draws else np.full(len(sizes), math.nan)
     return Curve(

@@ -1,0 +1,210 @@
+"""fc.evaluate: faithfulness and completeness of a circuit, and of every size of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from featcircuits.circuit import Circuit
+from featcircuits.errors import InputError
+from featcircuits.evaluation.ablated import AblatedModel, Subgraph, circuit_subgraph, metric_model, ranks_of
+from featcircuits.evaluation.ablations import Ablation, ablation_named
+from featcircuits.evaluation.curves import check_sizes, curve, default_sizes
+from featcircuits.evaluation.report import Curve, Report
+from featcircuits.evaluation.scores import invalid_reason, share
+from featcircuits.nodes import Node
+from featcircuits.progress import Progress, silent
+from featcircuits.sites import EMBED
+from featcircuits.splice import SplicedModel
+from featcircuits.tasks import Task
+
+_FOLDS = 5
+_SMALLEST_FOLD = 8
+_T_95 = 2.776
+"""Student's t for a 95 % interval from five folds."""
+
+
+def evaluate(
+    spliced: SplicedModel,
+    circuit: Circuit,
+    task: Task,
+    *,
+    ablation: str | Ablation = "mean",
+    errors: str = "nodes",
+    start_layer: int = 0,
+    embed: bool | None = None,
+    ranking: Circuit | None = None,
+    sizes: Sequence[int] | None = None,
+    draws: int = 5,
+    seed: int = 0,
+    batch_size: int = 32,
+    max_rows: int = 1024,
+    progress: Progress = silent,
+) -> Report:
+    """Faithfulness and completeness of a circuit on a task, as Marks et al. (2024, section 4) define them.
+
+    `ablation`: "mean", "zero", "resample", or an object from `featcircuits.evaluation`.
+    `errors`: error nodes as the circuit says ("nodes"), all kept ("keep") or all ablated ("remove").
+    `start_layer`: sites of earlier layers are given for free, and so is the embedding unless
+    `start_layer` is 0 or `embed` says otherwise. `ranking`: all nodes with their effects, for the
+    curve over sizes; without it the circuit's own nodes are ranked. `sizes=()` leaves the curve out.
+    Raises `InputError` for unknown names and for a circuit of another suite, task or aggregate.
+    """
+    scope = scope_of(spliced, start_layer, embed)
+    _check_match(circuit, task)
+    order = _ranked_nodes(ranking or circuit, scope)
+    chosen_sizes = default_sizes(len(order)) if sizes is None else check_sizes(sizes, len(order))
+    prepared = ablation_named(ablation, scope, task, batch_size, seed)
+    ablated = AblatedModel(scope, prepared, errors, start_layer, batch_size, max_rows)
+    found = _measure(ablated, circuit, task)
+    scores, folds = found.scores, []
+    if isinstance(ablation, str) and found.invalid is None:
+        folds = _fold_scores(ablated, circuit, task, ablation, seed)
+    return Report(
+        faithfulness=scores["circuit"],
+        completeness=scores["complement"],
+        F_model=found.means["model"],
+        F_circuit=found.means["circuit"],
+        F_empty=found.means["empty"],
+        F_complement=found.means["complement"],
+        invalid=found.invalid,
+        interval=_interval(scores["circuit"], folds),
+        folds=len(folds),
+        cap=scores["cap"],
+        n_nodes=sum(node.site in scope.dictionaries for node in circuit.nodes),
+        n_error_nodes=sum(node.site in scope.dictionaries and node.is_error for node in circuit.nodes),
+        n_edges=_edges_in_scope(circuit, scope),
+        n_examples=len(task),
+        task=task.name,
+        metric=task.metric,
+        ablation=ablation if isinstance(ablation, str) else type(ablation).__name__.lower(),
+        errors=errors,
+        start_layer=start_layer,
+        embed=EMBED in scope.dictionaries,
+        seed=seed,
+        curve=_curve(ablated, task, order, chosen_sizes, found, draws, seed, progress),
+    )
+
+
+class _Measured(NamedTuple):
+    means: dict[str, float]
+    """Mean F of the model, the circuit, its complement and the empty circuit."""
+    scores: dict[str, float]
+    """Shares of F(model) - F(empty); NaN where that means nothing."""
+    invalid: str | None
+
+
+def _measure(ablated: AblatedModel, circuit: Circuit, task: Task) -> _Measured:
+    own = circuit_subgraph(ablated.spliced, circuit, task.places)
+    nothing, everything = Subgraph(own.ranks, 0), Subgraph(own.ranks, 0, complement=True)
+    inside, complement, empty = ablated.metric(task, [own, Subgraph(own.ranks, own.size, complement=True), nothing])
+    without_errors = replace(ablated, errors="remove")
+    all_features, no_features = without_errors.metric(task, [everything, nothing])
+    model = metric_model(ablated.spliced, task, ablated.batch_size)
+    means = {
+        name: float(metric.mean())
+        for name, metric in (("model", model), ("circuit", inside), ("complement", complement), ("empty", empty))
+    }
+    invalid = invalid_reason(model, empty)
+
+    def score(metric: Tensor, empty: Tensor) -> float:
+        return math.nan if invalid else share(float(metric.mean()), means["model"], float(empty.mean()))
+
+    scores = {
+        "circuit": score(inside, empty),
+        "complement": score(complement, empty),
+        "cap": score(all_features, no_features),
+    }
+    return _Measured(means, scores, invalid)
+
+
+def _curve(
+    ablated: AblatedModel,
+    task: Task,
+    order: Sequence[Node],
+    sizes: Sequence[int],
+    found: _Measured,
+    draws: int,
+    seed: int,
+    progress: Progress,
+) -> Curve | None:
+    if not sizes or found.invalid:
+        return None
+    return curve(
+        lambda subgraphs: ablated.metric(task, subgraphs, progress),
+        lambda order: ranks_of(ablated.spliced, task.places, order),
+        order,
+        sizes,
+        (found.means["model"], found.means["empty"]),
+        draws,
+        seed,
+    )
+
+
+def scope_of(spliced: SplicedModel, start_layer: int, embed: bool | None = None) -> SplicedModel:
+    """The model with the sites that are ablated; refuses a start layer that leaves none."""
+    n_layers = spliced.architecture.n_layers
+    if not 0 <= start_layer < n_layers:
+        raise InputError(f"start_layer is {start_layer}; the model has layers 0 to {n_layers - 1}")
+    if embed and start_layer > 0:
+        raise InputError("embed=True needs start_layer=0: a later start does not run the embedding again")
+    with_embed = start_layer == 0 if embed is None else embed
+    scope = spliced.only(site for site in spliced.sites if site.layer >= start_layer or (site == EMBED and with_embed))
+    if not scope.dictionaries:
+        raise InputError(f"start_layer is {start_layer}: the suite has no dictionary from there on")
+    return scope
+
+
+def _check_match(circuit: Circuit, task: Task) -> None:
+    if circuit.aggregate != task.aggregate:
+        raise InputError(
+            f"the circuit was traced with aggregate={circuit.aggregate!r}, the task has {task.aggregate!r}; "
+            f"use task.with_options(aggregate={circuit.aggregate!r})"
+        )
+    task.check_places()
+    if strange := [node for node in circuit.nodes if node.place not in task.places]:
+        raise InputError(
+            f"node {strange[0]} of the circuit stands at a place that task {task.name!r} does not have "
+            f"(it has {', '.join(map(str, task.places))})"
+        )
+
+
+def _ranked_nodes(ranking: Circuit, scope: SplicedModel) -> list[Node]:
+    """Nodes in scope, strongest |effect| first; ties in node order."""
+    nodes = [(node, score.effect) for node, score in ranking.nodes.items() if node.site in scope.dictionaries]
+    return [node for node, effect in sorted(nodes, key=lambda item: -abs(item[1]))]
+
+
+def _edges_in_scope(circuit: Circuit, scope: SplicedModel) -> int:
+    def inside(end: Node | str) -> bool:
+        return not isinstance(end, Node) or end.site in scope.dictionaries
+
+    return sum(inside(source) and inside(target) for source, target in circuit.edges)
+
+
+def _fold_scores(ablated: AblatedModel, circuit: Circuit, task: Task, ablation: str, seed: int) -> list[float]:
+    """Faithfulness on each of five interleaved parts, with ablation values drawn from the part alone."""
+    if len(task) < _FOLDS * _SMALLEST_FOLD:
+        return []
+    scores = []
+    for fold in range(_FOLDS):
+        part = task.with_options(examples=task.examples[fold::_FOLDS])
+        if part.places != task.places:  # a role that only some examples have
+            return []
+        prepared = ablation_named(ablation, ablated.spliced, part, ablated.batch_size, seed + fold)
+        found = _measure(replace(ablated, ablation=prepared), circuit, part)
+        scores.append(found.scores["circuit"])
+    return scores
+
+
+def _interval(center: float, folds: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the score, from the spread of the folds' scores; None unless all are valid."""
+    if len(folds) < _FOLDS or not all(map(math.isfinite, folds)):
+        return None
+    half = _T_95 * float(np.std(folds, ddof=1)) / math.sqrt(len(folds))
+    return center - half, center + half
