@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
@@ -35,11 +36,10 @@ def load(
     `suite`: a suite's name, a folder with a suite.toml, or a mapping from site names to
     dictionaries; None for the shipped suite. Raises `InputError` where they do not fit.
     """
-    from featcircuits.suites import Suite, check_model, load_suite, shipped_suite
+    from featcircuits.suites import check_model, load_suite, shipped_suite
 
-    if suite is None:
-        suite = shipped_suite()
-    found = None if isinstance(suite, Mapping) else load_suite(suite)
+    given = suite if isinstance(suite, Mapping) else None
+    found = None if isinstance(suite, Mapping) else load_suite(suite or shipped_suite())
     if model is None:
         if found is None:
             raise InputError("no model was given, and a mapping of dictionaries names none")
@@ -48,21 +48,19 @@ def load(
         model, tokenizer = _pretrained(str(model), tokenizer, dtype)
     model = _placed_model(model, check_device(device), _dtype(dtype))
     architecture = architecture_of(model)
-    if isinstance(found, Suite):
+    if found is not None:
         check_model(found, model, architecture)
-    dictionaries = found.dictionaries() if found is not None else dict(suite)  # type: ignore[arg-type]
-    placed = _placed(dictionaries, model, architecture.n_layers, architecture.width)
+        given = {str(site): dictionary for site, dictionary in found.dictionaries().items()}
+    placed = _placed(given or {}, model, architecture.n_layers, architecture.width)
     return SplicedModel(model, architecture, placed, tokenizer, found)
 
 
-def _placed_model(
-    model: PreTrainedModel, device: torch.device | None, dtype: torch.dtype | None
-) -> PreTrainedModel:
+def _placed_model(model: PreTrainedModel, device: torch.device | None, dtype: torch.dtype | None) -> PreTrainedModel:
     """In eval mode; moved only where that was asked for, so that a model spread over devices stays."""
     model.eval()
-    if device is not None:
-        model.to(device)
-    return model if dtype is None else model.to(dtype)
+    if device is not None or dtype is not None:
+        nn.Module.to(model, device=device, dtype=dtype)
+    return model
 
 
 def check_device(device: str | torch.device | None) -> torch.device | None:
@@ -106,7 +104,7 @@ def _pretrained(source: str, tokenizer: Any, dtype: str | torch.dtype | None) ->
 
 
 def _placed(
-    dictionaries: Mapping[str, Dictionary] | Mapping[Site, Dictionary],
+    dictionaries: Mapping[str, Dictionary],
     model: PreTrainedModel,
     n_layers: int,
     width: int,
@@ -124,5 +122,5 @@ def _placed(
                 f"site {site}: the dictionary is {dictionary.width} wide, the model's activation {width}; "
                 "it belongs to another model or site"
             )
-    device = model.get_input_embeddings().weight.device
+    device = next(model.get_input_embeddings().parameters()).device
     return {site: by_site[site].to(device, precision(model.dtype)) for site in sorted(by_site)}

@@ -37,7 +37,9 @@ class Node(NamedTuple):
         """The inverse of `str`; raises `InputError` for anything else."""
         match = _NAME.fullmatch(name)
         if match is None:
-            raise InputError(f"{name!r} is not a node; nodes look like 'resid_3/1042', 'mlp_0/error@7', 'attn_1/5@subject'")
+            raise InputError(
+                f"{name!r} is not a node; nodes look like 'resid_3/1042', 'mlp_0/error@7', 'attn_1/5@verb'"
+            )
         place = match["place"]
         return cls(
             Site.parse(match["site"]),

@@ -59,7 +59,7 @@ class SplicedModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        return next(self.model.get_input_embeddings().parameters()).device
 
     def only(self, sites: Iterable[Site]) -> SplicedModel:
         """The same model with these of its sites spliced."""
@@ -91,7 +91,7 @@ class SplicedModel:
                 hooked = (site for site in (self.sites if sites is None else sites) if _runs(site, first))
                 hooks.enter_context(_editing(self, hooked, edit))
             if answers_only:
-                hooks.enter_context(_reading(self.model.get_output_embeddings(), tokens.last))
+                hooks.enter_context(_reading(self.architecture.unembedding(self.model), tokens.last))
             output = self.model(
                 input_ids=tokens.ids,
                 attention_mask=tokens.mask,

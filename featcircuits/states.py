@@ -215,7 +215,8 @@ def mean_states(spliced: SplicedModel, task: Task, batch_size: int) -> dict[Site
 
 
 def _sum_by_place(values: Tensor, place: Tensor, n_places: int) -> Tensor:
-    return torch.zeros(n_places, values.shape[-1], device=values.device, dtype=values.dtype).index_add_(0, place, values)
+    sums = torch.zeros(n_places, values.shape[-1], device=values.device, dtype=values.dtype)
+    return sums.index_add_(0, place, values)
 
 
 def _add(total: MeanState, sums: list[Tensor]) -> MeanState:

@@ -129,7 +129,7 @@ def _inside(folder: Path, relative: str, what: str) -> Path:
 
 def fingerprint(model: PreTrainedModel) -> str:
     """sha256 of the input embedding in bfloat16: the same for a model in float32, float64 or bfloat16."""
-    weight = model.get_input_embeddings().weight.detach().to("cpu", torch.bfloat16).contiguous()
+    weight = next(model.get_input_embeddings().parameters()).detach().to("cpu", torch.bfloat16).contiguous()
     return hashlib.sha256(weight.view(torch.int16).numpy().tobytes()).hexdigest()
 
 
@@ -143,8 +143,8 @@ def check_model(suite: Suite, model: PreTrainedModel, architecture: Architecture
     ):
         if key in expected and expected[key] != found:
             raise InputError(
-                f"suite {suite.name!r} belongs to another model: its {key} is {expected[key]!r}, this model's {found!r}; "
-                f"use the suite's model ({expected['source']}) or another suite"
+                f"suite {suite.name!r} belongs to another model: its {key} is {expected[key]!r}, this model's "
+                f"{found!r}; use the suite's model ({expected['source']}) or another suite"
             )
     recorded = expected.get("fingerprint")
     if recorded and model.dtype != torch.float16 and fingerprint(model) != recorded:

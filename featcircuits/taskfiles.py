@@ -145,7 +145,9 @@ def _characters(prefix: str, name: str, piece: Any) -> tuple[int, int]:
     match piece:
         case [int(start), int(end)] if 0 <= start < end <= len(prefix):
             return start, end
-    raise InputError(f"role {name!r}: {piece!r} is neither text of the prefix nor [start, end) in its {len(prefix)} characters")
+    raise InputError(
+        f"role {name!r}: {piece!r} is neither text of the prefix nor [start, end) in its {len(prefix)} characters"
+    )
 
 
 def _tokens_of(start: int, end: int, offsets: list[tuple[int, int]], name: str) -> Span:

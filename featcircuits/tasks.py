@@ -225,7 +225,9 @@ def _check(example: Example, where: str, metric: str) -> None:
             "give one, or use metric='log_probability'"
         )
     if shared := set(example.clean_answers) & set(example.corrupted_answers):
-        raise InputError(f"{where}: token {min(shared)} is both a clean and a corrupted answer; the metric would be void")
+        raise InputError(
+            f"{where}: token {min(shared)} is both a clean and a corrupted answer; the metric would be void"
+        )
     if example.corrupted is not None and len(example.corrupted) != len(example.clean):
         raise InputError(
             f"{where}: the clean prompt has {len(example.clean)} tokens, the corrupted one {len(example.corrupted)}; "

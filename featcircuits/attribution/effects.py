@@ -95,16 +95,17 @@ class NodeEffects:
         """Every node's mean effect over the examples, aggregated as the task says."""
         site = self._site(site)
         tally, width = self._records[site].tally, self.n_features[site] + 1
-        return SiteMeans(
-            tally.keys // width, tally.keys % width, tally.mean, tally.mean_abs, tally.standard_error
-        )
+        return SiteMeans(tally.keys // width, tally.keys % width, tally.mean, tally.mean_abs, tally.standard_error)
 
     def nodes(self) -> Iterator[tuple[Node, float, float]]:
         """(node, mean effect, standard error) of every node with an effect."""
         for site, n_features in self.n_features.items():
             columns = self.means(site)
             rows = zip(
-                columns.place.tolist(), columns.node.tolist(), columns.mean.tolist(), columns.standard_error.tolist(),
+                columns.place.tolist(),
+                columns.node.tolist(),
+                columns.mean.tolist(),
+                columns.standard_error.tolist(),
                 strict=True,
             )
             for place, node, mean, error in rows:
@@ -227,9 +228,7 @@ def _tally(
     tally.count += len(states.batch.index)
 
 
-def _keep(
-    record: _SiteRecord, states: States, state: SiteState, features: Tensor, error: Tensor, longest: int
-) -> None:
+def _keep(record: _SiteRecord, states: States, state: SiteState, features: Tensor, error: Tensor, longest: int) -> None:
     example = states.batch.index[(state.row // state.slots).cpu()]
     positions = states.batch.clean.positions
     position = positions.flatten()[state.row].cpu()

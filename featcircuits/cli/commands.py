@@ -117,7 +117,9 @@ def _check_same_model(circuit: Circuit, spliced: SplicedModel, run: Path) -> Non
 
     recorded, found = circuit.manifest.get("suite", {}).get("sites"), dictionaries_of(spliced)
     if recorded != found:
-        raise InputError(f"{run}: the circuit was traced with other dictionaries than the suite holds now; trace it again")
+        raise InputError(
+            f"{run}: the circuit was traced with other dictionaries than the suite holds now; trace it again"
+        )
 
 
 def _sizes(text: str) -> list[int] | None:

@@ -50,7 +50,9 @@ def _parameters(settings: type[Config]) -> list[inspect.Parameter]:
             field.name,
             Annotated[
                 hints[field.name] | None,  # None stands for "not given"
-                typer.Option(help=field.metadata["help"], show_default=_shown(field.default), rich_help_panel="Settings"),
+                typer.Option(
+                    help=field.metadata["help"], show_default=_shown(field.default), rich_help_panel="Settings"
+                ),
             ],
         )
         for field in fields(settings)  # type: ignore[arg-type]

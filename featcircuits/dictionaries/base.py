@@ -148,5 +148,6 @@ class Affine:
         return {**weights, **self.activation.tensors()}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Affine:
-        moved = (t.detach().to(device, dtype) for t in (self.W_enc, self.b_enc, self.W_dec, self.b_dec))
-        return Affine(self.kind, *moved, self.activation.to(device, dtype))
+        weights = (self.W_enc, self.b_enc, self.W_dec, self.b_dec)
+        W_enc, b_enc, W_dec, b_dec = (weight.detach().to(device, dtype) for weight in weights)
+        return Affine(self.kind, W_enc, b_enc, W_dec, b_dec, self.activation.to(device, dtype))

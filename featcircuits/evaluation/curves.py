@@ -77,5 +77,3 @@ def curve(
         area_from_one=area_from_one(sizes, scores[0].tolist()),
         area_random=area(sizes, random_mean.tolist()),
     )
-
-

@@ -30,9 +30,7 @@ def plot_curve(report: Report, path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("nodes kept (features and errors)")
     axes.set_ylabel("share of F(model) - F(empty)")
-    axes.set_title(
-        f"{report.task}: F(model) {report.F_model:.2f}, F(circuit) {report.F_circuit:.2f}, F(empty) {report.F_empty:.2f}",
-        fontsize=10,
-    )
+    made_of = f"F(model) {report.F_model:.2f}, F(circuit) {report.F_circuit:.2f}, F(empty) {report.F_empty:.2f}"
+    axes.set_title(f"{report.task}: {made_of}", fontsize=10)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150, metadata={"Software": None})

@@ -41,6 +41,11 @@ class Architecture:
         inner = {"resid": "", "attn": self.family.attn, "mlp": self.family.mlp}[site.kind]
         return layer.get_submodule(inner)
 
+    def unembedding(self, model: PreTrainedModel) -> nn.Module:
+        head = model.get_output_embeddings()
+        assert head is not None  # architecture_of has made sure
+        return head
+
 
 def architecture_of(model: PreTrainedModel) -> Architecture:
     """Find the model's family by its config's `model_type`; refuse a family without a row."""
