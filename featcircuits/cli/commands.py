@@ -70,7 +70,7 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
     runs.write_json(run / runs.REPORT, report.to_json())
     config.write(run / runs.EVALUATION)
     console.print(report_table(report))
-    if report.curve is not None:
+    if report.curve is not None and not report.invalid:
         plot_curve(report, run / runs.PLOT)
         console.print(curve_table(report.curve))
     _say(f"report in {run / runs.REPORT}, {_since(began)}")

@@ -46,20 +46,23 @@ def report_table(report: Report) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    interval = "" if report.interval is None else f"  (95 %: {report.interval[0]:.3f} to {report.interval[1]:.3f})"
+    def ratio(value: float) -> str:
+        return "[red]invalid[/]" if report.invalid else f"{value:.3f}"
+
+    interval = "" if report.invalid or report.interval is None else f"  (95 %: {report.interval[0]:.3f} to {report.interval[1]:.3f})"
     rows = {
-        "faithfulness": f"{report.faithfulness:.3f}{interval}",
-        "completeness (of the complement)": f"{report.completeness:.3f}",
+        "faithfulness": ratio(report.faithfulness) + interval,
+        "completeness (of the complement)": ratio(report.completeness),
         "F(model)": f"{report.F_model:.3f}",
         "F(circuit)": f"{report.F_circuit:.3f}",
         "F(empty)": f"{report.F_empty:.3f}",
-        "all features, no errors (the dictionaries' cap)": f"{report.cap:.3f}",
+        "all features, no errors (the dictionaries' cap)": ratio(report.cap),
         "nodes / of them errors / edges in scope": f"{report.n_nodes} / {report.n_error_nodes} / {report.n_edges}",
     }
     for name, value in rows.items():
         table.add_row(name, value)
     if report.invalid:
-        table.add_row("[red]invalid[/]", report.invalid)
+        table.add_row("why invalid", report.invalid)
     return table
 
 

@@ -95,8 +95,9 @@ class _Measured(NamedTuple):
     means: dict[str, float]
     """Mean F of the model, the circuit, its complement and the empty circuit."""
     scores: dict[str, float]
-    """Shares of F(model) - F(empty); NaN where that means nothing."""
+    """Shares of F(model) - F(empty)."""
     invalid: str | None
+    """Why the shares mean nothing here."""
 
 
 def _measure(ablated: AblatedModel, circuit: Circuit, task: Task) -> _Measured:
@@ -110,17 +111,16 @@ def _measure(ablated: AblatedModel, circuit: Circuit, task: Task) -> _Measured:
         name: float(metric.mean())
         for name, metric in (("model", model), ("circuit", inside), ("complement", complement), ("empty", empty))
     }
-    invalid = invalid_reason(model, empty)
 
     def score(metric: Tensor, empty: Tensor) -> float:
-        return math.nan if invalid else share(float(metric.mean()), means["model"], float(empty.mean()))
+        return share(float(metric.mean()), means["model"], float(empty.mean()))
 
     scores = {
         "circuit": score(inside, empty),
         "complement": score(complement, empty),
         "cap": score(all_features, no_features),
     }
-    return _Measured(means, scores, invalid)
+    return _Measured(means, scores, invalid_reason(model, empty))
 
 
 def _curve(
@@ -133,7 +133,7 @@ def _curve(
     seed: int,
     progress: Progress,
 ) -> Curve | None:
-    if not sizes or found.invalid:
+    if not sizes:
         return None
     return curve(
         lambda subgraphs: ablated.metric(task, subgraphs, progress),

@@ -33,8 +33,9 @@ class Report:
 
     `F_model`, `F_circuit`, `F_empty`, `F_complement`: mean metric of the model, with everything
     outside the circuit ablated, with everything ablated, and with the circuit ablated.
-    `faithfulness` and `completeness` are NaN, and `invalid` says why, where the model's metric does
-    not rise above the empty circuit's. `interval`: 95 % of faithfulness, from `folds` disjoint
+    `invalid` says why, where the model's metric does not clearly rise above the empty circuit's:
+    the ratios are then what the formula gives and mean nothing, and JSON and tables leave them out.
+    `interval`: 95 % of faithfulness, from `folds` disjoint
     parts of the examples that each draw their own ablation values; None with too few examples.
     `cap`: faithfulness of all features without any error, the most that the dictionaries allow.
     Nodes and edges are counted in scope: at the sites that are ablated.
@@ -64,8 +65,12 @@ class Report:
     curve: Curve | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; NaN, which JSON lacks, becomes null."""
-        return _plain(asdict(self))
+        """Plain JSON values; ratios that mean nothing, and NaN, which JSON lacks, become null."""
+        void = dict.fromkeys(_RATIOS) if self.invalid else {}
+        return _plain({**asdict(self), **void})
+
+
+_RATIOS = ("faithfulness", "completeness", "interval", "cap", "curve")
 
 
 def _plain(value: Any) -> Any:
