@@ -8,9 +8,6 @@ from featcircuits.metrics import metric_named
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
 
-ONE_SIDED = {"greater_than"}
-"""Behaviours whose corrupted prompt has no answers of its own."""
-
 
 @dataclass(frozen=True)
 class Accuracy:

@@ -23,15 +23,15 @@ Loss on new sentences: {loss:.3f} nats a token.
 
 {n_pairs} pairs a file; no key noun, name or event stands in both the train and the test file of a
 behaviour. A prompt is answered rightly where the logit difference has the right sign; accuracy is
-the share of pairs answered rightly on both sides (`greater_than`: on the clean side). All figures:
-test file.
+the share of pairs answered rightly on both sides. All figures: test file.
 
 {tasks}
 
 `agreement_*`: all prompts of a file have one length, so circuits can keep positions apart. The
 answers take turns between is/are, was/were, has/have and does/do; `agreement_within_rc` asks for
-the verb itself. `greater_than` is one-sided by design, as published: the corrupted prompt starts in
-01, and answers are sets of years (later than the clean first year; not later).
+the verb itself. `greater_than`: the corrupted prompt starts in 01, and the answers are sets of
+years, later than the clean first year or not; its metric is a difference of mean logits. Events of
+this grammar seldom last long (20 years on average), so both prompts of a pair have a clear answer.
 
 ## Dictionaries
 

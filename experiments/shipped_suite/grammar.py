@@ -13,7 +13,7 @@ from random import Random
 from experiments.shipped_suite import vocabulary as words
 from experiments.shipped_suite.vocabulary import Noun
 
-FAMILIES = {"clause": 0.56, "gift": 0.16, "pronoun": 0.15, "event": 0.13}
+FAMILIES = {"clause": 0.52, "gift": 0.21, "pronoun": 0.14, "event": 0.13}
 DURATION = 20.0
 """Years after which the share of events still going on has fallen to 1/e."""
 

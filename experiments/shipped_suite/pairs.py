@@ -213,7 +213,7 @@ def greater_than(rng: Random, lexicon: Lexicon, turn: int) -> Pair:
         [*head, *event_words(century, words.YEARS[start])],
         [*head, *event_words(century, EARLY_YEAR)],
         list(words.YEARS[start + 1 :]),
-        list(words.YEARS[: start + 1]),
+        list(words.YEARS[1 : start + 1]),
         f"century_{century}",
         {"event": 1, "century": 6, "start": 7, "last": 11},
     )
