@@ -1,0 +1,21 @@
+"""JSON node-link data, networkx's own; carries everything, provenance included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from featcircuits.circuit import Circuit
+
+
+def node_link(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write the circuit; raises `InputError` where the file exists already."""
+    import json
+
+    import networkx as nx
+
+    from featcircuits.export.files import write_export
+
+    data = nx.node_link_data(circuit.to_networkx(), edges="edges")
+    write_export(path, (json.dumps(data, indent=1) + "\n").encode(), overwrite)
