@@ -13,7 +13,10 @@ from experiments.sae_training.activations import shuffled
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides an autoencoder, the activations aside."""
+    """What decides an autoencoder, the activations aside.
+
+    `features` is the number trained; those that end up dead are left out of the file.
+    """
 
     features: int = 512
     k: float = 16.0
@@ -57,7 +60,7 @@ def train(activations: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     )
     trainer.fit()
     sae.fold_activation_norm_scaling_factor(scale)
-    return plain_tensors(_inference_weights(sae))
+    return without_dead(plain_tensors(_inference_weights(sae)), activations)
 
 
 def _inference_weights(sae: object) -> dict[str, Tensor]:
@@ -85,3 +88,12 @@ def plain_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         "threshold": weights["threshold"] * norm,
     }
     return {name: tensor.float().contiguous() for name, tensor in plain.items()}
+
+
+def without_dead(tensors: Mapping[str, Tensor], activations: Tensor) -> dict[str, Tensor]:
+    """Drops the features that no training token activates; reconstructions stay as they are."""
+    alive = torch.zeros_like(tensors["threshold"], dtype=torch.bool)
+    for x in activations.split(8192):
+        alive |= (x @ tensors["W_enc"] + tensors["b_enc"] > tensors["threshold"]).any(0)
+    kept = {"b_dec": tensors["b_dec"], "W_enc": tensors["W_enc"][:, alive].contiguous()}
+    return {**kept, **{name: tensors[name][alive] for name in ("b_enc", "W_dec", "threshold")}}

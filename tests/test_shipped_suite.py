@@ -1,0 +1,160 @@
+"""The shipped suite is what its suite.toml says: files, formats, tasks and the model's accuracy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import featcircuits as fc
+from featcircuits.metrics import metric_named
+from featcircuits.splice import SplicedModel
+
+FOLDER = Path(__file__).parents[1] / "saes" / "grammar-4l"
+SUITE = tomllib.loads((FOLDER / "suite.toml").read_text(encoding="utf-8"))
+TASKS = sorted(SUITE["tasks"])
+KEY_ROLES = ("subject", "attractor", "name", "giver", "receiver", "event")
+AGREEMENT = [task for task in TASKS if task.startswith("agreement")]
+SAMPLE = 100
+SLACK = 0.04
+"""How far a sample of 100 pairs may lie below the claim over all pairs."""
+
+
+@pytest.fixture(scope="module")
+def spliced() -> SplicedModel:
+    return fc.load(suite=FOLDER)
+
+
+def rows(task: str, split: str) -> list[dict[str, Any]]:
+    text = (FOLDER / SUITE["tasks"][task][split]).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def role_text(row: dict[str, Any], prefix: str, role: str) -> str:
+    """The word that a role covers; the same token of either prompt."""
+    piece = row["roles"][role]
+    clean = row["clean_prefix"]
+    start = clean.index(piece) if isinstance(piece, str) else piece[0]
+    return row[prefix].split()[clean[:start].count(" ")].strip(",")
+
+
+def test_every_file_is_the_recorded_one() -> None:
+    for name, digest in SUITE["model"]["files"].items():
+        assert sha256(FOLDER / "model" / name) == digest, name
+    assert {path.name for path in (FOLDER / "model").iterdir()} == set(SUITE["model"]["files"])
+    for name, site in SUITE["sites"].items():
+        assert sha256(FOLDER / site["source"]) == site["sha256"], name
+
+
+def test_the_folder_is_small_and_holds_nothing_executable() -> None:
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
+    assert {path.suffix for path in files} == {".md", ".toml", ".json", ".jsonl", ".safetensors"}
+
+
+def test_every_site_has_a_dictionary_in_the_plain_form() -> None:
+    layers = range(SUITE["model"]["num_hidden_layers"])
+    expected = {"embed"} | {f"{kind}_{n}" for kind in ("attn", "mlp", "resid") for n in layers}
+    assert set(SUITE["sites"]) == expected
+    for name, site in SUITE["sites"].items():
+        with safe_open(FOLDER / site["source"], framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        width, count = site["width"], site["n_features"]
+        shapes = {
+            "W_enc": (width, count),
+            "b_enc": (count,),
+            "W_dec": (count, width),
+            "b_dec": (width,),
+            "threshold": (count,),
+        }
+        assert {key: tuple(tensor.shape) for key, tensor in tensors.items()} == shapes, name
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}, name
+        assert (tensors["threshold"] > 0).all(), name
+        assert torch.allclose(tensors["W_dec"].norm(dim=1), torch.ones(count), atol=1e-5), name
+
+
+@pytest.mark.parametrize("name", sorted(SUITE["sites"]))
+def test_dictionaries_are_as_good_as_asked_for(name: str) -> None:
+    site = SUITE["sites"][name]
+    assert site["variance_unexplained"] <= 0.05
+    assert site["l0"] <= 32
+    assert site["loss_recovered"] >= 0.97
+    assert site["dead_features"] <= 0.05 * site["n_features"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_train_and_test_share_no_key_word(task: str) -> None:
+    """A shared noun would let a circuit be right by heart."""
+    words = {
+        split: {
+            role_text(row, prefix, role)
+            for row in rows(task, split)
+            for prefix in ("clean_prefix", "patch_prefix")
+            for role in KEY_ROLES
+            if role in row["roles"]
+        }
+        for split in ("train", "test")
+    }
+    assert words["train"] and words["test"]
+    assert not words["train"] & words["test"]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("task", TASKS)
+def test_pairs_align_and_differ(task: str, split: str, spliced: SplicedModel) -> None:
+    """Reading a task file already refuses answers that are not one known token in context."""
+    found = fc.Task.from_jsonl(FOLDER / SUITE["tasks"][task][split], spliced.tokenizer)
+    assert len(found) >= 300
+    unknown = spliced.tokenizer.unk_token_id
+    for example in found.examples:
+        assert example.corrupted is not None
+        assert len(example.clean) == len(example.corrupted)
+        assert sum(a != b for a, b in zip(example.clean, example.corrupted, strict=True)) == 1
+        assert unknown not in example.clean + example.corrupted
+        assert not set(example.clean_answers) & set(example.corrupted_answers)
+        assert example.roles
+    texts = [json.dumps({**row, "case": ""}) for row in rows(task, split)]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("task", AGREEMENT)
+def test_agreement_prompts_have_one_length_and_both_directions(
+    task: str, spliced: SplicedModel
+) -> None:
+    for split in ("train", "test"):
+        found = fc.Task.from_jsonl(FOLDER / SUITE["tasks"][task][split], spliced.tokenizer)
+        assert len({len(example.clean) for example in found.examples}) == 1
+        cases = [row["case"] for row in rows(task, split)]
+        counts = [cases.count(case) for case in set(cases)]
+        assert len(counts) in (2, 4) and max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_model_does_what_the_card_claims(task: str, spliced: SplicedModel) -> None:
+    claimed = SUITE["tasks"][task]["accuracy_test"]
+    assert claimed >= 0.98
+    path = FOLDER / SUITE["tasks"][task]["test"]
+    batch = fc.Task.from_jsonl(path, spliced.tokenizer).batch(range(SAMPLE))
+    metric = metric_named(SUITE["tasks"][task]["metric"])
+    assert batch.corrupted is not None
+    with torch.no_grad():
+        clean = metric(spliced.run(batch.clean, answers_only=True), batch.answers)
+        corrupted = metric(spliced.run(batch.corrupted, answers_only=True), batch.answers)
+    assert ((clean > 0) & (corrupted < 0)).float().mean() >= claimed - SLACK
+
+
+def test_the_tokenizer_gives_text_back(spliced: SplicedModel) -> None:
+    text = "When Mary and John went to the store, John gave a drink to Mary."
+    encoded = spliced.tokenizer(text, return_offsets_mapping=True)
+    assert spliced.tokenizer.decode(encoded["input_ids"]) == text
+    assert [text[a:b] for a, b in encoded["offset_mapping"]][:2] == ["When", "Mary"]
