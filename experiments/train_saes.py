@@ -96,7 +96,7 @@ def site_record(out: Path, site: Site, figures: measure.Figures) -> dict[str, An
 def arguments() -> argparse.Namespace:
     """The command line; defaults of the training come from `Recipe`."""
     default = train.Recipe()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Trains a sparse autoencoder at every site.")
     parser.add_argument("--model", required=True, help="folder or hub id of a causal model")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", type=Path, help="a text file, one prompt or sentence a line")

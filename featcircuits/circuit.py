@@ -168,12 +168,14 @@ class Circuit:
         ends = [*map(Node.parse, names), *map(str, record["ends"])]
         if len(set(ends)) != len(ends):
             raise InputError("damaged circuit: a node occurs twice")
-        if len(edges) and not (0 <= edges.min() and edges.max() < len(ends)):
+        if len(edges) and not (edges.min() >= 0 and edges.max() < len(ends)):
             raise InputError("damaged circuit: an edge names a node that is not there")
         nodes = {Node.parse(name): NodeScore(*pair) for name, pair in zip(names, scores.tolist(), strict=True)}
         pairs = ((ends[a], ends[b]) for a, b in edges.tolist())
         places = tuple(record["places"])
-        return cls(nodes, dict(zip(pairs, weights.tolist(), strict=True)), places, record["aggregate"], record["manifest"])
+        return cls(
+            nodes, dict(zip(pairs, weights.tolist(), strict=True)), places, record["aggregate"], record["manifest"]
+        )
 
 
 def _node_attributes(node: Node, score: NodeScore) -> dict[str, Any]:
@@ -192,9 +194,8 @@ def _node_attributes(node: Node, score: NodeScore) -> dict[str, Any]:
 
 def _end_attributes(end: str) -> dict[str, Any]:
     kind, _, place = end.partition("@")
-    return {
-        "kind": kind, "site": "", "site_kind": "", "layer": -1, "feature": -1, "place": place, "effect": 0.0, "label": end,
-    }  # fmt: skip
+    nowhere = {"site": "", "site_kind": "", "layer": -1, "feature": -1}
+    return {"kind": kind, **nowhere, "place": place, "effect": 0.0, "label": end}
 
 
 def _end(name: str) -> Endpoint:

@@ -68,7 +68,7 @@ def test_every_site_has_a_dictionary_in_the_plain_form() -> None:
     assert set(SUITE["sites"]) == expected
     for name, site in SUITE["sites"].items():
         with safe_open(FOLDER / site["source"], framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file}
         width, count = site["width"], site["n_features"]
         shapes = {
             "W_enc": (width, count),
@@ -105,7 +105,8 @@ def test_train_and_test_share_no_key_word(task: str) -> None:
         }
         for split in ("train", "test")
     }
-    assert words["train"] and words["test"]
+    assert words["train"]
+    assert words["test"]
     assert not words["train"] & words["test"]
 
 
@@ -128,15 +129,14 @@ def test_pairs_align_and_differ(task: str, split: str, spliced: SplicedModel) ->
 
 
 @pytest.mark.parametrize("task", AGREEMENT)
-def test_agreement_prompts_have_one_length_and_both_directions(
-    task: str, spliced: SplicedModel
-) -> None:
+def test_agreement_prompts_have_one_length_and_both_directions(task: str, spliced: SplicedModel) -> None:
     for split in ("train", "test"):
         found = fc.Task.from_jsonl(FOLDER / SUITE["tasks"][task][split], spliced.tokenizer)
         assert len({len(example.clean) for example in found.examples}) == 1
         cases = [row["case"] for row in rows(task, split)]
         counts = [cases.count(case) for case in set(cases)]
-        assert len(counts) in (2, 4) and max(counts) - min(counts) <= 1
+        assert len(counts) in (2, 4)
+        assert max(counts) - min(counts) <= 1
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -37,9 +37,7 @@ class Figures:
         return {name: round(value, 5) for name, value in asdict(self).items()}
 
 
-def measure(
-    spliced: SplicedModel, dictionaries: dict[Site, Dictionary], rows: Rows
-) -> dict[Site, Figures]:
+def measure(spliced: SplicedModel, dictionaries: dict[Site, Dictionary], rows: Rows) -> dict[Site, Figures]:
     """Figures of every dictionary, each spliced alone."""
     batches = token_batches(rows, 256)
     activations = collect(spliced, rows, list(dictionaries))
@@ -83,9 +81,7 @@ def mean_loss(
         sites = [] if site is None else [site]
         logits = spliced.run(tokens, lambda _, x: x if edit is None else edit(x), sites=sites)
         labels = tokens.ids[:, 1:].masked_fill(tokens.mask[:, 1:] == 0, -100)
-        loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1), labels.flatten(), reduction="sum"
-        )
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), reduction="sum")
         total += loss.item()
         count += int(tokens.mask[:, 1:].sum())
     return total / count

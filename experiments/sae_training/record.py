@@ -18,9 +18,7 @@ def toml_text(record: Mapping[str, Any]) -> str:
 
 def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
-    lines = [
-        f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()
-    ]
+    lines = [f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
     if path and lines:
         lines = ["", f"[{'.'.join(map(_key, path))}]", *lines]
     for key, value in table.items():

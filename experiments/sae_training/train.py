@@ -39,9 +39,7 @@ def train(activations: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     width = activations.shape[1]
     scale = (width**0.5 / activations.norm(dim=1).mean()).item()
     sae = BatchTopKTrainingSAE(
-        BatchTopKTrainingSAEConfig(
-            d_in=width, d_sae=recipe.features, k=recipe.k, topk_threshold_lr=0.05
-        )
+        BatchTopKTrainingSAEConfig(d_in=width, d_sae=recipe.features, k=recipe.k, topk_threshold_lr=0.05)
     )
     with torch.no_grad():
         sae.b_dec.copy_(activations.mean(0) * scale)

@@ -101,7 +101,7 @@ def task_record(name: str, description: str, found: Accuracy) -> dict[str, Any]:
 
 def main() -> None:
     """Runs the steps in turn."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Rebuilds the shipped suite from nothing.")
     parser.add_argument("--out", type=Path, default=Path("saes") / NAME)
     parser.add_argument("--only", choices=STEPS, action="append", help="repeat one step")
     parser.add_argument("--threads", type=int, default=2)

@@ -51,8 +51,8 @@ def build_model(vocabulary_size: int, layers: int, width: int, heads: int) -> GP
         eos_token_id=None,
         pad_token_id=0,
         use_cache=False,
-        attn_implementation="eager",
     )
+    config._attn_implementation = "eager"
     return GPTNeoXForCausalLM(config)
 
 
@@ -90,13 +90,9 @@ def train(
     forgotten, and words that are used alike end up represented alike.
     """
     steps = batches(rows, batch_size, Random(seed))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay)
     warmup = max(1, len(steps) // 25)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_share(step, warmup, len(steps))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, warmup, len(steps)))
     losses = []
     model.train()
     progress = tqdm(steps, desc="model", mininterval=5)

@@ -98,9 +98,7 @@ def number_name(plural: bool) -> str:
     return "plural" if plural else "singular"
 
 
-def agreeing(
-    subject: Noun, plural: bool, rest: list[str], answers: tuple[str, str], case: str, **roles: int
-) -> Pair:
+def agreeing(subject: Noun, plural: bool, rest: list[str], answers: tuple[str, str], case: str, **roles: int) -> Pair:
     """`The SUBJECT rest`, with the other number of the subject as the corrupted prompt."""
     right, wrong = answers[plural], answers[not plural]
     return Pair(

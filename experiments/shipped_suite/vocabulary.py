@@ -56,17 +56,14 @@ PEOPLE = _nouns(
     "officer poet senator soldier surgeon tailor visitor waiter worker author customer scientist "
     "sailor cousin player secretary/secretaries runner skater prisoner consultant architect guide"
 )
-ANIMALS = _nouns(
-    "dog cat horse rabbit goat cow bird monkey lion tiger duck bear fox/foxes wolf/wolves"
-)
+ANIMALS = _nouns("dog cat horse rabbit goat cow bird monkey lion tiger duck bear fox/foxes wolf/wolves")
 THINGS = _nouns(
     "car book table chair lamp clock phone ship boat truck box/boxes cup plate mirror statue key "
     "bag desk letter bottle basket hammer piano drum wagon bicycle window door bridge tower candle "
     "blanket ladder rope carpet bench/benches"
 )
 PLACES = (
-    "store park school market garden station hospital library museum office restaurant beach farm "
-    "harbor theater castle"
+    "store park school market garden station hospital library museum office restaurant beach farm harbor theater castle"
 ).split()
 GIFTS = "drink ring ticket snack coin toy flower present map pencil sandwich necklace".split()
 EVENTS = (
@@ -84,9 +81,7 @@ MEN = (
 ).split()
 NAMES = WOMEN + MEN
 
-TRANSITIVE = _verbs(
-    "like admire avoid help follow watch trust visit thank praise call love hate fear blame ignore"
-)
+TRANSITIVE = _verbs("like admire avoid help follow watch trust visit thank praise call love hate fear blame ignore")
 INTRANSITIVE = _verbs("laugh smile wait work dance travel arrive shout cough listen")
 THING_VERBS = _verbs("move crack rattle wobble creak")
 

@@ -46,10 +46,15 @@ def report_table(report: Report) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
+
     def ratio(value: float) -> str:
         return "[red]invalid[/]" if report.invalid else f"{value:.3f}"
 
-    interval = "" if report.invalid or report.interval is None else f"  (95 %: {report.interval[0]:.3f} to {report.interval[1]:.3f})"
+    interval = (
+        ""
+        if report.invalid or report.interval is None
+        else f"  (95 %: {report.interval[0]:.3f} to {report.interval[1]:.3f})"
+    )
     rows = {
         "faithfulness": ratio(report.faithfulness) + interval,
         "completeness (of the complement)": ratio(report.completeness),

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from featcircuits.export.gexf import gexf
 from featcircuits.export.graphml import graphml
 from featcircuits.export.node_link import node_link
-
-if TYPE_CHECKING:
-    from featcircuits.circuit import Circuit
 
 __all__ = ["EXPORTERS", "Exporter", "gexf", "graphml", "json"]
 

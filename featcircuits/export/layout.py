@@ -80,5 +80,3 @@ def _columns(places: tuple[Place, ...], crowd: Counter[tuple[str, str]]) -> dict
         columns[name] = left
         left += _STEP * (1 + max((count for (_, at), count in crowd.items() if at == name), default=0))
     return columns
-
-

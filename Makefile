@@ -1,0 +1,38 @@
+# `make demo` traces a circuit of the shipped model, `make test` runs the tests; both build .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo
+# Libraries that spin idle threads lose more on a busy machine than they gain on models this small.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test lint types clean
+
+demo: .venv/package
+	$(BIN)/featcircuits trace --output $(RUN)
+	$(BIN)/featcircuits evaluate $(RUN) --start-layer 1
+	$(BIN)/featcircuits export $(RUN) --to gexf,graphml,json
+
+test: .venv/dev
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev
+	$(BIN)/basedpyright
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/package: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ .venv/package
+
+clean:
+	rm -rf .venv runs/demo
