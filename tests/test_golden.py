@@ -1,0 +1,160 @@
+"""Numbers of independent implementations of the published definitions (tests/golden/README.md)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from torch import Tensor
+
+import featcircuits as fc
+from featcircuits.evaluation.ablated import NEVER, AblatedModel, Subgraph
+from featcircuits.evaluation.ablations import Ablation, Resample, ablation_named
+from featcircuits.evaluation.evaluate import scope_of
+from featcircuits.evaluation.scores import share
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel
+
+FOLDER = Path(__file__).parent / "golden"
+SFC = ("sfc_gpt_neox_parallel", "sfc_gpt_neox_sequential")
+RAW = ("gpt2", "gpt_neox_parallel", "gpt_neox_sequential", "llama", "gemma2")
+EVALUATIONS = ("eval_gpt_neox_parallel", "eval_llama")
+TOLERANCE = 1e-5
+
+
+class Golden(NamedTuple):
+    metadata: dict[str, str]
+    tensors: dict[str, Tensor]
+
+    def at(self, prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+    def sites(self, prefix: str) -> list[str]:
+        return sorted({name.split("/")[0] for name in self.at(prefix)})
+
+    def model(self) -> transformers.PreTrainedModel:
+        architecture = getattr(transformers, self.metadata.get("architecture", "GPTNeoXForCausalLM"))
+        config = architecture.config_class(**json.loads(self.metadata["config"]))
+        config._attn_implementation = "eager"
+        model = architecture(config)
+        missing, unexpected = model.load_state_dict(self.at("model/"), strict=False)
+        assert not unexpected
+        assert all("rotary" in name or name == "lm_head.weight" for name in missing)
+        return model
+
+    def task(self) -> fc.Task:
+        names = ("clean_ids", "corrupted_ids", "clean_answer", "corrupted_answer")
+        return fc.Task.from_tokens(*(self.tensors[f"input/{name}"] for name in names))
+
+    def spliced(self) -> SplicedModel:
+        weights = ("W_enc", "b_enc", "W_dec", "b_dec")
+        sites = self.sites("sae/")
+        return fc.load(
+            self.model(),
+            {s: fc.dictionaries.relu(*(self.tensors[f"sae/{s}/{name}"] for name in weights)) for s in sites},
+        )
+
+
+def golden(name: str) -> Golden:
+    with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
+        return Golden(file.metadata(), {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape
+    return (a - b).abs().max().item()
+
+
+@pytest.mark.parametrize("method", ["atp", "ig", "exact"])
+@pytest.mark.parametrize("name", SFC)
+def test_node_effects(name: str, method: str) -> None:
+    file = golden(name)
+    found = fc.node_effects(file.spliced(), file.task(), method=method)
+    for site in file.sites(f"expect/{method}/nodes/"):
+        expected = file.at(f"expect/{method}/nodes/{site}/")
+        assert distance(found.features(site), expected["features"]) < TOLERANCE, site
+        assert distance(found.error(site), expected["error"]) < TOLERANCE, site
+    total = file.tensors["expect/metric_corrupted"] - file.tensors["expect/metric_clean"]
+    assert distance(found.total_effect, total) < TOLERANCE
+
+
+@pytest.mark.parametrize("method", ["atp", "ig"])
+@pytest.mark.parametrize("name", SFC)
+def test_edge_effects(name: str, method: str) -> None:
+    file = golden(name)
+    spliced, task = file.spliced(), file.task()
+    threshold = float(file.metadata["node_threshold"])
+    effects = fc.node_effects(spliced, task, method=method)
+    found = fc.edge_effects(spliced, task, effects, method=method, node_threshold=threshold)
+    length, nodes = task.longest, spliced.dictionaries[Site.parse("embed")].n_features + 1
+    arcs = file.sites(f"expect/{method}/edges/")
+    assert len(arcs) > 5
+    for arc in arcs:
+        expected = file.at(f"expect/{method}/edges/{arc}/")
+        index, value = found.coo(*arc.split("->"))
+        ours, theirs = torch.zeros(2, length, nodes, length, nodes)
+        ours[tuple(index)] = value.float()
+        theirs[tuple(expected["index"].long())] = expected["value"]
+        assert distance(ours, theirs) < TOLERANCE, arc
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_atp_of_whole_activations(name: str) -> None:
+    """With identity dictionaries AtP is the gradient at the raw activation times its change."""
+    file = golden(f"relp_{name}")
+    sites = file.sites("activation/clean/")
+    width = file.tensors["activation/clean/embed"].shape[-1]
+    spliced = fc.load(file.model(), {site: fc.dictionaries.identity(width) for site in sites})
+    found = fc.node_effects(spliced, file.task(), method="atp")
+    for site in sites:
+        change = file.tensors[f"activation/corrupted/{site}"] - file.tensors[f"activation/clean/{site}"]
+        expected = change * file.tensors[f"expect/gradient/coefficient/{site}"]
+        assert distance(found.features(site), expected) < TOLERANCE, site
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_ablated_runs(name: str) -> None:
+    """Every scope x ablation x treatment of errors, circuits and complements."""
+    file = golden(name)
+    spliced, task = file.spliced(), file.task()
+    names = json.loads(file.metadata["circuits"])
+    model_metric = file.tensors["expect/metric_model"].mean().item()
+    for scope_name, settings in json.loads(file.metadata["scopes"]).items():
+        scope = scope_of(spliced, settings["start_layer"], settings["embed"])
+        subgraphs = _subgraphs(file, scope, names)
+        for ablation in json.loads(file.metadata["ablations"]):
+            prepared = _ablation(file, scope, task, ablation)
+            for errors in json.loads(file.metadata["errors"]):
+                run = AblatedModel(scope, prepared, errors, settings["start_layer"], batch_size=4)
+                metric = run.metric(task, subgraphs)
+                expected = file.at(f"expect/{scope_name}/{ablation}/{errors}/")
+                inside, complement = expected["metric"], expected["metric_complement"]
+                assert distance(metric, torch.cat([inside, complement, expected["metric_empty"][None]])) < 2e-4
+                *scores, empty = metric.mean(-1).tolist()
+                shares = torch.tensor([share(m, model_metric, empty) for m in scores], dtype=torch.float64)
+                assert distance(shares, torch.cat([expected["faithfulness"], expected["completeness"]])) < 3e-5
+
+
+def _subgraphs(file: Golden, scope: SplicedModel, names: list[str]) -> list[Subgraph]:
+    """Each circuit, each complement, and the empty one."""
+    circuits = []
+    for name in names:
+        masks = {str(site): file.at(f"circuit/{name}/{site}/") for site in scope.sites}
+        kept = {s: torch.cat([m["features"], m["error"][:, None]], dim=1) for s, m in masks.items()}
+        circuits.append({site: torch.where(kept[str(site)], 0, NEVER).int() for site in scope.sites})
+    complements = [Subgraph(ranks, 1, complement=True) for ranks in circuits]
+    return [*(Subgraph(ranks, 1) for ranks in circuits), *complements, Subgraph(circuits[0], 0)]
+
+
+def _ablation(file: Golden, scope: SplicedModel, task: fc.Task, name: str) -> Ablation:
+    if name == "resample":
+        return Resample(file.tensors["input/resample_rows"].tolist())
+    if name == "resample_by_site":
+        rows = file.tensors["input/resample_rows_by_site"].tolist()
+        return Resample(dict(zip(json.loads(file.metadata["sites"]), rows, strict=True)))
+    return ablation_named(name, scope, task, 4, 0)

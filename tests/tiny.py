@@ -1,0 +1,141 @@
+"""Tiny random models of every supported family, dictionaries and tasks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+import featcircuits as fc
+from featcircuits.dictionaries import Dictionary, jumprelu, relu, topk
+from featcircuits.sites import all_sites
+from featcircuits.splice import SplicedModel
+
+LAYERS, WIDTH, HEADS, VOCABULARY = 3, 16, 2, 40
+_SHARED: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+_GROUPED = {**_SHARED, "num_key_value_heads": 1, "head_dim": WIDTH // HEADS}
+_CONFIGS: Mapping[str, Callable[[], Any]] = {
+    "gpt2": lambda: transformers.GPT2Config(
+        vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=64, n_inner=24,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    ),
+    "gpt_neox_parallel": lambda: transformers.GPTNeoXConfig(**_SHARED, use_parallel_residual=True),
+    "gpt_neox_sequential": lambda: transformers.GPTNeoXConfig(**_SHARED, use_parallel_residual=False),
+    "llama": lambda: transformers.LlamaConfig(**_GROUPED),
+    "qwen2": lambda: transformers.Qwen2Config(**{**_SHARED, "num_key_value_heads": 1}),
+    "qwen3": lambda: transformers.Qwen3Config(**_GROUPED),
+    "gemma2": lambda: transformers.Gemma2Config(**_GROUPED, sliding_window=32, query_pre_attn_scalar=8),
+    "gemma3_text": lambda: transformers.Gemma3TextConfig(**_GROUPED, sliding_window=32, query_pre_attn_scalar=8),
+}  # fmt: skip
+FAMILIES = tuple(_CONFIGS)
+FLOAT32_INSIDE = frozenset({"llama", "qwen2", "qwen3", "gemma2", "gemma3_text"})
+"""Families whose norms or softmax transformers computes in float32 even in float64 models."""
+
+
+def tolerance(family: str) -> float:
+    """Relative tolerance of identities in a float64 model of the family."""
+    return 2e-5 if family in FLOAT32_INSIDE else 1e-9
+
+
+def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    """Random weights, large enough that every nonlinearity matters."""
+    config = _CONFIGS[family]()
+    config._attn_implementation = "eager"
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.35)
+            elif "norm" in name or "ln_" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            else:
+                parameter.normal_(0, 0.1)
+    return model.to(dtype).eval()
+
+
+def random_dictionary(kind: str = "relu", width: int = WIDTH, n_features: int = 24, seed: int = 0) -> Dictionary:
+    """A dictionary that reconstructs badly, so that its error term matters."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    weights = normal(width, n_features) * 0.3, normal(n_features) * 0.1, normal(n_features, width) * 0.3
+    b_dec = normal(width) * 0.1
+    if kind == "jumprelu":
+        return jumprelu(*weights, b_dec, torch.rand(n_features, generator=generator, dtype=torch.float64) * 0.5)
+    if kind == "topk":
+        return topk(*weights, b_dec, k=6)
+    return relu(*weights, b_dec)
+
+
+def spliced_model(
+    model: PreTrainedModel, kind: str = "relu", sites: list[str] | None = None, seed: int = 0
+) -> SplicedModel:
+    """Random dictionaries at the given sites, or at all."""
+    names = sites if sites is not None else [str(site) for site in all_sites(LAYERS)]
+    return fc.load(model, {name: random_dictionary(kind, seed=seed + i) for i, name in enumerate(names)})
+
+
+def random_task(count: int = 3, length: int = 5, seed: int = 0, **options: Any) -> fc.Task:
+    """Aligned pairs of random tokens that differ in one place, with random answers."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randint(1, VOCABULARY, (count, length), generator=generator)
+    corrupted = clean.clone()
+    corrupted[:, 1] = clean[:, 1] % (VOCABULARY - 1) + 1
+    answers = torch.stack([torch.randperm(VOCABULARY, generator=generator)[:2] for _ in range(count)])
+    return fc.Task.from_tokens(clean, corrupted, answers[:, 0], answers[:, 1], **options)
+
+
+def n_hooks(model: nn.Module) -> int:
+    """Hooks and replaced forwards anywhere in a model."""
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) + ("forward" in vars(module))
+        for module in model.modules()
+    )
+
+
+class _Ones(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones_like(x)
+
+
+def made_linear(model: PreTrainedModel) -> PreTrainedModel:
+    """The same architecture without any nonlinearity: norms and activations are the identity, gates
+    are 1, and attention looks everywhere alike."""
+    gated = any(name.endswith("gate_proj") for name, _ in model.named_modules())
+    for name, _ in list(model.named_modules()):
+        parent, _, child = name.rpartition(".")
+        if "norm" in child or child.startswith("ln_"):
+            setattr(model.get_submodule(parent), child, nn.Identity())
+        elif child in ("act", "act_fn"):
+            setattr(model.get_submodule(parent), child, _Ones() if gated else nn.Identity())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            _zero_queries(name, parameter)
+    if getattr(model.config, "final_logit_softcapping", None):
+        model.config.final_logit_softcapping = None
+    return model
+
+
+def _zero_queries(name: str, parameter: nn.Parameter) -> None:
+    """Equal attention scores: the pattern is uniform and does not move."""
+    if "q_proj" in name:
+        parameter.zero_()
+    elif "query_key_value" in name:  # GPT-NeoX: [heads, (q, k, v), head width]
+        parameter.view(HEADS, 3, WIDTH // HEADS, *parameter.shape[1:])[:, 0].zero_()
+    elif "c_attn" in name:  # GPT-2: columns q, k, v
+        parameter[..., :WIDTH].zero_()
