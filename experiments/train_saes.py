@@ -71,9 +71,10 @@ def train_suite(
 
 def model_record(bare: SplicedModel, source: str, out: Path) -> dict[str, Any]:
     """Which model the suite belongs to; a model folder inside the suite is named relative to it."""
-    folder, inside = Path(source).resolve(), Path(source).resolve().is_relative_to(out.resolve())
+    folder, home = Path(source).resolve(), out.resolve()
+    local = str(folder.relative_to(home) if folder.is_relative_to(home) else folder)
     found = {
-        "source": str(folder.relative_to(out.resolve())) if inside else source,
+        "source": local if folder.is_dir() else source,
         "fingerprint": fingerprint(bare.model),
         "architecture": bare.architecture.model_type,
         "hidden_size": bare.architecture.width,

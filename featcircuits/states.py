@@ -182,13 +182,19 @@ def check_baseline(task: Task, baseline: str) -> None:
         raise InputError(f"{task.name}: baseline='paired' needs corrupted prompts; use baseline='zero' or 'mean'")
 
 
+_NAN_REMEDY = (
+    "check its weights and dtype (in float64, transformers' eager attention computes NaN behind left padding: "
+    "use right padding or attn_implementation='sdpa')"
+)
+
+
 def check_finite(logits: Tensor, activations: Mapping[Site, Tensor]) -> None:
     """Refuse a model that computes NaN or infinity, naming the first site where it does."""
     for site, x in activations.items():
         if not torch.isfinite(x).all():
-            raise InputError(f"the model's activation at {site} holds NaN or infinity; check its weights and dtype")
+            raise InputError(f"the model's activation at {site} holds NaN or infinity; {_NAN_REMEDY}")
     if not torch.isfinite(logits).all():
-        raise InputError("the model's logits hold NaN or infinity; check its weights and dtype")
+        raise InputError(f"the model's logits hold NaN or infinity; {_NAN_REMEDY}")
 
 
 def mean_states(spliced: SplicedModel, task: Task, batch_size: int) -> dict[Site, MeanState]:

@@ -81,9 +81,9 @@ class NodeEffects:
     def features(self, site: str | Site) -> Tensor:
         """The effect of every feature, dense: [example, position, feature]."""
         entries = self._entries(site)
-        dense = torch.zeros(*self.shape, self.n_features[self._site(site)])
+        dense = torch.zeros(*self.shape, self.n_features[self._site(site)], dtype=self.metric_clean.dtype)
         example, position, feature = entries[:3].long()
-        dense[example, position, feature] = entries[3].float()
+        dense[example, position, feature] = entries[3].to(dense.dtype)
         return dense
 
     def error(self, site: str | Site) -> Tensor:
