@@ -205,7 +205,7 @@ def mean_states(spliced: SplicedModel, task: Task, batch_size: int) -> dict[Site
     """
     n_places = len(task.places)
     totals: dict[Site, MeanState] = {}
-    counts = torch.zeros(n_places, device=spliced.device)
+    counts = torch.zeros(n_places, device=spliced.device, dtype=torch.long)
     for batch in task.batches(batch_size):
         batch = batch.to(spliced.device)
         logits, seen = spliced.record(batch.corrupted or batch.clean, spliced.sites)
@@ -216,8 +216,8 @@ def mean_states(spliced: SplicedModel, task: Task, batch_size: int) -> dict[Site
             parts = encode(dictionary, seen[site])
             sums = [_sum_by_place(part.flatten(0, 1)[real], place[real], n_places) for part in parts]
             totals[site] = MeanState(*sums) if site not in totals else _add(totals[site], sums)
-    share = 1 / counts.clamp(min=1)[:, None]
-    return {site: MeanState(t.features * share, t.error * share) for site, t in totals.items()}
+    counts = counts.clamp(min=1)[:, None]
+    return {site: MeanState(t.features / counts, t.error / counts) for site, t in totals.items()}
 
 
 def _sum_by_place(values: Tensor, place: Tensor, n_places: int) -> Tensor:
