@@ -11,7 +11,7 @@ from torch import nn
 
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
-from featcircuits.models import architecture_of
+from featcircuits.models import Architecture, architecture_of
 from featcircuits.sites import Site, all_sites
 from featcircuits.splice import SplicedModel
 from featcircuits.states import precision
@@ -40,18 +40,22 @@ def load(
 
     given = suite if isinstance(suite, Mapping) else None
     found = None if isinstance(suite, Mapping) else load_suite(suite or shipped_suite())
+    device, dtype = check_device(device), check_dtype(dtype)
     if model is None:
         if found is None:
             raise InputError("no model was given, and a mapping of dictionaries names none")
+        found.check_model_files()
         model = found.model_source
     if isinstance(model, (str, Path)):
         model, tokenizer = _pretrained(str(model), tokenizer, dtype)
-    model = _placed_model(model, check_device(device), _dtype(dtype))
     architecture = architecture_of(model)
     if found is not None:
         check_model(found, model, architecture)
         given = {str(site): dictionary for site, dictionary in found.dictionaries().items()}
-    placed = _placed(given or {}, model, architecture.n_layers, architecture.width)
+    checked = _checked(given or {}, architecture)
+    model = _placed_model(model, device, dtype)
+    home = next(model.get_input_embeddings().parameters()).device
+    placed = {site: dictionary.to(home, precision(model.dtype)) for site, dictionary in checked.items()}
     return SplicedModel(model, architecture, placed, tokenizer, found)
 
 
@@ -72,49 +76,61 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
     except RuntimeError:
         raise InputError(f"unknown device {device!r}; use 'cpu', 'cuda' or 'cuda:<number>'") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' was asked for, but PyTorch finds no CUDA device here; use device='cpu'")
+        raise InputError(f"device '{device}' was asked for, but PyTorch finds no CUDA device here; use device='cpu'")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"device '{device}' was asked for, but PyTorch cannot use it here; use device='cpu'") from None
     return device
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Refuse a dtype that models do not compute in."""
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and found not in DTYPES.values():
+        raise InputError(f"unknown dtype {str(dtype)!r}; known: {', '.join(DTYPES)}")
+    return found
 
 
-def _pretrained(source: str, tokenizer: Any, dtype: str | torch.dtype | None) -> tuple[PreTrainedModel, Any]:
+def _pretrained(source: str, tokenizer: Any, dtype: torch.dtype | None) -> tuple[PreTrainedModel, Any]:
     """Model and tokenizer from a folder or the hub; loading problems become one clear message."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if (folder := Path(source)).exists() and not (folder / "config.json").is_file():
         raise InputError(f"model folder {source}: there is no config.json in it")
-    options = {} if dtype is None else {"dtype": _dtype(dtype)}
+    options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
+    if dtype is not None:
+        options["dtype"] = dtype
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options)
-        return model, tokenizer or AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, **options)
+        model, found = loaded
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise InputError(f"model {source!r} could not be loaded: {first_line}") from None
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
         raise InputError(f"model {source!r}: its safetensors file is truncated or damaged ({error})") from None
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"model {source!r} lacks {len(missing)} weights, the first {missing[0]!r}; they would be random numbers"
+        )
+    return model, tokenizer
 
 
-def _placed(
-    dictionaries: Mapping[str, Dictionary],
-    model: PreTrainedModel,
-    n_layers: int,
-    width: int,
-) -> dict[Site, Dictionary]:
-    """In forward order, on the model's device, in at least float32; every site and width checked."""
+def _checked(dictionaries: Mapping[str, Dictionary], architecture: Architecture) -> dict[Site, Dictionary]:
+    """In forward order; every site and width fits the model."""
+    n_layers, width = architecture.n_layers, architecture.width
     if not dictionaries:
         raise InputError("the suite has no dictionaries")
     by_site = {Site.parse(name): dictionary for name, dictionary in dictionaries.items()}
     known = all_sites(n_layers)
     for site, dictionary in by_site.items():
+        if not isinstance(dictionary, Dictionary):
+            raise InputError(
+                f"site {site}: {type(dictionary).__name__} is not a dictionary; make one with featcircuits.dictionaries"
+            )
         if site not in known:
             raise InputError(f"site {site}: the model has {n_layers} layers, 0 to {n_layers - 1}")
         if dictionary.width != width:
@@ -122,5 +138,4 @@ def _placed(
                 f"site {site}: the dictionary is {dictionary.width} wide, the model's activation {width}; "
                 "it belongs to another model or site"
             )
-    device = next(model.get_input_embeddings().parameters()).device
-    return {site: by_site[site].to(device, precision(model.dtype)) for site in sorted(by_site)}
+    return {site: by_site[site] for site in sorted(by_site)}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from featcircuits.dictionaries import Dictionary, load_dictionary
+from featcircuits.dictionaries.files import check_hash
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
 
@@ -25,6 +26,8 @@ SHIPPED = "grammar-4l"
 
 _TOP = {"format", "name", "description", "licence", "model", "recipe", "tasks", "sites"}
 _MODEL = {"source", "revision", "fingerprint", "architecture", "hidden_size", "num_hidden_layers", "files"}
+_FIGURES = {"l0", "variance_unexplained", "loss_recovered", "loss_recovered_mean", "dead_features"}
+_SITE = {"source", "sha256", "kind", "width", "n_features"} | _FIGURES
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,15 @@ class Suite:
         """The file of a behaviour's "train" or "test" examples."""
         if task not in self.tasks:
             raise InputError(f"suite {self.name!r} has no task {task!r}; it has: {', '.join(self.tasks)}")
+        if split not in self.tasks[task]:
+            raise InputError(f"suite {self.name!r}: task {task!r} has no {split} file; give a JSONL file instead")
         return _inside(self.folder, self.tasks[task][split], f"tasks.{task}.{split}")
+
+    def check_model_files(self) -> None:
+        """Refuse a model folder beside the suite whose files are not the recorded ones."""
+        for name, recorded in self.model.get("files", {}).items():
+            path = _inside(self.folder, f"{self.model['source']}/{name}", f"model.files.{name}")
+            check_hash(path, recorded)
 
     def dictionaries(self) -> dict[Site, Dictionary]:
         """Read every site's dictionary, each checked against its recorded hash."""
@@ -102,21 +113,28 @@ def load_suite(suite: str | Path) -> Suite:
 def _checked(folder: Path, path: Path, record: dict[str, Any]) -> Suite:
     if record.get("format") != FORMAT:
         raise InputError(f"{path}: format is {record.get('format')!r}; this version reads format {FORMAT}")
-    for name, found, known in (("", record, _TOP), ("model.", record.get("model", {}), _MODEL)):
-        if unknown := sorted(set(found) - known):
-            raise InputError(f"{path}: unknown key {name}{unknown[0]!s}; known: {', '.join(sorted(known))}")
-    for name in ("name", "model", "sites"):
-        if not record.get(name):
-            raise InputError(f"{path}: {name!r} is missing or empty")
-    if "source" not in record["model"]:
-        raise InputError(f"{path}: model.source is missing; give a folder beside the file or a hub id")
+    _check_table(path, "", record, _TOP, {"name": str, "model": dict, "sites": dict})
+    _check_table(path, "model.", record["model"], _MODEL, {"source": str})
     for site, entry in record["sites"].items():
         Site.parse(site)
-        if not isinstance(entry, dict) or "source" not in entry:
-            raise InputError(f"{path}: sites.{site}.source is missing")
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}: sites.{site} must be a table with a source")
+        _check_table(path, f"sites.{site}.", {"sha256": "", **entry}, _SITE, {"source": str, "sha256": str})
     return Suite(
         folder, record["name"], record.get("description", ""), record["model"], record.get("tasks", {}), record["sites"]
     )
+
+
+def _check_table(path: Path, where: str, table: dict[str, Any], known: set[str], needed: dict[str, type]) -> None:
+    """Refuse unknown keys, and needed ones that are missing, empty or of another type."""
+    if unknown := sorted(set(table) - known):
+        raise InputError(f"{path}: unknown key {where}{unknown[0]}; known: {', '.join(sorted(known))}")
+    for name, kind in needed.items():
+        if not isinstance(table.get(name), kind) or (not table[name] and name != "sha256"):
+            raise InputError(f"{path}: {where}{name} is {table.get(name)!r}; give a {_TYPES[kind]}")
+
+
+_TYPES = {str: "text", dict: "table"}
 
 
 def _inside(folder: Path, relative: str, what: str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits.errors import InputError
-from featcircuits.tasks import Example, Span
+from featcircuits.tasks import Example, Span, check_example
 
 _PAIRED = ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer")
 _UNPAIRED = ("prefix", "answer")
@@ -26,7 +26,7 @@ def read_examples(path: Path, tokenizer: Any) -> list[Example]:
     if not path.is_file():
         raise InputError(f"{path}: no such task file")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON strings may hold other line separators
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason}, byte {error.start})") from None
     examples = []
@@ -34,6 +34,7 @@ def read_examples(path: Path, tokenizer: Any) -> list[Example]:
         if line.strip():
             try:
                 examples.append(_example(_parse(line), tokenizer))
+                check_example(examples[-1])
             except InputError as error:
                 raise InputError(f"{path}, line {number}: {error}") from None
     if not examples:
@@ -83,8 +84,9 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 
 
 def tokenise(text: str, tokenizer: Any) -> tuple[int, ...]:
-    """Ids with the special tokens that the tokenizer adds by itself (Llama's and Gemma's BOS)."""
-    return tuple(tokenizer(text)["input_ids"])
+    """Ids with the BOS that some tokenizers put before a text, without the end token that some put behind it."""
+    ids = tuple(tokenizer(text)["input_ids"])
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def _answers(prefix: str, row: Mapping[str, Any], name: str, tokenizer: Any) -> tuple[int, ...]:
@@ -96,7 +98,7 @@ def _answers(prefix: str, row: Mapping[str, Any], name: str, tokenizer: Any) -> 
 
 
 def _answer(prefix: str, text: str, name: str, tokenizer: Any) -> int:
-    stem, whole = _without_end(prefix, tokenizer), _without_end(prefix + text, tokenizer)
+    stem, whole = tokenise(prefix, tokenizer), tokenise(prefix + text, tokenizer)
     if whole[: len(stem)] != stem:
         raise InputError(
             f"field {name!r}: {text!r} merges with the end of its prefix into other tokens; "
@@ -109,12 +111,6 @@ def _answer(prefix: str, text: str, name: str, tokenizer: Any) -> int:
     if added[0] == tokenizer.unk_token_id:
         raise InputError(f"field {name!r}: {text!r} is not in the tokenizer's vocabulary")
     return added[0]
-
-
-def _without_end(text: str, tokenizer: Any) -> tuple[int, ...]:
-    """Ids without an end-of-text token that some tokenizers append."""
-    ids = tokenise(text, tokenizer)
-    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def _roles(prefix: str, roles: Any, tokenizer: Any) -> tuple[tuple[str, Span], ...]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +82,11 @@ class Task:
         if not self.examples:
             raise InputError(f"{self.name}: no examples")
         for number, example in enumerate(self.examples):
-            _check(example, f"{self.name}, example {number + 1}", self.metric)
+            try:
+                check_example(example)
+                _check_metric(example, self.metric)
+            except InputError as error:
+                raise InputError(f"{self.name}, example {number + 1}: {error}") from None
 
     @classmethod
     def from_jsonl(cls, path: str | Path, tokenizer: Any, **options: Any) -> Task:
@@ -214,35 +219,52 @@ class Task:
         return hashlib.sha256(json.dumps([self.metric, rows]).encode()).hexdigest()
 
 
-def _check(example: Example, where: str, metric: str) -> None:
-    if not example.clean:
-        raise InputError(f"{where}: the clean prompt has no tokens")
-    if not example.clean_answers:
-        raise InputError(f"{where}: no clean answer")
+def _check_metric(example: Example, metric: str) -> None:
     if metric in NEEDS_CORRUPTED_ANSWERS and not example.corrupted_answers:
         raise InputError(
-            f"{where}: metric {metric!r} compares with a corrupted answer and there is none; "
+            f"metric {metric!r} compares with a corrupted answer and there is none; "
             "give one, or use metric='log_probability'"
         )
+
+
+def check_example(example: Example) -> None:
+    """Refuse an example that no metric or aggregate can make sense of."""
+    if not example.clean:
+        raise InputError("the clean prompt has no tokens")
+    if not example.clean_answers:
+        raise InputError("no clean answer")
+    ids = (*example.clean, *(example.corrupted or ()), *example.clean_answers, *example.corrupted_answers)
+    if min(ids) < 0:
+        raise InputError(f"{min(ids)} is not a token id; ids start at 0")
+    for role, _ in example.roles:
+        if not role or role.isdigit() or role == OTHER:
+            raise InputError(f"{role!r} cannot be a role's name: it stands for another place; choose a word")
     if shared := set(example.clean_answers) & set(example.corrupted_answers):
-        raise InputError(
-            f"{where}: token {min(shared)} is both a clean and a corrupted answer; the metric would be void"
-        )
+        raise InputError(f"token {min(shared)} is both a clean and a corrupted answer; the metric would be void")
     if example.corrupted is not None and len(example.corrupted) != len(example.clean):
         raise InputError(
-            f"{where}: the clean prompt has {len(example.clean)} tokens, the corrupted one {len(example.corrupted)}; "
+            f"the clean prompt has {len(example.clean)} tokens, the corrupted one {len(example.corrupted)}; "
             "patching needs pairs that align token by token"
         )
 
 
 def _rows(ids: Any) -> list[tuple[int, ...]]:
-    rows = ids.tolist() if isinstance(ids, Tensor) else ids
-    return [tuple(int(token) for token in row) for row in rows]
+    try:
+        return [tuple(index(token) for token in row) for row in ids]
+    except TypeError:
+        raise InputError("prompts are given as [example, position]: one sequence of token ids for each") from None
 
 
 def _answer_sets(answers: Any) -> list[tuple[int, ...]]:
-    rows = answers.tolist() if isinstance(answers, Tensor) else answers
-    return [(int(row),) if isinstance(row, int) else tuple(int(token) for token in row) for row in rows]
+    try:
+        return [tuple(map(index, row)) if _is_row(row) else (index(row),) for row in answers]
+    except TypeError:
+        raise InputError("answers are given as one token id an example, or a sequence of ids each") from None
+
+
+def _is_row(answer: Any) -> bool:
+    """A set of answers rather than one; tensors and arrays tell by their dimensions."""
+    return isinstance(answer, Sequence) or getattr(answer, "ndim", 0) > 0
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:

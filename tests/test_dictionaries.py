@@ -14,6 +14,7 @@ from torch import Tensor
 
 import featcircuits as fc
 from featcircuits.dictionaries import Dictionary, identity, jumprelu, load_dictionary, relu, topk
+from featcircuits.manifest import tensors_sha256
 
 KINDS = ("relu", "jumprelu", "topk", "identity")
 MATRICES = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -307,3 +308,16 @@ def test_a_bad_tensor_is_refused_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(fc.InputError) as caught:
         load_dictionary(path)
     assert str(caught.value).startswith(f"{path}: relu dictionary: b_enc holds NaN")
+
+
+def test_the_hash_of_a_topk_dictionary_covers_k() -> None:
+    weights = (torch.ones(3, 4), torch.ones(4), torch.ones(4, 3), torch.ones(3))
+    one, two = (tensors_sha256(topk(*weights, k).tensors().items()) for k in (1, 2))
+    assert one != two
+
+
+def test_a_matrix_of_another_rank_is_the_one_named() -> None:
+    with pytest.raises(fc.InputError, match="W_enc must be"):
+        relu(torch.ones(3), torch.ones(3), torch.ones(3, 3), torch.ones(3))
+    with pytest.raises(fc.InputError, match="W_enc must be"):
+        topk(torch.ones(()), torch.ones(3), torch.ones(3, 3), torch.ones(3), 1)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -24,6 +24,7 @@ from tests.tiny import LAYERS, WIDTH, n_hooks, random_dictionary, tiny_model
 
 FAMILY = "gpt_neox_parallel"
 TOKENIZER = Path(__file__).parents[1] / "saes" / "grammar-4l" / "model"
+DICTIONARIES = {"embed": random_dictionary()}
 SITES = ("embed", "mlp_0", "resid_2")
 PROMPT = Tokens.pad([[3, 1, 4, 1, 5]], pad_id=0)
 
@@ -298,13 +299,16 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     [
         ({"format": 2}, ["format is 2", "reads format 1"]),
         ({"format": None}, ["format is None", "reads format 1"]),
-        ({"name": None}, ["'name' is missing"]),
-        ({"name": ""}, ["'name' is missing or empty"]),
+        ({"name": None}, ["name is None; give a text"]),
+        ({"name": ""}, ["name is ''; give a text"]),
         ({"licens": "MIT"}, ["unknown key licens", "licence"]),
         ({"model": {"hidden": 16}}, ["unknown key model.hidden", "hidden_size"]),
-        ({"model": {"source": None}}, ["'model' is missing or empty"]),
-        ({"model": {"source": None, "hidden_size": WIDTH}}, ["model.source is missing"]),
-        ({"sites": {"mlp_1": {"sha256": "0" * 64}}}, ["sites.mlp_1.source is missing"]),
+        ({"model": {"source": None}}, ["model is"]),
+        ({"model": {"source": None, "hidden_size": WIDTH}}, ["model.source is None; give a text"]),
+        ({"sites": {"mlp_1": {"sha256": "0" * 64}}}, ["sites.mlp_1.source is None; give a text"]),
+        ({"model": {"source": 3}}, ["model.source is 3; give a text"]),
+        ({"sites": {"embed": {"sha265": "0" * 64}}}, ["unknown key sites.embed.sha265"]),
+        ({"sites": {"embed": {"sha256": 3}}}, ["sites.embed.sha256 is 3; give a text"]),
     ],
 )
 def test_a_bad_record_is_refused(tmp_path: Path, changes: dict[str, Any], parts: list[str]) -> None:
@@ -427,8 +431,56 @@ def test_a_model_without_a_head_is_refused() -> None:
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, device: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     message = refusal(model_of(), {"embed": random_dictionary()}, device=device)
-    assert "device 'cuda' was asked for" in message
+    assert f"device '{device}' was asked for" in message
     assert "use device='cpu'" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [({"device": "xpu"}, "cannot use it here"), ({"dtype": torch.int8}, "unknown dtype 'torch.int8'")],
+)
+def test_devices_and_dtypes_that_cannot_be_are_refused(options: dict[str, Any], part: str) -> None:
+    assert part in refusal(model_of(), DICTIONARIES, **options)
+
+
+def test_a_refusal_leaves_the_callers_model_alone() -> None:
+    model = model_of()
+    refusal(model, {"embed": random_dictionary(width=3)}, dtype="bfloat16")
+    assert model.dtype == torch.float32
+
+
+def test_a_model_file_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    """transformers would fill the gap with random numbers."""
+    path = model_in(tmp_path) / "model.safetensors"
+    kept = {name: weight for name, weight in load_file(path).items() if "layers.1.mlp" not in name}
+    save_file(kept, path, metadata={"format": "pt"})
+    message = refusal(tmp_path, DICTIONARIES)
+    assert "lacks 4 weights" in message
+    assert "layers.1.mlp" in message
+
+
+def test_a_model_file_with_a_weight_of_another_shape_is_refused(tmp_path: Path) -> None:
+    path = model_in(tmp_path) / "model.safetensors"
+    weights = load_file(path)
+    weights["gpt_neox.embed_in.weight"] = weights["gpt_neox.embed_in.weight"][:, :8].contiguous()
+    save_file(weights, path, metadata={"format": "pt"})
+    assert "could not be loaded" in refusal(tmp_path, DICTIONARIES)
+
+
+def test_a_tampered_model_beside_its_suite_is_refused(tmp_path: Path) -> None:
+    suite = suite_in(tmp_path, model={"source": "model"}, tables={"model.files": {'"model.safetensors"': "0" * 64}})
+    model_in(tmp_path / "model")
+    assert "model.safetensors: sha256 is" in refusal(None, suite)
+
+
+def test_a_task_without_the_split_is_refused(tmp_path: Path) -> None:
+    suite = load_suite(suite_in(tmp_path, tables={"tasks.a": {"train": "x"}}))
+    with pytest.raises(fc.InputError, match="task 'a' has no test file"):
+        suite.task_file("a", "test")
+
+
+def test_a_mapping_of_paths_is_refused() -> None:
+    assert "site embed: str is not a dictionary" in refusal(model_of(), {"embed": "embed.safetensors"})
 
 
 def test_an_unknown_device_is_refused() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -219,14 +220,14 @@ def test_paired_and_single_prompts_do_not_mix(tmp_path: Path, tokenizer: Any) ->
 
 def test_pairs_of_unequal_length_are_refused(tmp_path: Path, tokenizer: Any) -> None:
     message = refusal(written(tmp_path, PAIR, {**PAIR, "patch_prefix": "The young authors"}), tokenizer)
-    assert "examples, example 2" in message
+    assert "examples.jsonl, line 2" in message
     assert "clean prompt has 2 tokens, the corrupted one 3" in message
 
 
 def test_an_answer_that_is_both_right_and_wrong_is_refused(tmp_path: Path, tokenizer: Any) -> None:
     message = refusal(written(tmp_path, {**PAIR, "patch_answer": [" are", " is"]}), tokenizer)
     (shared,) = words(tokenizer, "is")
-    assert "examples, example 1" in message
+    assert "examples.jsonl, line 1" in message
     assert f"token {shared} is both a clean and a corrupted answer" in message
 
 
@@ -492,3 +493,35 @@ def test_metrics_judge_row_by_row() -> None:
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
     with pytest.raises(fc.InputError, match="unknown metric 'accuracy'; known: .*logit_difference"):
         metric_named("accuracy")
+
+
+@pytest.mark.parametrize("role", ["other", "1", ""])
+def test_a_role_named_like_another_place_is_refused(tmp_path: Path, tokenizer: Any, role: str) -> None:
+    path = written(tmp_path, {**SINGLE, "roles": {role: "author"}})
+    assert f"{role!r} cannot be a role's name" in refusal(path, tokenizer)
+
+
+def test_an_appended_end_token_is_not_part_of_the_prompt(tmp_path: Path) -> None:
+    path = written(tmp_path, {"prefix": "xy", "answer": "b"})
+    (example,) = fc.Task.from_jsonl(path, Characters(ends=True)).examples
+    assert example.clean == (1, ord("x"), ord("y"))
+
+
+def test_a_line_separator_inside_a_json_string_is_no_line_break(tmp_path: Path, tokenizer: Any) -> None:
+    line = json.dumps({**SINGLE, "case": "a\u2028b"}, ensure_ascii=False)
+    assert len(fc.Task.from_jsonl(written(tmp_path, line), tokenizer)) == 1
+
+
+@pytest.mark.parametrize("answer", [torch.tensor(3), np.int64(3), [3], torch.tensor([3])])
+def test_answers_may_be_scalars_of_any_library(answer: Any) -> None:
+    task = fc.Task.from_tokens([[1, 2]], None, [answer], metric="probability")
+    assert task.examples[0].clean_answers == (3,)
+
+
+def test_ids_that_are_not_token_ids_are_refused() -> None:
+    with pytest.raises(fc.InputError, match="-1 is not a token id"):
+        fc.Task.from_tokens([[1, 2]], None, [-1], metric="probability")
+    with pytest.raises(fc.InputError, match="one sequence of token ids for each"):
+        fc.Task.from_tokens([1, 2], None, [3, 4], metric="probability")
+    with pytest.raises(fc.InputError, match="one token id an example"):
+        fc.Task.from_tokens([[1, 2]], None, [0.5], metric="probability")

@@ -19,8 +19,8 @@ class Recipe:
     """
 
     features: int = 512
-    k: float = 16.0
-    steps: int = 3000
+    k: float = 10.0
+    steps: int = 2000
     batch_size: int = 1024
     learning_rate: float = 1e-3
     seed: int = 0

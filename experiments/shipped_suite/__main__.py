@@ -35,7 +35,7 @@ LAYERS, WIDTH, HEADS = 4, 128, 4
 SENTENCES, SENTENCES_SAES, SENTENCES_HELD_OUT = 460_800, 40_000, 4_000
 PAIRS = 400
 MODEL_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "weight_decay": 0.1}
-SAES = Recipe(features=512, k=16, steps=3000, seed=SEED)
+SAES = Recipe(features=512, k=10, steps=2000, seed=SEED)
 STEPS = ("tasks", "model", "saes", "card")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from featcircuits.errors import InputError
 
 
+@runtime_checkable
 class Dictionary(Protocol):
     """What the rest of the package asks of a dictionary; every method is pure.
 
@@ -94,19 +95,20 @@ class Affine:
     activation: Activation
 
     def __post_init__(self) -> None:
-        width, n_features = self.W_enc.shape if self.W_enc.ndim == 2 else (0, 0)
+        if self.W_enc.ndim != 2 or 0 in self.W_enc.shape:
+            raise InputError(f"{self.kind} dictionary: W_enc must be [width, features], found {list(self.W_enc.shape)}")
+        width, n_features = self.W_enc.shape
         expected = {"b_enc": (n_features,), "W_dec": (n_features, width), "b_dec": (width,)}
-        expected |= {name: (n_features,) for name in self.activation.tensors()}
+        # an activation has one number for each feature; whole numbers are settings such as k
+        expected |= {name: (n_features,) for name, t in self.activation.tensors().items() if t.is_floating_point()}
         for name, tensor in self.tensors().items():
-            if tensor.ndim == 0 or tuple(tensor.shape) != expected.get(name, tuple(tensor.shape)):
+            if tuple(tensor.shape) != expected.get(name, tuple(tensor.shape)):
                 raise InputError(
                     f"{self.kind} dictionary: {name} has shape {list(tensor.shape)}, but W_enc "
-                    f"{list(self.W_enc.shape)} asks for {list(expected.get(name, ()))}"
+                    f"{list(self.W_enc.shape)} asks for {list(expected[name])}"
                 )
             if not torch.isfinite(tensor).all():
                 raise InputError(f"{self.kind} dictionary: {name} holds NaN or infinity; the file may be damaged")
-        if width == 0 or n_features == 0:
-            raise InputError(f"{self.kind} dictionary: W_enc must be [width, features], found {list(self.W_enc.shape)}")
 
     @property
     def width(self) -> int:

@@ -45,15 +45,20 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: not a readable safetensors file ({error}); it may be truncated or damaged") from None
 
 
-def load_dictionary(path: Path, expected_sha256: str | None = None) -> Dictionary:
-    """Read one dictionary, checked against its recorded hash where one is given."""
+def check_hash(path: Path, expected: str | None) -> None:
+    """Refuse a file that is missing or not the one that was recorded; None records nothing."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; the suite is incomplete")
-    if expected_sha256 is not None and (found := sha256(path)) != expected_sha256:
+    if expected and (found := sha256(path)) != expected:
         raise InputError(
-            f"{path}: sha256 is {found[:12]}..., but the suite records {expected_sha256[:12]}...; "
+            f"{path}: sha256 is {found[:12]}..., but the suite records {expected[:12]}...; "
             "the file was changed or damaged: restore it, or rebuild the suite"
         )
+
+
+def load_dictionary(path: Path, expected_sha256: str | None = None) -> Dictionary:
+    """Read one dictionary, checked against its recorded hash where one is given."""
+    check_hash(path, expected_sha256)
     tensors = read_safetensors(path)
     make = KINDS.get(frozenset(tensors))
     if make is None:

@@ -21,7 +21,7 @@ class TopK:
         return torch.zeros_like(pre).scatter(-1, top.indices, top.values)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        return {}
+        return {"k": torch.tensor(self.k)}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> TopK:
         return self
@@ -29,6 +29,7 @@ class TopK:
 
 def topk(W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, k: int) -> Affine:
     """`f` keeps the `k` largest entries of `relu(x @ W_enc + b_enc)`; b_dec is not subtracted from x."""
-    if not 1 <= k <= W_enc.shape[-1]:
-        raise InputError(f"topk dictionary: k is {k}, but must lie between 1 and the {W_enc.shape[-1]} features")
-    return Affine("topk", W_enc, b_enc, W_dec, b_dec, TopK(k))
+    dictionary = Affine("topk", W_enc, b_enc, W_dec, b_dec, TopK(k))
+    if not 1 <= k <= dictionary.n_features:
+        raise InputError(f"topk dictionary: k is {k}, but must lie between 1 and the {dictionary.n_features} features")
+    return dictionary
