@@ -36,10 +36,10 @@ def load(
     `suite`: a suite's name, a folder with a suite.toml, or a mapping from site names to
     dictionaries; None for the shipped suite. Raises `InputError` where they do not fit.
     """
-    from featcircuits.suites import check_model, load_suite, shipped_suite
+    from featcircuits.suites import SHIPPED, check_model, load_suite
 
     given = suite if isinstance(suite, Mapping) else None
-    found = None if isinstance(suite, Mapping) else load_suite(suite or shipped_suite())
+    found = None if isinstance(suite, Mapping) else load_suite(suite or SHIPPED)
     device, dtype = check_device(device), check_dtype(dtype)
     if model is None:
         if found is None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SHIPPED = "grammar-4l"
+"""The suite that the package carries."""
 
 _TOP = {"format", "name", "description", "licence", "model", "recipe", "tasks", "sites"}
 _MODEL = {"source", "revision", "fingerprint", "architecture", "hidden_size", "num_hidden_layers", "files"}
@@ -84,11 +85,6 @@ def named_suites() -> dict[str, Path]:
     """Every suite by name."""
     found = [path.parent for folder in suite_folders() for path in sorted(folder.glob("*/suite.toml"))]
     return {path.name: path for path in reversed(found)}
-
-
-def shipped_suite() -> str:
-    """The suite that the package carries."""
-    return SHIPPED
 
 
 def load_suite(suite: str | Path) -> Suite:
