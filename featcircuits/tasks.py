@@ -178,6 +178,12 @@ class Task:
         for begin in range(0, len(self), size):
             yield self.batch(range(begin, min(begin + size, len(self))))
 
+    def count_batches(self, size: int) -> int:
+        """How many batches of at most `size` examples there are."""
+        if size < 1:
+            raise InputError(f"batch_size is {size}; a batch has at least 1 example")
+        return -(-len(self) // size)
+
     def batch(self, numbers: Sequence[int]) -> Batch:
         examples = [self.examples[number] for number in numbers]
         pad = self._padder(examples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from featcircuits.attribution.edges import edge_effects
+from featcircuits.attribution.edges import edge_effects, edge_estimator
 from featcircuits.attribution.effects import NodeEffects, node_effects
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError
@@ -56,18 +56,22 @@ def trace_with_ranking(
     """
     node_rule = _rule(keep_nodes, node_threshold, DEFAULT_NODES, "node")
     edge_rule = _rule(keep_edges, edge_threshold, DEFAULT_EDGES, "edge")
+    choose_nodes, choose_edges = parse_rule(node_rule), parse_rule(edge_rule)
     task.check_places()
+    edge_method = nodes if edges == "same" else edges
+    if edge_method is not None:
+        edge_estimator(edge_method, options if edges == "same" else {})
     effects = node_effects(
         spliced, task, nodes,
         baseline=baseline, batch_size=batch_size, keep_examples=False, keep_coefficients=edges == "same",
         progress=progress, **options,
     )  # fmt: skip
     settings = {
-        "nodes": nodes, "edges": nodes if edges == "same" else edges, "options": options, "baseline": baseline,
+        "nodes": nodes, "edges": edge_method, "options": options, "baseline": baseline,
         "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
     ranking = _ranking(spliced, task, effects, settings)
-    kept = prune(ranking, nodes=parse_rule(node_rule))
+    kept = prune(ranking, nodes=choose_nodes)
     if edges is None:
         return Trace(kept, ranking)
     found = edge_effects(
@@ -83,7 +87,7 @@ def trace_with_ranking(
         aggregate=task.aggregate,
         manifest=ranking.manifest,
     )
-    return Trace(prune(circuit, edges=parse_rule(edge_rule)), ranking)
+    return Trace(prune(circuit, edges=choose_edges), ranking)
 
 
 def _rule(rule: str | None, threshold: float | None, default: str, what: str) -> str:

@@ -101,9 +101,8 @@ def edge_effects(
         batch_size, baseline = effects.batch_size, baseline or effects.baseline
         if method in (None, effects.method):
             method, options = effects.method, {**effects.options, **options}
-    estimator = method_named(method or "ig", options)
-    if isinstance(estimator, ExactPatching):
-        raise InputError("method 'exact' has no coefficients to make edges of; use method='atp' or 'ig'")
+    method = method or "ig"
+    estimator = edge_estimator(method, options)
     check_baseline(task, baseline or "paired")
     task.check_places()
     fixed = None if isinstance(nodes, NodeEffects) else NodeSet(nodes, spliced, task.places)
@@ -111,8 +110,8 @@ def edge_effects(
     arcs = connections(spliced.sites, spliced.architecture.n_layers, spliced.architecture.sequential)
     tallies = {arc: Tally() for arc in arcs}
     streams = spliced.streams(site.start for site in spliced.sites)
-    n_batches = -(-len(task) // batch_size)
-    for number, batch in enumerate(progress(task.batches(batch_size), f"edge effects ({method})", n_batches)):
+    batches = progress(task.batches(batch_size), f"edge effects ({method})", task.count_batches(batch_size))
+    for number, batch in enumerate(batches):
         states = states_of(spliced, task, batch, baseline or "paired", means, streams)
         coefficients = _coefficients(spliced, states, estimator, effects, number)
         selection = fixed.of_batch(states) if fixed else _above(spliced, states, coefficients, node_threshold or 0.0)
@@ -123,7 +122,15 @@ def edge_effects(
         for tally in tallies.values():
             tally.count += len(batch.index)
     n_features = {site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()}
-    return EdgeEffects(method or "ig", task.places, n_features, tallies)
+    return EdgeEffects(method, task.places, n_features, tallies)
+
+
+def edge_estimator(method: str, options: Mapping[str, Any]) -> Estimator:
+    """The method by name, where it has coefficients to make edges of."""
+    estimator = method_named(method, options)
+    if isinstance(estimator, ExactPatching):
+        raise InputError("method 'exact' has no coefficients to make edges of; use edges by 'atp' or 'ig'")
+    return estimator
 
 
 def _coefficients(

@@ -157,8 +157,7 @@ def node_effects(
     streams = spliced.streams(site.start for site in spliced.sites)
     records = {site: _SiteRecord() for site in spliced.sites}
     clean, corrupted = [], []
-    n_batches = -(-len(task) // batch_size)
-    for batch in progress(task.batches(batch_size), f"node effects ({method})", n_batches):
+    for batch in progress(task.batches(batch_size), f"node effects ({method})", task.count_batches(batch_size)):
         states = states_of(spliced, task, batch, baseline, means, streams)
         clean.append(states.metric_clean.cpu())
         if states.metric_patched is not None:

@@ -105,7 +105,7 @@ class AblatedModel:
     def metric(self, task: Task, subgraphs: Sequence[Subgraph], progress: Progress = silent) -> Tensor:
         """F of each subgraph on each example: [subgraph, example], float64 on the CPU."""
         found = torch.empty(len(subgraphs), len(task), dtype=torch.float64)
-        n_batches = -(-len(task) // self.batch_size)
+        n_batches = task.count_batches(self.batch_size)
         for batch in progress(task.batches(self.batch_size), "ablated runs", n_batches):
             batch = batch.to(self.spliced.device)
             values = self.ablation.values(self.spliced, task, batch)

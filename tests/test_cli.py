@@ -1,0 +1,348 @@
+"""The commands from end to end on the shipped suite: what they leave behind, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import networkx as nx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from featcircuits import cli
+from featcircuits.circuit import Circuit
+from featcircuits.evaluation.report import Report
+
+ROOT = Path(__file__).parents[1]
+SUITE = ROOT / "saes" / "grammar-4l"
+TRACE = ("trace", "--nodes", "atp", "--limit", "12", "--keep-nodes", "top=60")
+RUN_FILES = {"circuit.safetensors", "nodes.safetensors", "manifest.json", "config.json"}
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+def call(*arguments: object) -> int:
+    """Exit code of a command line."""
+    before, sys.argv = sys.argv, ["featcircuits", *map(str, arguments)]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        code = call(*arguments)
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that no test changes."""
+    folder = tmp_path_factory.mktemp("runs") / "traced"
+    assert call(*TRACE, "-o", folder) == 0
+    return folder
+
+
+@pytest.fixture
+def run_folder(traced: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(traced, tmp_path / "run")
+
+
+def test_help_answers_without_loading_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['featcircuits', 'trace', '--help']\n"
+        "from featcircuits.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'networkx', 'matplotlib'} & set(sys.modules), 'heavy import'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for option in ("--suite", "--keep-nodes", "--config", "--aggregate"):
+        assert option in done.stdout
+
+
+def test_trace_leaves_a_whole_run_folder(traced: Path) -> None:
+    assert {path.name for path in traced.iterdir()} == RUN_FILES
+    circuit = Circuit.load(traced / "circuit.safetensors")
+    assert 0 < circuit.n_nodes <= 60
+    assert circuit.n_edges > circuit.n_nodes
+    graph = circuit.to_networkx()
+    assert all(nx.has_path(graph, str(node), "metric") for node in circuit.nodes)
+    manifest = json.loads((traced / "manifest.json").read_text())
+    assert manifest == dict(circuit.manifest)
+    assert manifest["settings"]["nodes"] == "atp"
+    assert manifest["task"]["n_examples"] == 12
+    assert len(manifest["suite"]["sites"]) == 13
+    assert all(len(site["sha256"]) == 64 for site in manifest["suite"]["sites"].values())
+    ranking = Circuit.load(traced / "nodes.safetensors")
+    strongest = sorted(ranking.nodes, key=lambda node: -abs(ranking.nodes[node].effect))[:60]
+    assert set(circuit.nodes) <= set(strongest)
+
+
+def test_trace_prints_the_strongest_nodes_and_edges(command: Command, tmp_path: Path) -> None:
+    found = command(*TRACE, "--top", "5", "-o", tmp_path / "run")
+    assert found.code == 0
+    assert re.search(r"Strongest 5 of \d+ nodes", found.out)
+    assert re.search(r"Strongest 5 of \d+ edges", found.out)
+    circuit = Circuit.load(tmp_path / "run" / "circuit.safetensors")
+    best = max(circuit.nodes, key=lambda node: abs(circuit.nodes[node].effect))
+    assert str(best) in found.out
+
+
+def test_a_saved_config_repeats_the_run_and_options_override_it(command: Command, traced: Path, tmp_path: Path) -> None:
+    assert command("trace", "--config", traced / "config.json", "-o", tmp_path / "again").code == 0
+    again, first = (folder / "circuit.safetensors" for folder in (tmp_path / "again", traced))
+    assert again.read_bytes() == first.read_bytes()
+    assert command("trace", "--config", traced / "config.json", "--keep-nodes", "top=9", "-o", tmp_path / "b").code == 0
+    assert Circuit.load(tmp_path / "b" / "circuit.safetensors").n_nodes <= 9
+
+
+def test_evaluate_reports_the_ratios_and_what_they_are_made_of(command: Command, run_folder: Path) -> None:
+    settings = ("--limit", 40, "--start-layer", 1, "--sizes", "5,20,60", "--draws", 2)
+    found = command("evaluate", run_folder, *settings)
+    assert found.code == 0
+    report = json.loads((run_folder / "report.json").read_text())
+    for name in ("faithfulness", "completeness", "F_model", "F_circuit", "F_empty", "n_nodes", "n_edges", "curve"):
+        assert name in report
+    share = (report["F_circuit"] - report["F_empty"]) / (report["F_model"] - report["F_empty"])
+    assert report["faithfulness"] == pytest.approx(share)
+    assert report["curve"]["sizes"] == [5, 20, 60]
+    assert all(a > b for a, b in zip(report["curve"]["faithfulness"], report["curve"]["random"], strict=True))
+    assert (run_folder / "faithfulness.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{report['faithfulness']:.3f}" in found.out
+    assert f"{report['F_empty']:.3f}" in found.out
+    before = (run_folder / "report.json").read_bytes()
+    refused = command("evaluate", run_folder, *settings)
+    assert (refused.code, "--overwrite" in refused.err) == (2, True)
+    assert command("evaluate", run_folder, *settings, "--overwrite").code == 0
+    assert (run_folder / "report.json").read_bytes() == before
+
+
+def test_export_writes_files_that_networkx_reads_back(command: Command, run_folder: Path) -> None:
+    assert command("export", run_folder, "--to", "gexf,graphml,json").code == 0
+    expected = Circuit.load(run_folder / "circuit.safetensors").to_networkx()
+    record = json.loads((run_folder / "circuit.json").read_text())
+    for graph in (
+        nx.read_gexf(run_folder / "circuit.gexf"),
+        nx.read_graphml(run_folder / "circuit.graphml"),
+        nx.node_link_graph(record),
+    ):
+        assert set(graph.nodes) == set(expected.nodes)
+        assert {edge: graph.edges[edge]["weight"] for edge in graph.edges} == {
+            edge: expected.edges[edge]["weight"] for edge in expected.edges
+        }
+    assert command("export", run_folder).code == 2
+    assert command("export", run_folder, "--overwrite").code == 0
+
+
+def test_suites_are_listed_with_their_tasks(command: Command) -> None:
+    found = command("suites")
+    assert found.code == 0
+    assert "grammar-4l" in found.out
+    assert "agreement_rc" in found.out.replace("\n", "")
+
+
+def damaged(folder: Path, change: Callable[[Path], None]) -> Path:
+    """A copy of the shipped suite with one thing wrong."""
+    copy = shutil.copytree(SUITE, folder / "suite")
+    change(copy)
+    return copy
+
+
+def truncate(suite: Path) -> None:
+    path = suite / "sites" / "mlp_1.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def tamper(suite: Path) -> None:
+    path = suite / "sites" / "mlp_1.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def remove(suite: Path) -> None:
+    (suite / "sites" / "mlp_1.safetensors").unlink()
+
+
+def unhashed(suite: Path) -> None:
+    """Forget the hashes, so that a changed file gets as far as its content."""
+    path = suite / "suite.toml"
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("sha256") and '.safetensors" = ' not in line]
+    path.write_text("\n".join(kept))
+
+
+def narrow(suite: Path) -> None:
+    unhashed(suite)
+    path = suite / "sites" / "mlp_1.safetensors"
+    tensors = load_file(path)
+    cut = {"W_enc": tensors["W_enc"][:64], "W_dec": tensors["W_dec"][:, :64], "b_dec": tensors["b_dec"][:64]}
+    save_file({name: t.contiguous() for name, t in {**tensors, **cut}.items()}, path)
+
+
+def not_a_number(suite: Path) -> None:
+    unhashed(suite)
+    path = suite / "model" / "model.safetensors"
+    weights = load_file(path)
+    weights["gpt_neox.layers.2.mlp.dense_h_to_4h.weight"][0, 0] = torch.nan
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (truncate, ["mlp_1.safetensors: sha256 is", "restore it"]),
+        (tamper, ["mlp_1.safetensors: sha256 is", "restore it"]),
+        (remove, ["mlp_1.safetensors: no such file"]),
+        (narrow, ["site mlp_1: the dictionary is 64 wide, the model's activation 128"]),
+        (not_a_number, ["activation at mlp_2 holds NaN"]),
+    ],
+)
+def test_a_damaged_suite_is_refused(
+    command: Command, tmp_path: Path, change: Callable[[Path], None], parts: list[str]
+) -> None:
+    suite = damaged(tmp_path, change)
+    refused(command(*TRACE, "--suite", suite, "-o", tmp_path / "out" / "run"), parts, tmp_path / "out")
+
+
+def refused(found: Result, parts: list[str], folder: Path) -> None:
+    """Exit code 2, one clear message, nothing half-written."""
+    assert found.code == 2
+    assert "Traceback" not in found.err
+    for part in parts:
+        assert part in found.err
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--suite", "nowhere"], ["unknown suite 'nowhere'", "grammar-4l"]),
+        (["--task", "agreement"], ["has no task 'agreement'", "agreement_rc"]),
+        (["--task", "nothing.jsonl"], ["nothing.jsonl: no such task file"]),
+        (["--nodes", "igg"], ["unknown method 'igg'"]),
+        (["--edges", "igg"], ["unknown method 'igg'"]),
+        (["--nodes", "ig", "--steps", "0"], ["steps is 0"]),
+        (["--metric", "loss"], ["unknown metric 'loss'"]),
+        (["--aggregate", "mean"], ["unknown aggregate 'mean'"]),
+        (["--baseline", "median"], ["unknown baseline 'median'"]),
+        (["--keep-nodes", "best"], ["unknown pruning rule 'best'"]),
+        (["--keep-edges", "top=some"], ["'some' is not a number"]),
+        (["--limit", "-3"], ["-3"]),
+        (["--limit", "5000"], ["5000 examples were asked for"]),
+        (["--batch-size", "0"], ["batch_size is 0"]),
+        (["--dtype", "int3"], ["unknown dtype 'int3'"]),
+        (["--model", "tests"], ["model folder tests"]),
+        (["--task", "ioi"], ["have no common positions", "aggregate='role'"]),
+    ],
+)
+def test_bad_options_are_refused(command: Command, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
+    refused(command(*TRACE, *arguments, "-o", tmp_path / "out" / "run"), parts, tmp_path / "out")
+
+
+def test_cuda_is_refused_where_there_is_none(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = command(*TRACE, "--device", "cuda", "-o", tmp_path / "out" / "run")
+    refused(found, ["device 'cuda' was asked for", "use device='cpu'"], tmp_path / "out")
+
+
+def test_a_malformed_line_is_named_by_its_number(command: Command, tmp_path: Path) -> None:
+    lines = (SUITE / "tasks" / "agreement_rc_train.jsonl").read_text().splitlines()[:5]
+    lines[3] = lines[3][:-9]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(lines))
+    found = command("trace", "--task", path, "-o", tmp_path / "out" / "run")
+    refused(found, [f"{path}, line 4: not valid JSON"], tmp_path / "out")
+
+
+def test_a_model_of_another_suite_is_refused(command: Command, tmp_path: Path) -> None:
+    model = shutil.copytree(SUITE / "model", tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["gpt_neox.embed_in.weight"] += 0.1
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    found = command(*TRACE, "--model", model, "-o", tmp_path / "out" / "run")
+    refused(found, ["belongs to another model", "embedding's weights differ"], tmp_path / "out")
+
+
+def test_a_folder_that_holds_something_is_never_written_to(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    found = command(*TRACE, "-o", tmp_path)
+    assert (found.code, "is not empty" in found.err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "a config is a JSON object, found list"),
+        ('{"node": "ig"}', "unknown setting 'node'; known: "),
+        ('{"steps": "ten"}', "steps is 'ten', but must be of type int"),
+    ],
+)
+def test_a_bad_config_is_refused(command: Command, tmp_path: Path, text: str, part: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    refused(command("trace", "--config", path, "-o", tmp_path / "out" / "run"), [str(path), part], tmp_path / "out")
+
+
+def test_what_is_not_a_run_is_refused(command: Command, tmp_path: Path, run_folder: Path) -> None:
+    for name in ("evaluate", "export"):
+        assert "is not a run folder: circuit.safetensors is missing" in command(name, tmp_path / "none").err
+    assert "unknown export format 'dot'" in command("export", run_folder, "--to", "gexf,dot").err
+    assert not (run_folder / "circuit.gexf").exists()
+    content = (run_folder / "circuit.safetensors").read_bytes()
+    (run_folder / "circuit.safetensors").write_bytes(content[:200])
+    for name in ("evaluate", "export"):
+        found = command(name, run_folder)
+        assert found.code == 2
+        assert "circuit.safetensors" in found.err
+    assert {path.name for path in run_folder.iterdir()} == RUN_FILES
+
+
+def test_an_interrupted_run_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from featcircuits import tracing
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracing, "edge_effects", interrupt)
+    assert call(*TRACE, "-o", tmp_path / "out" / "run") != 0
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saes").symlink_to(ROOT / "saes")
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    report = names["report"]
+    assert isinstance(report, Report)
+    assert report.faithfulness > 0.5
+    assert Circuit.load(tmp_path / "circuit.safetensors") == names["circuit"]
+    assert set(nx.read_gexf(tmp_path / "circuit.gexf").nodes) == set(names["graph"].nodes)  # type: ignore[attr-defined]
