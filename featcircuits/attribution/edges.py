@@ -115,10 +115,11 @@ def edge_effects(
         states = states_of(spliced, task, batch, baseline or "paired", means, streams)
         coefficients = _coefficients(spliced, states, estimator, effects, number)
         selection = fixed.of_batch(states) if fixed else _above(spliced, states, coefficients, node_threshold or 0.0)
-        for arc, found in batch_edges(spliced, states, coefficients, selection, arcs):
-            _tally(tallies[arc], states, spliced, arc, found, len(task.places))
-        for arc, found in _metric_edges(spliced, states, coefficients, selection, arcs):
-            _tally(tallies[arc], states, spliced, arc, found, len(task.places))
+        with estimator.propagation(spliced):
+            for arc, found in batch_edges(spliced, states, coefficients, selection, arcs):
+                _tally(tallies[arc], states, spliced, arc, found, len(task.places))
+            for arc, found in _metric_edges(spliced, states, coefficients, selection, arcs):
+                _tally(tallies[arc], states, spliced, arc, found, len(task.places))
         for tally in tallies.values():
             tally.count += len(batch.index)
     n_features = {site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from featcircuits.errors import InputError
-from featcircuits.models.families import FAMILIES, Family
+from featcircuits.models.families import FAMILIES, Family, Fused
 from featcircuits.sites import Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["FAMILIES", "Architecture", "Family", "architecture_of"]
+__all__ = ["FAMILIES", "Architecture", "Family", "Fused", "architecture_of"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,25 @@ class Architecture:
         layer = self.layers(model)[site.layer]
         inner = {"resid": "", "attn": self.family.attn, "mlp": self.family.mlp}[site.kind]
         return layer.get_submodule(inner)
+
+    def norms(self, model: PreTrainedModel) -> list[nn.Module]:
+        """Every norm on the residual path, the final one last."""
+        return [*self._in_layers(model, *self.family.norms), model.get_submodule(self.family.final_norm)]
+
+    def qk_norms(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The norms of queries and keys, where the family has them."""
+        return self._in_layers(model, *self.family.qk_norms)
+
+    def activations(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The elementwise nonlinearities of the MLPs."""
+        return self._in_layers(model, self.family.activation)
+
+    def products(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The modules that read a gated product; none where MLPs have no gate."""
+        return self._in_layers(model, self.family.product) if self.family.product else []
+
+    def _in_layers(self, model: PreTrainedModel, *names: str) -> list[nn.Module]:
+        return [layer.get_submodule(name) for layer in self.layers(model) for name in names]
 
     def unembedding(self, model: PreTrainedModel) -> nn.Module:
         head = model.get_output_embeddings()

@@ -1,4 +1,4 @@
-"""The table of model families: where the sites are inside a Hugging Face causal language model."""
+"""The table of model families: where sites, norms, activations, gates and projections are."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 def _always(config: Any) -> bool:
     return True
 
 
 @dataclass(frozen=True)
+class Fused:
+    """One projection for queries, keys and values; `values` gives its output columns that are values."""
+
+    module: str
+    values: Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
 class Family:
-    """Dotted module paths: `layers` from the model, `attn` and `mlp` from a layer.
+    """Dotted module paths: `layers` and `final_norm` from the model, all others from a layer.
 
     A site is the output of its module (the first element where that is a tuple). `attn` and `mlp`
     name the module whose output is added to the residual stream: the post-norm where there is one.
@@ -23,27 +34,82 @@ class Family:
     layers: str
     attn: str
     mlp: str
+    final_norm: str
+    norms: tuple[str, ...]
+    """Norms on the residual path, post-norms included."""
+    activation: str
+    """The MLP's elementwise nonlinearity."""
+    queries_keys: tuple[str, ...] | Fused
+    """What makes the attention pattern: the projections of queries and keys."""
+    product: str | None = None
+    """The module whose input is the product of a gate and the MLP's other branch."""
+    qk_norms: tuple[str, ...] = ()
+    """Norms of queries and keys."""
     sequential: Callable[[Any], bool] = _always
     """From the config: whether a layer's MLP reads its attention's output."""
 
 
-GPT2 = Family(layers="transformer.h", attn="attn", mlp="mlp")
+def _gpt2_values(config: Any) -> Tensor:
+    """Columns: all queries, all keys, all values."""
+    return torch.arange(3 * config.hidden_size) >= 2 * config.hidden_size
+
+
+def _gpt_neox_values(config: Any) -> Tensor:
+    """Columns: query, key and value of the first head, then of the next."""
+    head = config.hidden_size // config.num_attention_heads
+    return torch.arange(3 * config.hidden_size) % (3 * head) >= 2 * head
+
+
+GPT2 = Family(
+    layers="transformer.h",
+    attn="attn",
+    mlp="mlp",
+    final_norm="transformer.ln_f",
+    norms=("ln_1", "ln_2"),
+    activation="mlp.act",
+    queries_keys=Fused("attn.c_attn", _gpt2_values),
+)
 GPT_NEOX = Family(
     layers="gpt_neox.layers",
     attn="attention",
     mlp="mlp",
+    final_norm="gpt_neox.final_layer_norm",
+    norms=("input_layernorm", "post_attention_layernorm"),
+    activation="mlp.act",
+    queries_keys=Fused("attention.query_key_value", _gpt_neox_values),
     sequential=lambda config: not config.use_parallel_residual,
 )
-LLAMA = Family(layers="model.layers", attn="self_attn", mlp="mlp")
-GEMMA = Family(layers="model.layers", attn="post_attention_layernorm", mlp="post_feedforward_layernorm")
+_LLAMA: dict[str, Any] = {
+    "layers": "model.layers",
+    "final_norm": "model.norm",
+    "activation": "mlp.act_fn",
+    "product": "mlp.down_proj",
+    "queries_keys": ("self_attn.q_proj", "self_attn.k_proj"),
+}
+_QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
+_PRE_NORMS = {"attn": "self_attn", "mlp": "mlp", "norms": ("input_layernorm", "post_attention_layernorm")}
+_PRE_AND_POST_NORMS = {
+    "attn": "post_attention_layernorm",
+    "mlp": "post_feedforward_layernorm",
+    "norms": (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    ),
+}
+LLAMA = Family(**_LLAMA, **_PRE_NORMS)
+QWEN3 = Family(**_LLAMA, **_PRE_NORMS, qk_norms=_QK_NORMS)
+GEMMA2 = Family(**_LLAMA, **_PRE_AND_POST_NORMS)
+GEMMA3 = Family(**_LLAMA, **_PRE_AND_POST_NORMS, qk_norms=_QK_NORMS)
 
 FAMILIES: Mapping[str, Family] = {
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
     "llama": LLAMA,
     "qwen2": LLAMA,
-    "qwen3": LLAMA,
-    "gemma2": GEMMA,
-    "gemma3_text": GEMMA,
+    "qwen3": QWEN3,
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3,
 }
 """`config.model_type` -> family."""

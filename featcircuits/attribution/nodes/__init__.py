@@ -7,6 +7,7 @@ An estimator is a frozen dataclass whose fields are its options. Most give a coe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from featcircuits.attribution.nodes.atp import AttributionPatching
 from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.nodes.ig import IntegratedGradients
+from featcircuits.attribution.nodes.relp import RelevancePatching
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
@@ -25,13 +27,20 @@ from featcircuits.states import States
 class Estimator(Protocol):
     """A method whose effects are change times coefficient."""
 
-    def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]: ...
+    def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
+        """[example, slot, width] at every site."""
+        ...
+
+    def propagation(self, spliced: SplicedModel) -> AbstractContextManager[None]:
+        """The rules under which direct connections are differentiated for edges; none for gradients."""
+        ...
 
 
 METHODS: Mapping[str, Callable[..., Estimator | ExactPatching]] = {
     "exact": ExactPatching,
     "atp": AttributionPatching,
     "ig": IntegratedGradients,
+    "relp": RelevancePatching,
 }
 
 

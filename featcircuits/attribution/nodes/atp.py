@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,6 +15,9 @@ from featcircuits.states import States
 @dataclass(frozen=True)
 class AttributionPatching:
     """coefficient = dm/dx at the clean run: one forward and one backward for all sites."""
+
+    def propagation(self, spliced: SplicedModel) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
         """[example, slot, width] at every site; a node's effect is its change times this."""

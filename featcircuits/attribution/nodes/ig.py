@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -30,6 +31,9 @@ class IntegratedGradients:
 
     def __post_init__(self) -> None:
         points(self.rule, self.steps)
+
+    def propagation(self, spliced: SplicedModel) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
         """[example, slot, width] at every site."""

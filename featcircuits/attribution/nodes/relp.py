@@ -1,0 +1,37 @@
+"""Relevance patching (Rezaei Jafari et al. 2025): LRP coefficients in place of gradients."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from featcircuits.propagation import propagation, rule_names
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel, gradients
+from featcircuits.states import States
+
+
+@dataclass(frozen=True)
+class RelevancePatching:
+    """coefficient = what a backward pass of m under the rules brings to x in the clean run.
+
+    Relevance passes a spliced site unchanged, as gradients do: the coefficient at a feature is
+    that of x along its decoder row, and no rule is applied inside a dictionary. One forward and
+    one backward for all sites. `rules`: see `featcircuits.propagation`.
+    """
+
+    rules: str = "default"
+
+    def __post_init__(self) -> None:
+        rule_names(self.rules)
+
+    def propagation(self, spliced: SplicedModel) -> AbstractContextManager[None]:
+        """The rules on the model; edges differentiate direct connections under the same."""
+        return propagation(spliced.model, self.rules, spliced.architecture)
+
+    def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
+        """[example, slot, width] at every site."""
+        with self.propagation(spliced):
+            return gradients(spliced, states.batch.clean, states.objective, spliced.sites)

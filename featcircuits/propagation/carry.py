@@ -1,0 +1,34 @@
+"""A module's own value, another gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Carry(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, carrier: Tensor) -> Tensor:
+        ctx.dtype = carrier.dtype
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0].to(ctx.dtype)
+
+
+def carry(value: Tensor, carrier: Tensor) -> Tensor:
+    """`value` to the last bit, whatever its dtype or kernel; its whole gradient goes to `carrier`."""
+    return _Carry.apply(value.detach(), carrier)  # type: ignore[return-value]
+
+
+def wide(x: Tensor) -> Tensor:
+    """Rules are computed in float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def propagates(x: Tensor) -> bool:
+    """Whether a backward pass may come this way; elsewhere a rule has nothing to do."""
+    return torch.is_grad_enabled() and x.requires_grad
