@@ -52,12 +52,9 @@ class Golden(NamedTuple):
         return fc.Task.from_tokens(*(self.tensors[f"input/{name}"] for name in names))
 
     def spliced(self) -> SplicedModel:
-        weights = ("W_enc", "b_enc", "W_dec", "b_dec")
-        sites = self.sites("sae/")
-        return fc.load(
-            self.model(),
-            {s: fc.dictionaries.relu(*(self.tensors[f"sae/{s}/{name}"] for name in weights)) for s in sites},
-        )
+        jump = "sae/embed/threshold" in self.tensors
+        make = fc.dictionaries.jumprelu if jump else fc.dictionaries.relu
+        return fc.load(self.model(), {site: make(**self.at(f"sae/{site}/")) for site in self.sites("sae/")})
 
 
 def golden(name: str) -> Golden:
@@ -91,30 +88,62 @@ def test_edge_effects(name: str, method: str) -> None:
     threshold = float(file.metadata["node_threshold"])
     effects = fc.node_effects(spliced, task, method=method)
     found = fc.edge_effects(spliced, task, effects, method=method, node_threshold=threshold)
-    length, nodes = task.longest, spliced.dictionaries[Site.parse("embed")].n_features + 1
+    for arc, expected in edges_of(file, method).items():
+        ours = dense(*found.coo(*arc.split("->")), task, spliced)
+        assert distance(ours, dense(expected["index"], expected["value"], task, spliced)) < TOLERANCE, arc
+
+
+def edges_of(file: Golden, method: str) -> dict[str, dict[str, Tensor]]:
     arcs = file.sites(f"expect/{method}/edges/")
     assert len(arcs) > 5
-    for arc in arcs:
-        expected = file.at(f"expect/{method}/edges/{arc}/")
-        index, value = found.coo(*arc.split("->"))
-        ours, theirs = torch.zeros(2, length, nodes, length, nodes)
-        ours[tuple(index)] = value.float()
-        theirs[tuple(expected["index"].long())] = expected["value"]
-        assert distance(ours, theirs) < TOLERANCE, arc
+    return {arc: file.at(f"expect/{method}/edges/{arc}/") for arc in arcs}
 
 
+def dense(index: Tensor, value: Tensor, task: fc.Task, spliced: SplicedModel) -> Tensor:
+    """[downstream position, downstream node, upstream position, upstream node]; errors come last."""
+    nodes = spliced.dictionaries[Site.parse("embed")].n_features + 1
+    table = torch.zeros(task.longest, nodes, task.longest, nodes)
+    table[tuple(index.long())] = value.float()
+    return table
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "rules"),
+    [
+        ("atp", {}, "gradient"),
+        ("relp", {"rules": "gradient"}, "gradient"),
+        ("relp", {}, "default"),
+        ("relp", {"rules": "with_ah"}, "with_ah"),
+    ],
+)
 @pytest.mark.parametrize("name", RAW)
-def test_atp_of_whole_activations(name: str) -> None:
-    """With identity dictionaries AtP is the gradient at the raw activation times its change."""
+def test_coefficients_at_whole_activations(name: str, method: str, options: dict[str, str], rules: str) -> None:
+    """With identity dictionaries an effect is the coefficient at the raw activation times its change."""
     file = golden(f"relp_{name}")
     sites = file.sites("activation/clean/")
     width = file.tensors["activation/clean/embed"].shape[-1]
     spliced = fc.load(file.model(), {site: fc.dictionaries.identity(width) for site in sites})
-    found = fc.node_effects(spliced, file.task(), method="atp")
+    found = fc.node_effects(spliced, file.task(), method=method, **options)
     for site in sites:
         change = file.tensors[f"activation/corrupted/{site}"] - file.tensors[f"activation/clean/{site}"]
-        expected = change * file.tensors[f"expect/gradient/coefficient/{site}"]
-        assert distance(found.features(site), expected) < TOLERANCE, site
+        expected = change * file.tensors[f"expect/{rules}/coefficient/{site}"]
+        assert distance(found.features(site), expected) < TOLERANCE * expected.abs().max().item(), site
+
+
+@pytest.mark.parametrize("name", ["gpt_neox_parallel", "llama"])
+def test_relevance_of_features_errors_and_edges(name: str) -> None:
+    file = golden(f"relp_features_{name}")
+    spliced, task = file.spliced(), file.task()
+    found = fc.node_effects(spliced, task, method="relp")
+    for site in file.sites("sae/"):
+        expected = file.at(f"expect/relp/nodes/{site}/")
+        for ours, kind in ((found.features(site), "features"), (found.error(site), "error")):
+            assert distance(ours, expected[kind]) < TOLERANCE * expected[kind].abs().max().item(), site
+    edges = fc.edge_effects(spliced, task, found, node_threshold=float(file.metadata["node_threshold"]))
+    for arc, expected in edges_of(file, "relp").items():
+        ours = dense(*edges.coo(*arc.split("->")), task, spliced)
+        theirs = dense(expected["index"], expected["value"], task, spliced)
+        assert distance(ours, theirs) < TOLERANCE * theirs.abs().max().item(), arc
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)

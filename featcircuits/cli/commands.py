@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from featcircuits import runs
+from featcircuits.attribution.nodes import option_names
 from featcircuits.circuit import Circuit
 from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table, suite_table
 from featcircuits.cli.watch import watching
@@ -32,7 +33,7 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
     spliced = _load(config, config.device)
     task = _task(config, spliced, config.task, "train", config.limit)
     _say(f"{task.name}: {len(task)} examples, {len(spliced.sites)} sites of {_model_name(spliced)}")
-    options = {"steps": config.steps, "rule": config.rule} if config.nodes == "ig" else {}
+    options = {name: value for name in option_names(config.nodes) if (value := getattr(config, name, None)) is not None}
     with watching(console) as progress, runs.new_run(output) as folder:
         traced = trace_with_ranking(
             spliced, task,

@@ -59,7 +59,7 @@ def _rms(norm: Any, x: Tensor) -> Tensor:
 
 
 def _eps(norm: nn.Module) -> float:
-    return next(value for name in ("eps", "variance_epsilon") if (value := getattr(norm, name, None)) is not None)
+    return getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 0.0)
 
 
 FORMS: tuple[Linear, ...] = (_layer_norm, _rms_norm, _rms_norm_from_one)

@@ -44,11 +44,16 @@ METHODS: Mapping[str, Callable[..., Estimator | ExactPatching]] = {
 }
 
 
-def method_named(name: str, options: Mapping[str, Any]) -> Estimator | ExactPatching:
-    """Build a method; an unknown name or option is an `InputError`."""
+def option_names(name: str) -> list[str]:
+    """A method's options; an unknown name is an `InputError`."""
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
-    known = [field.name for field in fields(METHODS[name])]  # type: ignore[arg-type]
+    return [field.name for field in fields(METHODS[name])]  # type: ignore[arg-type]
+
+
+def method_named(name: str, options: Mapping[str, Any]) -> Estimator | ExactPatching:
+    """Build a method; an unknown name or option is an `InputError`."""
+    known = option_names(name)
     if unknown := sorted(set(options) - set(known)):
         raise InputError(f"method {name!r} has no option {unknown[0]!r}; its options: {', '.join(known) or 'none'}")
     return METHODS[name](**options)
