@@ -121,7 +121,7 @@ def test_a_saved_config_repeats_the_run_and_options_override_it(command: Command
 
 
 def test_evaluate_reports_the_ratios_and_what_they_are_made_of(command: Command, run_folder: Path) -> None:
-    settings = ("--limit", 40, "--start-layer", 1, "--sizes", "5,20,60", "--draws", 2)
+    settings = ("--limit", 40, "--start-layer", 1, "--sizes", "10,20,60", "--draws", 2)
     found = command("evaluate", run_folder, *settings)
     assert found.code == 0
     report = json.loads((run_folder / "report.json").read_text())
@@ -129,7 +129,7 @@ def test_evaluate_reports_the_ratios_and_what_they_are_made_of(command: Command,
         assert name in report
     share = (report["F_circuit"] - report["F_empty"]) / (report["F_model"] - report["F_empty"])
     assert report["faithfulness"] == pytest.approx(share)
-    assert report["curve"]["sizes"] == [5, 20, 60]
+    assert report["curve"]["sizes"] == [10, 20, 60]
     assert all(a > b for a, b in zip(report["curve"]["faithfulness"], report["curve"]["random"], strict=True))
     assert (run_folder / "faithfulness.png").read_bytes().startswith(b"\x89PNG")
     assert f"{report['faithfulness']:.3f}" in found.out
@@ -257,7 +257,7 @@ def refused(found: Result, parts: list[str], folder: Path) -> None:
         (["--batch-size", "0"], ["batch_size is 0"]),
         (["--dtype", "int3"], ["unknown dtype 'int3'"]),
         (["--model", "tests"], ["model folder tests"]),
-        (["--task", "ioi"], ["have no common positions", "aggregate='role'"]),
+        (["--task", "gender"], ["have no common positions", "aggregate='role'"]),
     ],
 )
 def test_bad_options_are_refused(command: Command, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:

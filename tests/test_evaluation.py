@@ -150,11 +150,13 @@ def test_areas_are_trapezoids_over_the_number_of_nodes() -> None:
 
 
 def test_sizes_are_even_on_a_log_axis_and_checked() -> None:
-    assert default_sizes(1000)[0] == 1
-    assert default_sizes(1000)[-1] == 1000
-    assert len(default_sizes(1000)) == 15
-    assert default_sizes(3) == (1, 2, 3)
-    assert default_sizes(0) == ()
+    features = [Node(Site.parse("mlp_0"), None, number) for number in range(998)]
+    cuts = [Node(Site.parse(f"resid_{layer}"), None, 0) for layer in range(2)]
+    assert default_sizes(features + cuts)[0] == 3
+    assert default_sizes(features + cuts)[-1] == 1000
+    assert len(default_sizes(features + cuts)) == 15
+    assert default_sizes(features[:3]) == (1, 2, 3)
+    assert default_sizes([]) == ()
     assert check_sizes([30, 10, 10], 50) == (10, 30)
     with pytest.raises(fc.InputError, match="curve size 60: the ranking has 50"):
         check_sizes([60], 50)

@@ -68,7 +68,7 @@ def test_every_site_has_a_dictionary_in_the_plain_form() -> None:
     assert set(SUITE["sites"]) == expected
     for name, site in SUITE["sites"].items():
         with safe_open(FOLDER / site["source"], framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the file itself is not iterable)
         width, count = site["width"], site["n_features"]
         shapes = {
             "W_enc": (width, count),

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from experiments.sae_training.activations import shuffled
 
+DEAD = 1e-4
+"""A feature that a smaller share of tokens activates is dead."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -89,9 +92,10 @@ def plain_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def without_dead(tensors: Mapping[str, Tensor], activations: Tensor) -> dict[str, Tensor]:
-    """Drops the features that no training token activates; reconstructions stay as they are."""
-    alive = torch.zeros_like(tensors["threshold"], dtype=torch.bool)
+    """Drops the features that fewer than `DEAD` of the training tokens activate."""
+    count = torch.zeros_like(tensors["threshold"])
     for x in activations.split(8192):
-        alive |= (x @ tensors["W_enc"] + tensors["b_enc"] > tensors["threshold"]).any(0)
+        count += (x @ tensors["W_enc"] + tensors["b_enc"] > tensors["threshold"]).sum(0)
+    alive = count >= DEAD * len(activations)
     kept = {"b_dec": tensors["b_dec"], "W_enc": tensors["W_enc"][:, alive].contiguous()}
     return {**kept, **{name: tensors[name][alive] for name in ("b_enc", "W_dec", "threshold")}}

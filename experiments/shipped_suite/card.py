@@ -45,7 +45,8 @@ decoder rows of unit norm; trained as BatchTopK by sae_lens. Figures on {held_ou
 * Loss recovered: the site's activation is replaced by its reconstruction (error dropped, all other
   sites untouched); 1 is the bare model's loss, 0 the loss with the site set to zero (first figure)
   or to its mean over tokens (second figure).
-* Dead: features that no held-out token activates.
+* Dead: features that no held-out token activates. Features that fewer than one training token in
+  10,000 activated were left out of the files.
 
 ## How it was made
 

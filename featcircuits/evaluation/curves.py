@@ -18,9 +18,15 @@ Run = Callable[[Sequence[Subgraph]], Tensor]
 """Subgraphs -> F [subgraph, example]."""
 
 
-def default_sizes(n_nodes: int, count: int = 15) -> tuple[int, ...]:
-    """At most `count` sizes, evenly spread on a logarithmic axis from 1 to all nodes."""
-    return tuple(sorted({round(size) for size in np.geomspace(1, n_nodes, count)})) if n_nodes else ()
+def default_sizes(order: Sequence[Node], count: int = 15) -> tuple[int, ...]:
+    """At most `count` sizes, evenly spread on a logarithmic axis up to all nodes.
+
+    Each residual site is a full cut: what does not pass a node there is ablated. So the smallest
+    circuit that can explain anything has a node at each, and the curve begins one above that.
+    """
+    n_cuts = len({node.site for node in order if node.site.kind == "resid"})
+    smallest = min(n_cuts + 1, len(order))
+    return tuple(sorted({round(size) for size in np.geomspace(smallest, len(order), count)})) if order else ()
 
 
 def check_sizes(sizes: Sequence[int], n_nodes: int) -> tuple[int, ...]:

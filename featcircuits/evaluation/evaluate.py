@@ -58,7 +58,7 @@ def evaluate(
     scope = scope_of(spliced, start_layer, embed)
     _check_match(circuit, task)
     order = _ranked_nodes(ranking or circuit, scope)
-    chosen_sizes = default_sizes(len(order)) if sizes is None else check_sizes(sizes, len(order))
+    chosen_sizes = default_sizes(order) if sizes is None else check_sizes(sizes, len(order))
     prepared = ablation_named(ablation, scope, task, batch_size, seed)
     ablated = AblatedModel(scope, prepared, errors, start_layer, batch_size, max_rows)
     found = _measure(ablated, circuit, task)
