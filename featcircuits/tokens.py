@@ -15,6 +15,8 @@ class Tokens:
 
     ids: Tensor
     mask: Tensor
+    first: Tensor | None = None
+    """[prompt]: the position of each prompt's first token, where that is not 0."""
 
     @classmethod
     def pad(cls, prompts: Sequence[Sequence[int]], pad_id: int, side: str = "right", width: int = 0) -> Tokens:
@@ -31,7 +33,8 @@ class Tokens:
     @property
     def positions(self) -> Tensor:
         """[prompt, slot]: a token's place in its own prompt, the padding not counted."""
-        return (self.mask.cumsum(-1) - 1).clamp(min=0)
+        counted = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        return counted if self.first is None else counted + self.first[:, None]
 
     @property
     def last(self) -> Tensor:
@@ -40,10 +43,11 @@ class Tokens:
         return (self.mask * slots).argmax(-1)
 
     def select(self, rows: Tensor) -> Tokens:
-        return Tokens(self.ids[rows], self.mask[rows])
+        return Tokens(self.ids[rows], self.mask[rows], None if self.first is None else self.first[rows])
 
     def to(self, device: torch.device | str) -> Tokens:
-        return Tokens(self.ids.to(device), self.mask.to(device))
+        first = None if self.first is None else self.first.to(device)
+        return Tokens(self.ids.to(device), self.mask.to(device), first)
 
     def __len__(self) -> int:
         return self.ids.shape[0]

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featcircuits.attribution.contract import contract
 from featcircuits.attribution.direct import Edges, batch_edges, metric_gradients
-from featcircuits.attribution.effects import NodeEffects, contract
+from featcircuits.attribution.effects import NodeEffects
 from featcircuits.attribution.nodes import Estimator, method_named
-from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
 from featcircuits.connections import Connection, connections
@@ -129,8 +129,8 @@ def edge_effects(
 def edge_estimator(method: str, options: Mapping[str, Any]) -> Estimator:
     """The method by name, where it has coefficients to make edges of."""
     estimator = method_named(method, options)
-    if isinstance(estimator, ExactPatching):
-        raise InputError("method 'exact' has no coefficients to make edges of; use edges by 'atp' or 'ig'")
+    if not isinstance(estimator, Estimator):
+        raise InputError(f"method {method!r} has no coefficients to make edges of; use edges by 'atp', 'relp' or 'ig'")
     return estimator
 
 

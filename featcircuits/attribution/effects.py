@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from featcircuits.attribution.nodes import Estimator, method_named
-from featcircuits.attribution.nodes.exact import ExactPatching
+from featcircuits.attribution.contract import contract
+from featcircuits.attribution.nodes import Estimator, NodeMethod, method_named
 from featcircuits.attribution.sparse import Tally
 from featcircuits.errors import InputError
 from featcircuits.nodes import Node, Place
@@ -144,7 +144,7 @@ def node_effects(
 ) -> NodeEffects:
     """The effect of every feature and error term on the task's metric.
 
-    `method`: "exact", "atp" or "ig"; `options` are the method's own (`steps`, `rule`).
+    `method`: a name of `featcircuits.attribution.nodes.METHODS`; `options` are its own (`steps`, ...).
     `baseline`: what patching puts in: the corrupted run ("paired"), nothing ("zero", features
     and error), or the mean over the task at the same place ("mean").
     Raises `InputError` for unknown names, unaligned prompts and non-finite activations.
@@ -186,24 +186,16 @@ def node_effects(
 
 
 def effects_of(
-    spliced: SplicedModel, states: States, estimator: Estimator | ExactPatching
+    spliced: SplicedModel, states: States, estimator: Estimator | NodeMethod
 ) -> dict[Site, tuple[Tensor, Tensor, Tensor | None]]:
     """Per site: feature entries' effects [n], errors' effects [example, slot], coefficients."""
-    if isinstance(estimator, ExactPatching):
+    if isinstance(estimator, NodeMethod):
         return {site: (*effects, None) for site, effects in estimator.effects(spliced, states).items()}
     coefficients = estimator.coefficients(spliced, states)
     return {
         site: (*contract(state, spliced, site, coefficients[site]), coefficients[site])
         for site, state in states.sites.items()
     }
-
-
-def contract(state: SiteState, spliced: SplicedModel, site: Site, coefficient: Tensor) -> tuple[Tensor, Tensor]:
-    """change . coefficient, feature by feature (through its decoder row) and for the error vector."""
-    coefficient = coefficient.to(state.change.dtype)
-    at_features = spliced.dictionaries[site].gradient_at(coefficient.flatten(0, 1)[state.row], state.feature)
-    features = state.change * at_features
-    return features, (state.error_change * coefficient).sum(-1)
 
 
 def _tally(

@@ -1,7 +1,8 @@
 """Node estimators by name; a new one is a file and a row here.
 
-An estimator is a frozen dataclass whose fields are its options. Most give a coefficient per site
-(`coefficients`), and a node's effect is its change times that; exact patching gives `effects`.
+A method is a frozen dataclass whose fields are its options. An `Estimator` gives a coefficient per
+site, and a node's effect is its change times that; edges need one. A `NodeMethod` looks at each
+node and gives effects only.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from featcircuits.attribution.nodes.atp import AttributionPatching
+from featcircuits.attribution.nodes.atp_star import AtPStar, FiniteFirstHop, QueryKeyFix
 from featcircuits.attribution.nodes.exact import ExactPatching
+from featcircuits.attribution.nodes.graddrop import GradDrop
 from featcircuits.attribution.nodes.ig import IntegratedGradients
+from featcircuits.attribution.nodes.ig_inputs import InputIntegratedGradients
 from featcircuits.attribution.nodes.relp import RelevancePatching
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
@@ -36,10 +40,24 @@ class Estimator(Protocol):
         ...
 
 
-METHODS: Mapping[str, Callable[..., Estimator | ExactPatching]] = {
+@runtime_checkable
+class NodeMethod(Protocol):
+    """A method that gives effects node by node."""
+
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
+        """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
+        ...
+
+
+METHODS: Mapping[str, Callable[..., Estimator | NodeMethod]] = {
     "exact": ExactPatching,
     "atp": AttributionPatching,
+    "atp-drop": GradDrop,
+    "atp-qk": QueryKeyFix,
+    "atp-star": AtPStar,
+    "atp-hop1": FiniteFirstHop,
     "ig": IntegratedGradients,
+    "ig-inputs": InputIntegratedGradients,
     "relp": RelevancePatching,
 }
 
@@ -51,7 +69,7 @@ def option_names(name: str) -> list[str]:
     return [field.name for field in fields(METHODS[name])]  # type: ignore[arg-type]
 
 
-def method_named(name: str, options: Mapping[str, Any]) -> Estimator | ExactPatching:
+def method_named(name: str, options: Mapping[str, Any]) -> Estimator | NodeMethod:
     """Build a method; an unknown name or option is an `InputError`."""
     known = option_names(name)
     if unknown := sorted(set(options) - set(known)):

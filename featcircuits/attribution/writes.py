@@ -1,0 +1,17 @@
+"""What layers write to the residual stream, and which nodes those writers read."""
+
+from __future__ import annotations
+
+from featcircuits.sites import Site, all_sites
+from featcircuits.splice import SplicedModel
+
+
+def writes(spliced: SplicedModel) -> list[Site]:
+    """Every attention and MLP output, spliced or not."""
+    return [site for site in all_sites(spliced.architecture.n_layers) if site.kind in ("attn", "mlp")]
+
+
+def reads(spliced: SplicedModel, write: Site, site: Site) -> bool:
+    """Whether what `site` holds can reach the module that writes."""
+    same_layer = write.layer == site.layer and (site.kind, write.kind) == ("attn", "mlp")
+    return write.layer > site.layer or (same_layer and spliced.architecture.sequential)
