@@ -84,7 +84,9 @@ class EvaluateConfig(Config):
 
     task: str | None = option(None, "A task of the suite (its test file is used), or a JSONL file. Default: the run's.")
     limit: int = option(0, "Use only the first N examples; 0 for all.")
-    ablation: str = option("mean", "What nodes outside the circuit become: mean, zero or resample.")
+    ablation: str = option(
+        "mean", "What nodes outside the circuit become: mean, zero, resample, or paired (the corrupted twin)."
+    )
     errors: str = option("nodes", "Error terms: 'nodes' as the circuit says, all 'keep', or all 'remove'.")
     start_layer: int = option(0, "Layers before this one are given for free (Marks et al.: the first third).")
     sizes: str = option("", "Circuit sizes of the curve, comma-separated. Default: 15, evenly on a log axis.")

@@ -60,7 +60,8 @@ class Mean:
 class Resample:
     """The state of another reference prompt: of example `rows[b]` for example b.
 
-    `rows` is one list for all sites, or a mapping from site names to lists.
+    With its own number for each example this is the corrupted twin's state, so that m(empty) is
+    the corrupted prompts'. `rows` is one list for all sites, or a mapping from site names to lists.
     """
 
     rows: Sequence[int] | Mapping[str, Sequence[int]]
@@ -101,10 +102,17 @@ def _resample(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> 
     return Resample(draw.tolist())
 
 
+def _paired(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
+    if not task.paired:
+        raise InputError(f"{task.name}: ablation='paired' takes the corrupted twin's state, and there are no pairs")
+    return Resample(range(len(task)))
+
+
 ABLATIONS: Mapping[str, Callable[[SplicedModel, Task, int, int], Ablation]] = {
     "mean": _mean,
     "zero": _zero,
     "resample": _resample,
+    "paired": _paired,
 }
 
 

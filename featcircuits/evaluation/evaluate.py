@@ -48,7 +48,7 @@ def evaluate(
 ) -> Report:
     """Faithfulness and completeness of a circuit on a task, as Marks et al. (2024, section 4) define them.
 
-    `ablation`: "mean", "zero", "resample", or an object from `featcircuits.evaluation`.
+    `ablation`: "mean", "zero", "resample", "paired", or an object from `featcircuits.evaluation`.
     `errors`: error nodes as the circuit says ("nodes"), all kept ("keep") or all ablated ("remove").
     `start_layer`: sites of earlier layers are given for free, and so is the embedding unless
     `start_layer` is 0 or `embed` says otherwise. `ranking`: all nodes with their effects, for the
