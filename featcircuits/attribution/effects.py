@@ -80,7 +80,7 @@ class NodeEffects:
 
     def features(self, site: str | Site) -> Tensor:
         """The effect of every feature, dense: [example, position, feature]."""
-        entries = self._entries(site)
+        entries = self.entries(site)
         dense = torch.zeros(*self.shape, self.n_features[self._site(site)], dtype=self.metric_clean.dtype)
         example, position, feature = entries[:3].long()
         dense[example, position, feature] = entries[3].to(dense.dtype)
@@ -88,7 +88,7 @@ class NodeEffects:
 
     def error(self, site: str | Site) -> Tensor:
         """The effect of the error term: [example, position]."""
-        self._entries(site)
+        self._check_examples()
         return torch.cat(self._records[self._site(site)].errors)
 
     def means(self, site: str | Site) -> SiteMeans:
@@ -117,11 +117,17 @@ class NodeEffects:
         kept = self._records[site].coefficients
         return kept[batch] if kept else None
 
-    def _entries(self, site: str | Site) -> Tensor:
-        record = self._records[self._site(site)]
+    def entries(self, site: str | Site) -> Tensor:
+        """Every feature that is active or changes, as columns [4, n]: example, position, feature, effect.
+
+        Two methods on the same task have the same columns in the same order.
+        """
+        self._check_examples()
+        return torch.cat(self._records[self._site(site)].entries, dim=1)
+
+    def _check_examples(self) -> None:
         if not self.keeps_examples:
             raise InputError("per-example effects were not kept; call node_effects(..., keep_examples=True)")
-        return torch.cat(record.entries, dim=1)
 
     def _site(self, site: str | Site) -> Site:
         site = Site.parse(site)

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def pieces(indices: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Consecutive parts of at most `size`; of nothing there are none."""
+    return indices.split(size) if len(indices) else ()
+
+
 def group_sum(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct keys in order, and the sum of the values of each."""
     distinct, group = keys.unique(return_inverse=True)

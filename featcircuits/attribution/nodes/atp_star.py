@@ -7,13 +7,14 @@ and softmax are computed anew for the moved stream, and only what follows is lin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from featcircuits.attribution.readers import FirstHop, Moves, Readers, first_hop, read_clean
+from featcircuits.attribution.sparse import pieces
 from featcircuits.attribution.writes import reads, writes
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
@@ -103,9 +104,8 @@ def _by_site(
     """Effects of all feature entries and errors, `max_rows` nodes at a time."""
 
     def of(site: Site, rows: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
-        parts: Sequence[Tensor] = torch.arange(len(rows), device=rows.device).split(max_rows)
         found = []
-        for part in parts:
+        for part in pieces(torch.arange(len(rows), device=rows.device), max_rows):
             moves = Moves(site, rows[part], vectors(part))
             hop = first_hop(spliced, states, readers, moves)
             found.append(combine(site, effect(readers, moves, hop)))

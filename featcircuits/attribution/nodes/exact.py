@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from featcircuits.attribution.sparse import pieces
 from featcircuits.sites import Site, resid
 from featcircuits.splice import SplicedModel, Start
 from featcircuits.states import SiteState, States
@@ -30,11 +31,11 @@ class ExactPatching:
         errors = state.error_change.flatten(0, 1)
         error_rows = (errors != 0).any(-1).nonzero()[:, 0]
         features = torch.empty_like(state.change)
-        for part in torch.arange(len(state.row), device=spliced.device).split(self.max_rows):
+        for part in pieces(torch.arange(len(state.row), device=spliced.device), self.max_rows):
             moves = spliced.dictionaries[site].decoder_rows(state.feature[part]) * state.change[part, None]
             features[part] = self._patched(spliced, states, site, state.row[part], moves).to(features.dtype)
         error = torch.zeros_like(errors[:, 0])
-        for part in error_rows.split(self.max_rows):
+        for part in pieces(error_rows, self.max_rows):
             error[part] = self._patched(spliced, states, site, part, errors[part]).to(error.dtype)
         return features, error.view(state.x.shape[:2])
 

@@ -1,0 +1,6 @@
+"""How far estimators are from exact patching on a user's own model, and what each costs."""
+
+from featcircuits.agreement.agree import Agreement, Score, agree
+from featcircuits.agreement.cost import Cost
+
+__all__ = ["Agreement", "Cost", "Score", "agree"]

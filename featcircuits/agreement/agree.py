@@ -1,0 +1,171 @@
+"""Every estimator beside exact patching, node by node, with its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from featcircuits.agreement.cost import Cost, measured
+from featcircuits.agreement.scores import Comparison, compare
+from featcircuits.attribution.effects import NodeEffects, node_effects
+from featcircuits.attribution.nodes import method_named
+from featcircuits.dictionaries import identity, whole
+from featcircuits.errors import InputError
+from featcircuits.progress import Progress, silent
+from featcircuits.sites import Site, all_sites
+from featcircuits.splice import SplicedModel
+from featcircuits.tasks import Task
+
+REFERENCE = "exact"
+
+
+class Method(NamedTuple):
+    """An estimator with its options, written `ig` or `ig:steps=5,rule=gauss`."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> Method:
+        name, _, rest = text.partition(":")
+        options: dict[str, Any] = {}
+        for part in filter(None, rest.split(",")):
+            key, _, value = part.partition("=")
+            options[key.strip()] = int(value) if value.strip().isdigit() else value.strip()
+        method_named(name, options)
+        return cls(name, options)
+
+    def __str__(self) -> str:
+        options = ",".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.name}:{options}" if options else self.name
+
+
+class Score(NamedTuple):
+    """One method on one kind of node."""
+
+    method: str
+    basis: str
+    """"features" (the suite's), "neurons" or "whole" outputs"""
+    what: str
+    """"feature", "error", "whole" or "edge" """
+    site_kind: str
+    """"embed", "attn", "mlp", "resid" or "all" """
+    comparison: Comparison
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """`scores` a row each; `costs` by basis and method; `values`: what the scatter plots show."""
+
+    task: str
+    n_examples: int
+    scores: tuple[Score, ...]
+    costs: Mapping[tuple[str, str], Cost]
+    values: Mapping[tuple[str, str, str, str], tuple[np.ndarray, np.ndarray]]
+    """(method, basis, what, site kind) -> (estimates, truths)"""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; NaN becomes null."""
+        rows = [
+            {"method": s.method, "basis": s.basis, "what": s.what, "sites": s.site_kind, **s.comparison._asdict()}
+            for s in self.scores
+        ]
+        costs = [{"basis": basis, "method": method, **asdict(cost)} for (basis, method), cost in self.costs.items()]
+        return {
+            "task": self.task,
+            "n_examples": self.n_examples,
+            "reference": REFERENCE,
+            "scores": [_finite(row) for row in rows],
+            "costs": [_finite(row) for row in costs],
+        }
+
+
+DEFAULT_METHODS = (
+    "atp", "atp-drop", "atp-qk", "atp-star", "atp-hop1", "relp", "ig-inputs:steps=3", "ig-inputs:steps=5",
+    "ig", "ig:steps=3,rule=gauss",
+)  # fmt: skip
+
+
+def agree(
+    spliced: SplicedModel,
+    task: Task,
+    methods: Iterable[str] = DEFAULT_METHODS,
+    *,
+    bases: Iterable[str] = ("features", "whole"),
+    top: int = 100,
+    batch_size: int = 16,
+    progress: Progress = silent,
+) -> Agreement:
+    """Node effects of every method against exact patching, per basis and kind of site.
+
+    Compared are single effects (example, position, node) of all features that are active in the
+    clean or the corrupted run, of error terms, and of whole outputs. Raises `InputError` for
+    unknown methods, options and bases before anything runs.
+    """
+    parsed = [Method.parse(text) for text in methods]
+    models = {basis: _in_basis(spliced, basis) for basis in bases}
+    n_tokens = len(task) * task.longest
+    scores: list[Score] = []
+    costs: dict[tuple[str, str], Cost] = {}
+    values: dict[tuple[str, str, str, str], tuple[np.ndarray, np.ndarray]] = {}
+    for basis, model in models.items():
+
+        def effects(method: Method, model: SplicedModel = model, basis: str = basis) -> NodeEffects:
+            with measured(model, n_tokens) as cost:
+                found = node_effects(
+                    model, task, method.name, batch_size=batch_size, progress=progress, **method.options
+                )
+            costs[basis, str(method)] = cost
+            return found
+
+        truth = _columns(effects(Method(REFERENCE, {})), basis)
+        for method in parsed:
+            for (what, kind), estimate in _columns(effects(method), basis).items():
+                values[str(method), basis, what, kind] = (estimate, truth[what, kind])
+                scores.append(Score(str(method), basis, what, kind, compare(estimate, truth[what, kind], top)))
+    return Agreement(task.name, len(task), tuple(scores), costs, values)
+
+
+def _columns(effects: NodeEffects, basis: str) -> dict[tuple[str, str], np.ndarray]:
+    """(what, site kind) -> every single effect there; errors that cannot move are left out."""
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    for site in effects.sites:
+        features, errors = effects.entries(site)[3].numpy(), effects.error(site).flatten().double().numpy()
+        if len(features):
+            found.setdefault(("feature", site.kind), []).append(features)
+        if basis != "neurons":
+            found.setdefault(("whole" if basis == "whole" else "error", site.kind), []).append(errors)
+    return {key: np.concatenate(parts) for key, parts in found.items()}
+
+
+def _features(spliced: SplicedModel) -> SplicedModel:
+    return spliced
+
+
+def _with_all(make: Callable[[int], Any]) -> Callable[[SplicedModel], SplicedModel]:
+    def build(spliced: SplicedModel) -> SplicedModel:
+        sites: tuple[Site, ...] = all_sites(spliced.architecture.n_layers)
+        dictionary = make(spliced.architecture.width).to(spliced.device, spliced.model.dtype)
+        return replace(spliced, dictionaries=dict.fromkeys(sites, dictionary), suite=None)
+
+    return build
+
+
+BASES: Mapping[str, Callable[[SplicedModel], SplicedModel]] = {
+    "features": _features,
+    "neurons": _with_all(identity),
+    "whole": _with_all(whole),
+}
+
+
+def _in_basis(spliced: SplicedModel, basis: str) -> SplicedModel:
+    if basis not in BASES:
+        raise InputError(f"unknown basis {basis!r}; known: {', '.join(BASES)}")
+    return BASES[basis](spliced)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
