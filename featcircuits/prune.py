@@ -21,14 +21,14 @@ Rule = Callable[[np.ndarray], np.ndarray]
 
 def threshold(value: float) -> Rule:
     """|effect| strictly above `value`."""
-    if value < 0:
-        raise InputError(f"threshold={value}: a threshold on |effect| cannot be negative")
+    if not value >= 0:
+        raise InputError(f"threshold={value}: a threshold on |effect| is a number of at least 0")
     return lambda sizes: sizes > value
 
 
 def top(count: float) -> Rule:
     """The `count` strongest: a budget."""
-    if count < 1 or count != int(count):
+    if not (count >= 1 and float(count).is_integer()):
         raise InputError(f"top={count}: give a whole number of at least 1")
     return lambda sizes: np.arange(len(sizes)) < count
 

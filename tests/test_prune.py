@@ -1,0 +1,96 @@
+"""Pruning rules against slow, obvious versions."""
+
+from __future__ import annotations
+
+import math
+
+import networkx as nx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import featcircuits as fc
+from featcircuits.circuit import Circuit, Endpoint, NodeScore
+from featcircuits.nodes import METRIC, Node
+from featcircuits.prune import choose, cumulative, parse_rule, prune, reachable, threshold, top
+from tests.test_circuit import circuits
+
+effects = st.lists(st.sampled_from([0.0, 0.5, -0.5, 1.0]) | st.floats(-100, 100), max_size=15)
+
+
+@settings(max_examples=200)
+@given(effects=effects, value=st.floats(0, 50))
+def test_threshold_keeps_what_is_strictly_above(effects: list[float], value: float) -> None:
+    assert choose(effects, threshold(value)) == [i for i, x in enumerate(effects) if abs(x) > value]
+
+
+@settings(max_examples=200)
+@given(effects=effects, count=st.integers(1, 20))
+def test_top_keeps_the_strongest_and_the_first_of_equals(effects: list[float], count: int) -> None:
+    ranked = sorted(range(len(effects)), key=lambda i: (-abs(effects[i]), i))
+    assert choose(effects, top(count)) == sorted(ranked[:count])
+
+
+@settings(max_examples=200)
+@given(effects=effects, share=st.floats(0.01, 1))
+def test_cumulative_keeps_the_fewest_that_hold_the_share(effects: list[float], share: float) -> None:
+    kept = choose(effects, cumulative(share))
+    total, held = math.fsum(map(abs, effects)), math.fsum(abs(effects[i]) for i in kept)
+    assert held >= share * total * (1 - 1e-9)
+    if kept:
+        weakest = min(abs(effects[i]) for i in kept)
+        assert held - weakest < share * total
+        assert all(abs(x) <= weakest for i, x in enumerate(effects) if i not in kept)
+    else:
+        assert total == 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(circuit=circuits(), count=st.integers(1, 8), edge_count=st.integers(1, 8))
+def test_what_is_pruned_has_a_path_to_the_metric(circuit: Circuit, count: int, edge_count: int) -> None:
+    pruned = prune(circuit, nodes=top(count), edges=top(edge_count))
+    sizes = [abs(score.effect) for score in circuit.nodes.values()]
+    strongest = {list(circuit.nodes)[i] for i in choose(sizes, top(count))}
+    inside = [edge for edge in circuit.edges if all(isinstance(end, str) or end in strongest for end in edge)]
+    chosen = [inside[i] for i in choose([circuit.edges[edge] for edge in inside], top(edge_count))]
+    if chosen:
+        graph = nx.DiGraph(chosen)
+        ancestors = nx.ancestors(graph, METRIC) if METRIC in graph else set()
+        assert set(pruned.nodes) == {node for node in strongest if node in ancestors}
+        assert set(pruned.edges) == {
+            edge for edge in chosen if edge[0] in ancestors and edge[1] in ancestors | {METRIC}
+        }
+    else:
+        assert set(pruned.nodes) == strongest
+    assert all(
+        pruned.nodes[node] == circuit.nodes[node]
+        for node in pruned.nodes
+        if circuit.nodes[node][1] == circuit.nodes[node][1]
+    )
+    again = prune(pruned, nodes=top(count), edges=top(edge_count))
+    assert (set(again.nodes), again.edges) == (set(pruned.nodes), pruned.edges)
+
+
+def test_a_node_without_a_path_takes_its_edges_along() -> None:
+    a, b, c = (Node.parse(name) for name in ("mlp_0/1", "mlp_1/1", "mlp_2/1"))
+    scores = dict.fromkeys((a, b, c), NodeScore(1.0))
+    edges: dict[tuple[Endpoint, Endpoint], float] = {(a, b): 1.0, (c, METRIC): 1.0}
+    kept = reachable(Circuit(scores, edges, (None,), "sum"))
+    assert (set(kept.nodes), set(kept.edges)) == ({c}, {(c, METRIC)})
+
+
+NONSENSE = """top=0 top=1.5 top=-3 top=nan top=inf top=abc top cumulative=0 cumulative=1.2 cumulative=nan
+threshold=-1 threshold=nan nonsense=3"""
+
+
+@pytest.mark.parametrize("text", [*NONSENSE.split(), ""])
+def test_rules_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(fc.InputError, match="top|cumulative|threshold|unknown pruning rule"):
+        parse_rule(text)
+
+
+def test_rules_by_name() -> None:
+    sizes = [3.0, -2.0, 1.0, 0.0]
+    assert choose(sizes, parse_rule("top=2")) == [0, 1]
+    assert choose(sizes, parse_rule("threshold=1")) == [0, 1]
+    assert choose(sizes, parse_rule("cumulative=0.8")) == [0, 1]
