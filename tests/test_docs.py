@@ -1,0 +1,83 @@
+"""The documentation: its code runs, its links lead somewhere, its command lines parse."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+
+import featcircuits as fc
+from featcircuits.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("saes/*/*.md")])
+COMMANDS: Any = typer.main.get_command(app)
+
+
+def test_the_tutorial_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the figures and nodes that its text speaks of are the ones that come out."""
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    (tmp_path / "saes").symlink_to(ROOT / "saes")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    printed = capsys.readouterr().out
+    circuit, report = names["circuit"], names["report"]
+    assert all(fc.Node.parse(name) in circuit.nodes for name in re.findall(r"`(\w+_\d/\d+@\d)`", text))
+    assert (circuit.n_nodes, circuit.n_edges) == (96, 489)
+    assert report.faithfulness == pytest.approx(0.99, abs=0.005)
+    assert (report.n_nodes, report.n_error_nodes) == (63, 0)
+    curve = dict(zip(report.curve.sizes, report.curve.faithfulness, strict=True))
+    assert curve[35] == pytest.approx(0.92, abs=0.005)
+    for line in ("resid_2/303@5 1.0 0.0", "mlp_0/118@1 0.0 1.0", "resid_1/118@5 0.0 1.0", "resid_2/10@5 0.0 1.0"):
+        assert line in printed
+    assert (tmp_path / "agreement.gexf").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert missing == []
+
+
+def command_lines() -> list[str]:
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    return [line.split(" #")[0].strip() for text in texts for line in text.splitlines() if line.startswith("    featc")]
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_command_lines_parse(line: str) -> None:
+    _, name, *arguments = shlex.split(line)
+    command: click.Command = COMMANDS.commands[name]
+    context = command.make_context(name, arguments)
+    assert context.info_name == name
+
+
+def test_there_are_command_lines_to_parse() -> None:
+    assert len(command_lines()) >= 6
+    with pytest.raises(Exception, match="[Nn]o such option"):
+        COMMANDS.commands["trace"].make_context("trace", ["--nonsense", "1"])
+
+
+def test_every_module_of_the_table_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text[text.index("## Modules") : text.index("## One primitive")]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name.rstrip("/") for row in rows for name in re.findall(r"`([\w/]+)`", row)}
+    package = ROOT / "featcircuits"
+    missing = [name for name in named if not ((package / name).is_dir() or (package / f"{name}.py").is_file())]
+    assert missing == []
+    modules = {p.stem for p in package.glob("*.py")} | {
+        p.name for p in package.iterdir() if (p / "__init__.py").is_file()
+    }
+    unnamed = modules - {name.split("/")[0] for name in named} - {"__init__", "__main__"}
+    assert unnamed == set()
