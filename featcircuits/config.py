@@ -94,3 +94,23 @@ class EvaluateConfig(Config):
     batch_size: int = option(32, "Examples of one batch.")
     device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
     seed: int = option(0, "Seed of resampling and of the random circuits.")
+
+
+@dataclass(frozen=True)
+class AgreeConfig(Config):
+    """Everything that decides a comparison of estimators with exact patching."""
+
+    suite: str = option("grammar-4l", "Suite of dictionaries: a name (see `featcircuits suites`) or a folder.")
+    model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
+    task: str = option("agreement_rc", "A task of the suite (its training file is used), or a JSONL file.")
+    limit: int = option(20, "Use only the first N examples; 0 for all. Exact patching is one forward a node.")
+    metric: str | None = option(None, "As for trace. Default: the task's own.")
+    aggregate: str = option("none", "Positions: 'none', 'sum' or 'role'; single effects are compared in any case.")
+    methods: str = option(
+        "", "Estimators, comma-separated, with options after colons: atp,ig:steps=3:rule=gauss. Default: all."
+    )
+    bases: str = option("features,whole", "What counts as a node: features, neurons, whole (module outputs).")
+    top: int = option(100, "How many of the strongest nodes the overlap counts.")
+    batch_size: int = option(16, "Examples of one batch.")
+    device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
+    dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")

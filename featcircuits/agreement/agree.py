@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from featcircuits.agreement.bases import in_basis
 from featcircuits.agreement.cost import Cost, measured
 from featcircuits.agreement.scores import Comparison, compare
 from featcircuits.attribution.effects import NodeEffects, node_effects
 from featcircuits.attribution.nodes import method_named
-from featcircuits.dictionaries import identity, whole
-from featcircuits.errors import InputError
 from featcircuits.progress import Progress, silent
-from featcircuits.sites import Site, all_sites
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
 
@@ -23,24 +21,21 @@ REFERENCE = "exact"
 
 
 class Method(NamedTuple):
-    """An estimator with its options, written `ig` or `ig:steps=5,rule=gauss`."""
+    """An estimator with its options, written `ig` or `ig:steps=5:rule=gauss`."""
 
     name: str
     options: Mapping[str, Any]
 
     @classmethod
     def parse(cls, text: str) -> Method:
-        name, _, rest = text.partition(":")
-        options: dict[str, Any] = {}
-        for part in filter(None, rest.split(",")):
-            key, _, value = part.partition("=")
-            options[key.strip()] = int(value) if value.strip().isdigit() else value.strip()
+        name, *rest = text.strip().split(":")
+        pairs = (part.partition("=") for part in rest)
+        options: dict[str, Any] = {key: int(value) if value.isdigit() else value for key, _, value in pairs}
         method_named(name, options)
         return cls(name, options)
 
     def __str__(self) -> str:
-        options = ",".join(f"{key}={value}" for key, value in self.options.items())
-        return f"{self.name}:{options}" if options else self.name
+        return ":".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
 
 
 class Score(NamedTuple):
@@ -84,8 +79,8 @@ class Agreement:
 
 
 DEFAULT_METHODS = (
-    "atp", "atp-drop", "atp-qk", "atp-star", "atp-hop1", "relp", "ig-inputs:steps=3", "ig-inputs:steps=5",
-    "ig", "ig:steps=3,rule=gauss",
+    "atp", "atp-drop", "atp-qk", "atp-star", "atp-hop1", "relp", "ig-inputs:steps=2", "ig-inputs:steps=5",
+    "ig", "ig:steps=3:rule=gauss",
 )  # fmt: skip
 
 
@@ -106,7 +101,7 @@ def agree(
     unknown methods, options and bases before anything runs.
     """
     parsed = [Method.parse(text) for text in methods]
-    models = {basis: _in_basis(spliced, basis) for basis in bases}
+    models = {basis: in_basis(spliced, basis) for basis in bases}
     n_tokens = len(task) * task.longest
     scores: list[Score] = []
     costs: dict[tuple[str, str], Cost] = {}
@@ -139,32 +134,6 @@ def _columns(effects: NodeEffects, basis: str) -> dict[tuple[str, str], np.ndarr
         if basis != "neurons":
             found.setdefault(("whole" if basis == "whole" else "error", site.kind), []).append(errors)
     return {key: np.concatenate(parts) for key, parts in found.items()}
-
-
-def _features(spliced: SplicedModel) -> SplicedModel:
-    return spliced
-
-
-def _with_all(make: Callable[[int], Any]) -> Callable[[SplicedModel], SplicedModel]:
-    def build(spliced: SplicedModel) -> SplicedModel:
-        sites: tuple[Site, ...] = all_sites(spliced.architecture.n_layers)
-        dictionary = make(spliced.architecture.width).to(spliced.device, spliced.model.dtype)
-        return replace(spliced, dictionaries=dict.fromkeys(sites, dictionary), suite=None)
-
-    return build
-
-
-BASES: Mapping[str, Callable[[SplicedModel], SplicedModel]] = {
-    "features": _features,
-    "neurons": _with_all(identity),
-    "whole": _with_all(whole),
-}
-
-
-def _in_basis(spliced: SplicedModel, basis: str) -> SplicedModel:
-    if basis not in BASES:
-        raise InputError(f"unknown basis {basis!r}; known: {', '.join(BASES)}")
-    return BASES[basis](spliced)
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from featcircuits.cli.options import with_settings
-from featcircuits.config import EvaluateConfig, TraceConfig
+from featcircuits.config import AgreeConfig, EvaluateConfig, TraceConfig
 from featcircuits.errors import InputError
 
 app = typer.Typer(
@@ -113,6 +113,48 @@ def export(
     from featcircuits.cli.commands import export_run
 
     export_run(run, to, overwrite)
+
+
+@app.command()
+@with_settings(AgreeConfig)
+def agree(
+    config: AgreeConfig,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make; it must not exist yet.")] = Path(
+        "runs/agree"
+    ),
+) -> None:
+    """Compare estimators with exact patching on your own model, and what each costs.
+
+    Every node of a few examples is patched for real; each estimator's Pearson and rank correlation,
+    slope and overlap of the strongest nodes are printed for each kind of site. Writes agreement.json,
+    scatter.png and frontier.png.
+
+    Example:
+
+        featcircuits agree --task ioi --limit 10 --methods atp,relp,ig:steps=5:rule=gauss -o runs/agree-ioi
+    """
+    from featcircuits.cli.measure import agree_run
+
+    agree_run(config, output)
+
+
+@app.command()
+def audit(
+    run: RunFolder,
+    limit: Annotated[int, typer.Option(help="Use only the first N examples of the run's task.")] = 4,
+) -> None:
+    """Check on your own run what has to add up: the splice, effects of full cuts, edges, relevance.
+
+    Laws that only rounding may break are marked; a large residual there is a fault. The others show
+    how large an estimator's own error is (quadrature, linearisation, biases).
+
+    Example:
+
+        featcircuits audit runs/demo
+    """
+    from featcircuits.cli.measure import audit_run
+
+    audit_run(run, limit)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from featcircuits.attribution.nodes import option_names
 from featcircuits.circuit import Circuit
 from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table, suite_table
 from featcircuits.cli.watch import watching
-from featcircuits.config import EvaluateConfig, TraceConfig
+from featcircuits.config import AgreeConfig, EvaluateConfig, TraceConfig
 from featcircuits.errors import InputError
 from featcircuits.evaluation import evaluate
 from featcircuits.evaluation.plot import plot_curve
@@ -30,9 +30,9 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
     """Trace, print the strongest nodes and edges, and leave a run folder."""
     runs.check_free(output)
     began = time.monotonic()
-    spliced = _load(config, config.device)
-    task = _task(config, spliced, config.task, "train", config.limit)
-    _say(f"{task.name}: {len(task)} examples, {len(spliced.sites)} sites of {_model_name(spliced)}")
+    spliced = load_for(config, config.device)
+    task = task_for(config, spliced, config.task, "train", config.limit)
+    say(f"{task.name}: {len(task)} examples, {len(spliced.sites)} sites of {_model_name(spliced)}")
     options = {name: value for name in option_names(config.nodes) if (value := getattr(config, name, None)) is not None}
     with watching(console) as progress, runs.new_run(output) as folder:
         traced = trace_with_ranking(
@@ -47,7 +47,7 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
         config.write(folder / runs.CONFIG)
     console.print(node_table(traced.circuit, top))
     console.print(edge_table(traced.circuit, top))
-    _say(f"circuit of {traced.circuit.n_nodes} nodes and {traced.circuit.n_edges} edges in {output}, {_since(began)}")
+    say(f"circuit of {traced.circuit.n_nodes} nodes and {traced.circuit.n_edges} edges in {output}, {since(began)}")
 
 
 def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
@@ -58,9 +58,9 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
     began = time.monotonic()
     traced = TraceConfig.read(run / runs.CONFIG, {})
     circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
-    spliced = _load(traced, config.device)
+    spliced = load_for(traced, config.device)
     _check_same_model(circuit, spliced, run)
-    task = _task(traced, spliced, config.task or traced.task, "test", config.limit)
+    task = task_for(traced, spliced, config.task or traced.task, "test", config.limit)
     with watching(console) as progress:
         report = evaluate(
             spliced, circuit, task,
@@ -74,7 +74,7 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
     if report.curve is not None and not report.invalid:
         plot_curve(report, run / runs.PLOT)
         console.print(curve_table(report.curve))
-    _say(f"report in {run / runs.REPORT}, {_since(began)}")
+    say(f"report in {run / runs.REPORT}, {since(began)}")
 
 
 def export_run(run: Path, formats: str, overwrite: bool) -> None:
@@ -88,7 +88,7 @@ def export_run(run: Path, formats: str, overwrite: bool) -> None:
         exporter = EXPORTERS[name]
         path = run / f"circuit{exporter.suffix}"
         exporter.write(circuit, path, overwrite=overwrite)
-        _say(f"{name}: {path}")
+        say(f"{name}: {path}")
 
 
 def list_suites() -> None:
@@ -96,11 +96,12 @@ def list_suites() -> None:
     console.print(suite_table(load_suite(folder) for folder in named_suites().values()))
 
 
-def _load(config: TraceConfig, device: str | None) -> SplicedModel:
+def load_for(config: TraceConfig | AgreeConfig, device: str | None) -> SplicedModel:
+    """The model with its suite."""
     return load(config.model, config.suite, device=device, dtype=config.dtype)
 
 
-def _task(config: TraceConfig, spliced: SplicedModel, task: str, split: str, limit: int) -> Task:
+def task_for(config: TraceConfig | AgreeConfig, spliced: SplicedModel, task: str, split: str, limit: int) -> Task:
     """A task of the suite by name, or a file."""
     options = {"aggregate": config.aggregate} | ({"metric": config.metric} if config.metric else {})
     path = Path(task)
@@ -136,9 +137,11 @@ def _model_name(spliced: SplicedModel) -> str:
     return spliced.suite.name if spliced.suite else spliced.architecture.model_type
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line without colours for numbers."""
     console.print(text, highlight=False)
 
 
-def _since(began: float) -> str:
+def since(began: float) -> str:
+    """Seconds, for the last line of a command."""
     return f"{time.monotonic() - began:.0f} s"

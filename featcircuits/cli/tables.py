@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
+from featcircuits.agreement import Agreement, Residual
 from featcircuits.circuit import Circuit
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.suites import Suite
@@ -96,4 +97,52 @@ def suite_table(suites: Iterable[Suite]) -> Table:
             suite.name, suite.model["source"], str(len(suite.sites)), "/".join(sizes),
             ", ".join(suite.tasks) or "-", suite.description,
         )  # fmt: skip
+    return table
+
+
+def agreement_table(agreement: Agreement) -> Table:
+    """A row for each basis, kind of node and method; columns by kind of site."""
+    kinds = list(dict.fromkeys(score.site_kind for score in agreement.scores))
+    table = Table(title="Agreement with exact patching: Pearson / rank / slope / overlap", title_justify="left")
+    for name in ("nodes", "method", *kinds):
+        table.add_column(name)
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    for score in agreement.scores:
+        c = score.comparison
+        numbers = (c.pearson, c.spearman, c.slope, c.overlap)
+        text = "-" if math.isnan(c.pearson) else " ".join(f"{number:.2f}" for number in numbers)
+        cells.setdefault((score.basis, score.what, score.method), {})[score.site_kind] = text
+    before = None
+    for (basis, what, method), row in sorted(cells.items(), key=lambda item: item[0][:2]):
+        name = what if basis in (what, "features") else f"{basis}: {what}"
+        if before not in (None, name):
+            table.add_section()
+        table.add_row("" if name == before else name, method, *(row.get(kind, "-") for kind in kinds))
+        before = name
+    return table
+
+
+def cost_table(agreement: Agreement) -> Table:
+    """Passes in units of one run of all prompts through the whole model."""
+    table = Table(title="Cost", title_justify="left")
+    table.add_column("basis")
+    table.add_column("method")
+    for name in ("forwards", "backwards", "seconds", "CPU s", "peak MB"):
+        table.add_column(name, justify="right")
+    for (basis, method), cost in agreement.costs.items():
+        memory = "-" if math.isnan(cost.megabytes) else f"{cost.megabytes:.0f}"
+        numbers = (cost.forwards, cost.backwards, cost.seconds, cost.cpu_seconds)
+        table.add_row(basis, method, *(f"{number:.2f}" for number in numbers), memory)
+    return table
+
+
+def audit_table(residuals: Iterable[Residual]) -> Table:
+    """Laws and how far they are from holding."""
+    table = Table(title="What has to add up (residual as a share)", title_justify="left")
+    table.add_column("law")
+    table.add_column("where")
+    table.add_column("residual", justify="right")
+    table.add_column("but for")
+    for row in residuals:
+        table.add_row(row.law, row.where, f"{row.residual:.1e}", "rounding" if row.exact else "the method's own error")
     return table

@@ -1,0 +1,47 @@
+"""The commands that measure methods rather than behaviours: agree and audit."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from featcircuits import runs
+from featcircuits.agreement.agree import DEFAULT_METHODS, agree
+from featcircuits.agreement.audit import audit
+from featcircuits.agreement.plot import plot_frontier, plot_scatter
+from featcircuits.attribution.nodes import option_names
+from featcircuits.cli.commands import console, load_for, say, since, task_for
+from featcircuits.cli.tables import agreement_table, audit_table, cost_table
+from featcircuits.cli.watch import watching
+from featcircuits.config import AgreeConfig, TraceConfig
+
+
+def agree_run(config: AgreeConfig, output: Path) -> None:
+    """Compare, print the tables, and leave a folder with the numbers and pictures."""
+    runs.check_free(output)
+    began = time.monotonic()
+    spliced = load_for(config, config.device)
+    task = task_for(config, spliced, config.task, "train", config.limit)
+    methods = [text for text in config.methods.split(",") if text.strip()] or DEFAULT_METHODS
+    bases = [text.strip() for text in config.bases.split(",") if text.strip()]
+    with watching(console) as progress, runs.new_run(output) as folder:
+        found = agree(
+            spliced, task, methods, bases=bases, top=config.top, batch_size=config.batch_size, progress=progress
+        )
+        runs.write_json(folder / "agreement.json", found.to_json())
+        plot_scatter(found, folder / "scatter.png")
+        plot_frontier(found, folder / "frontier.png")
+        config.write(folder / runs.CONFIG)
+    console.print(agreement_table(found))
+    console.print(cost_table(found))
+    say(f"{task.name}, {len(task)} examples: numbers and pictures in {output}, {since(began)}")
+
+
+def audit_run(run: Path, limit: int) -> None:
+    """Print the residuals of a run's own model, task and method."""
+    runs.check_run(run)
+    traced = TraceConfig.read(run / runs.CONFIG, {})
+    spliced = load_for(traced, traced.device)
+    task = task_for(traced, spliced, traced.task, "train", limit)
+    options = {name: v for name in option_names(traced.nodes) if (v := getattr(traced, name, None)) is not None}
+    console.print(audit_table(audit(spliced, task, traced.nodes, batch_size=traced.batch_size, **options)))
