@@ -44,7 +44,7 @@ class Node(NamedTuple):
         return cls(
             Site.parse(match["site"]),
             None if match["feature"] == "error" else int(match["feature"]),
-            int(place) if place is not None and place.isdigit() else place,
+            int(place) if place is not None and place.isascii() and place.isdigit() else place,
         )
 
 
