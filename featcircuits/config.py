@@ -111,6 +111,7 @@ class AgreeConfig(Config):
     )
     bases: str = option("features,whole", "What counts as a node: features, neurons, whole (module outputs).")
     top: int = option(100, "How many of the strongest nodes the overlap counts.")
+    edge_nodes: int = option(40, "Edges are compared among so many of the strongest nodes; 0 for none.")
     batch_size: int = option(16, "Examples of one batch.")
     device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")

@@ -48,7 +48,7 @@ def test_nothing_is_claimed_where_there_is_nothing_to_compare() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_a_linear_model_every_estimator_agrees_fully(family: str) -> None:
     spliced = spliced_model(made_linear(tiny_model(family)))
-    found = agree(spliced, random_task(2, 4), METHODS, bases=("features", "neurons", "whole"))
+    found = agree(spliced, random_task(2, 4), METHODS, bases=("features", "neurons", "whole"), edge_nodes=0)
     assert {(s.basis, s.what) for s in found.scores} == {
         ("features", "feature"), ("features", "error"), ("neurons", "feature"), ("whole", "whole"),
     }  # fmt: skip
@@ -57,6 +57,18 @@ def test_on_a_linear_model_every_estimator_agrees_fully(family: str) -> None:
         assert score.comparison.slope == pytest.approx(1, abs=1e-6)
         assert score.comparison.overlap == 1
     assert n_hooks(spliced.model) == 0
+
+
+def test_edges_are_compared_for_methods_that_have_them() -> None:
+    spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
+    found = agree(spliced, task, ["atp", "atp-hop1", "relp:rules=gradient"], bases=["features"], edge_nodes=30)
+    edges = [score for score in found.scores if score.what == "edge"]
+    assert {score.method for score in edges} == {"atp", "relp:rules=gradient"}
+    both = [[s.comparison for s in edges if s.method == method] for method in ("atp", "relp:rules=gradient")]
+    assert sum(c.n for c in both[0]) > 30
+    for one, other in zip(*both, strict=True):
+        assert one.n == other.n
+        assert one.pearson == pytest.approx(other.pearson, rel=1e-9, nan_ok=True)
 
 
 def test_an_agreement_is_plain_data_and_pictures(tmp_path: pytest.TempPathFactory) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -11,13 +11,17 @@ import numpy as np
 from featcircuits.agreement.bases import in_basis
 from featcircuits.agreement.cost import Cost, measured
 from featcircuits.agreement.scores import Comparison, compare
+from featcircuits.attribution.edges import edge_effects
 from featcircuits.attribution.effects import NodeEffects, node_effects
-from featcircuits.attribution.nodes import method_named
+from featcircuits.attribution.nodes import Estimator, method_named
+from featcircuits.nodes import Node
 from featcircuits.progress import Progress, silent
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
 
 REFERENCE = "exact"
+Columns = Mapping[tuple[str, str], np.ndarray]
+"""(what, site kind) -> effects"""
 
 
 class Method(NamedTuple):
@@ -47,7 +51,7 @@ class Score(NamedTuple):
     what: str
     """"feature", "error", "whole" or "edge" """
     site_kind: str
-    """"embed", "attn", "mlp", "resid" or "all" """
+    """"embed", "attn", "mlp", "resid"; of edges that of the downstream end, "metric" among them"""
     comparison: Comparison
 
 
@@ -91,13 +95,15 @@ def agree(
     *,
     bases: Iterable[str] = ("features", "whole"),
     top: int = 100,
+    edge_nodes: int = 40,
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> Agreement:
     """Node effects of every method against exact patching, per basis and kind of site.
 
     Compared are single effects (example, position, node) of all features that are active in the
-    clean or the corrupted run, of error terms, and of whole outputs. Raises `InputError` for
+    clean or the corrupted run, of error terms, and of whole outputs; and mean effects of the edges
+    among the `edge_nodes` strongest nodes by exact patching (0: none). Raises `InputError` for
     unknown methods, options and bases before anything runs.
     """
     parsed = [Method.parse(text) for text in methods]
@@ -116,11 +122,19 @@ def agree(
             costs[basis, str(method)] = cost
             return found
 
-        truth = _columns(effects(Method(REFERENCE, {})), basis)
+        def score(method: Method, estimates: Columns, truths: Columns, basis: str = basis) -> None:
+            for (what, kind), estimate in estimates.items():
+                values[str(method), basis, what, kind] = (estimate, truths[what, kind])
+                scores.append(Score(str(method), basis, what, kind, compare(estimate, truths[what, kind], top)))
+
+        exact = effects(Method(REFERENCE, {}))
+        truth = _columns(exact, basis)
         for method in parsed:
-            for (what, kind), estimate in _columns(effects(method), basis).items():
-                values[str(method), basis, what, kind] = (estimate, truth[what, kind])
-                scores.append(Score(str(method), basis, what, kind, compare(estimate, truth[what, kind], top)))
+            score(method, _columns(effects(method), basis), truth)
+        if basis == "features" and edge_nodes:
+            nodes = sorted(exact.nodes(), key=lambda row: -abs(row[1]))[:edge_nodes]
+            for method, estimates, truths in _edge_columns(model, task, [n for n, _, _ in nodes], parsed, batch_size):
+                score(method, estimates, truths)
     return Agreement(task.name, len(task), tuple(scores), costs, values)
 
 
@@ -134,6 +148,25 @@ def _columns(effects: NodeEffects, basis: str) -> dict[tuple[str, str], np.ndarr
         if basis != "neurons":
             found.setdefault(("whole" if basis == "whole" else "error", site.kind), []).append(errors)
     return {key: np.concatenate(parts) for key, parts in found.items()}
+
+
+def _edge_columns(
+    spliced: SplicedModel, task: Task, nodes: list[Node], methods: list[Method], batch_size: int
+) -> Iterator[tuple[Method, Columns, Columns]]:
+    """Every method that has edges, beside the truth, by the kind of site that an edge leads to."""
+    patched = edge_effects(spliced, task, nodes, REFERENCE, batch_size=batch_size)
+    exact = {(source, target): value for source, target, value in patched.edges()}
+    for method in methods:
+        if not isinstance(method_named(method.name, method.options), Estimator):
+            continue
+        found = edge_effects(spliced, task, nodes, method.name, batch_size=batch_size, **method.options)
+        estimated = {(source, target): value for source, target, value in found.edges()}
+        pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        for edge in dict.fromkeys([*exact, *estimated]):
+            kind = edge[1].site.kind if isinstance(edge[1], Node) else edge[1]
+            pairs.setdefault(("edge", kind), []).append((estimated.get(edge, 0.0), exact.get(edge, 0.0)))
+        columns = {key: np.array(rows).T for key, rows in pairs.items()}
+        yield method, {key: both[0] for key, both in columns.items()}, {key: both[1] for key, both in columns.items()}
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

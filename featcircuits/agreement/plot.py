@@ -9,7 +9,7 @@ import numpy as np
 
 from featcircuits.agreement.agree import Agreement
 
-_COLOURS = {"embed": "tab:green", "attn": "tab:orange", "mlp": "tab:blue", "resid": "tab:red"}
+_COLOURS = {"embed": "tab:green", "attn": "tab:orange", "mlp": "tab:blue", "resid": "tab:red", "metric": "tab:purple"}
 _MARKERS = "os^Dv<>pPX*hd"
 
 
@@ -25,7 +25,9 @@ def plot_scatter(agreement: Agreement, path: Path, most: int = 2000) -> None:
         for column, (basis, what) in enumerate(columns):
             axes = panels[row, column]
             for kind, colour in _COLOURS.items():
-                estimate, truth = agreement.values.get((method, basis, what, kind), (np.empty(0), np.empty(0)))
+                if (method, basis, what, kind) not in agreement.values:
+                    continue
+                estimate, truth = agreement.values[method, basis, what, kind]
                 shown = np.argsort(-np.abs(truth), kind="stable")[:most]
                 axes.plot(truth[shown], estimate[shown], ".", color=colour, markersize=3, label=kind, alpha=0.6)
             low, high = axes.get_xlim()

@@ -18,7 +18,9 @@ from torch import Tensor
 from featcircuits.attribution.contract import contract
 from featcircuits.attribution.direct import Edges, batch_edges, metric_gradients
 from featcircuits.attribution.effects import NodeEffects
+from featcircuits.attribution.exact_edges import batch_exact_edges
 from featcircuits.attribution.nodes import Estimator, method_named
+from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
 from featcircuits.connections import Connection, connections
@@ -89,9 +91,11 @@ def edge_effects(
 
     `nodes` is a collection of nodes, for all edges among them and to the metric; or the result of
     `node_effects` with a `node_threshold`, for all edges into the nodes whose |effect| in an
-    example and position exceeds it, as Marks et al. compute them. `method` ("atp", "ig") gives the
-    coefficient of the downstream node; the Jacobian is always the clean run's. `effects` that kept
-    their coefficients spare computing them again.
+    example and position exceeds it, as Marks et al. compute them. `method` ("atp", "ig", "relp")
+    gives the coefficient of the downstream node; the Jacobian is the clean run's (under the rules,
+    for "relp"). "exact" patches every edge among the nodes of a collection. Where places sum several
+    positions, an edge sums the pairs of positions. `effects` that kept their coefficients spare
+    computing them again.
     """
     if isinstance(nodes, NodeEffects):
         effects = nodes
@@ -105,6 +109,8 @@ def edge_effects(
     estimator = edge_estimator(method, options)
     check_baseline(task, baseline or "paired")
     task.check_places()
+    if isinstance(nodes, NodeEffects) and isinstance(estimator, ExactPatching):
+        raise InputError("method 'exact' patches edges one by one; give it a collection of nodes, not a threshold")
     fixed = None if isinstance(nodes, NodeEffects) else NodeSet(nodes, spliced, task.places)
     means = mean_states(spliced, task, batch_size) if baseline == "mean" else None
     arcs = connections(spliced.sites, spliced.architecture.n_layers, spliced.architecture.sequential)
@@ -113,25 +119,42 @@ def edge_effects(
     batches = progress(task.batches(batch_size), f"edge effects ({method})", task.count_batches(batch_size))
     for number, batch in enumerate(batches):
         states = states_of(spliced, task, batch, baseline or "paired", means, streams)
-        coefficients = _coefficients(spliced, states, estimator, effects, number)
-        selection = fixed.of_batch(states) if fixed else _above(spliced, states, coefficients, node_threshold or 0.0)
-        with estimator.propagation(spliced):
-            for arc, found in batch_edges(spliced, states, coefficients, selection, arcs):
-                _tally(tallies[arc], states, spliced, arc, found, len(task.places))
-            for arc, found in _metric_edges(spliced, states, coefficients, selection, arcs):
-                _tally(tallies[arc], states, spliced, arc, found, len(task.places))
+        if isinstance(estimator, ExactPatching):
+            assert fixed is not None
+            found = batch_exact_edges(spliced, states, fixed, arcs, estimator.max_rows)
+        else:
+            coefficients = _coefficients(spliced, states, estimator, effects, number)
+            chosen = fixed.of_batch(states) if fixed else _above(spliced, states, coefficients, node_threshold or 0.0)
+            found = _estimated_edges(spliced, states, estimator, coefficients, chosen, arcs)
+        for arc, edges in found:
+            _tally(tallies[arc], states, spliced, arc, edges, len(task.places))
         for tally in tallies.values():
             tally.count += len(batch.index)
     n_features = {site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()}
     return EdgeEffects(method, task.places, n_features, tallies)
 
 
-def edge_estimator(method: str, options: Mapping[str, Any]) -> Estimator:
-    """The method by name, where it has coefficients to make edges of."""
+def edge_estimator(method: str, options: Mapping[str, Any]) -> Estimator | ExactPatching:
+    """The method by name, where it has coefficients to make edges of, or patches them."""
     estimator = method_named(method, options)
-    if not isinstance(estimator, Estimator):
-        raise InputError(f"method {method!r} has no coefficients to make edges of; use edges by 'atp', 'relp' or 'ig'")
+    if not isinstance(estimator, (Estimator, ExactPatching)):
+        raise InputError(
+            f"method {method!r} has no coefficients to make edges of; use edges by 'atp', 'relp', 'ig' or 'exact'"
+        )
     return estimator
+
+
+def _estimated_edges(
+    spliced: SplicedModel,
+    states: States,
+    estimator: Estimator,
+    coefficients: Mapping[Site, Tensor],
+    selection: Selection,
+    arcs: list[Connection],
+) -> Iterator[tuple[Connection, Edges]]:
+    with estimator.propagation(spliced):
+        yield from batch_edges(spliced, states, coefficients, selection, arcs)
+        yield from _metric_edges(spliced, states, coefficients, selection, arcs)
 
 
 def _coefficients(

@@ -70,3 +70,13 @@ class NodeSet:
             errors = torch.isin(places * width + width - 1, keys) & (places >= 0)
             selection[site] = SiteSelection(entries & state.active, errors, entries, errors)
         return selection
+
+    def occurrences(self, states: States, site: Site) -> tuple[Tensor, Tensor]:
+        """Every position at which a node of the set stands in this batch: (row, node) [n], active or not.
+
+        Rows are example * slots + slot; node n_features is the error term.
+        """
+        places, width = states.batch.places.flatten(), self._widths[site]
+        keys = self._keys[site].to(places.device)
+        row, number = (places[:, None] == keys // width).nonzero(as_tuple=True)
+        return row, keys[number] % width

@@ -26,8 +26,9 @@ def agree_run(config: AgreeConfig, output: Path) -> None:
     bases = [text.strip() for text in config.bases.split(",") if text.strip()]
     with watching(console) as progress, runs.new_run(output) as folder:
         found = agree(
-            spliced, task, methods, bases=bases, top=config.top, batch_size=config.batch_size, progress=progress
-        )
+            spliced, task, methods,
+            bases=bases, top=config.top, edge_nodes=config.edge_nodes, batch_size=config.batch_size, progress=progress,
+        )  # fmt: skip
         runs.write_json(folder / "agreement.json", found.to_json())
         plot_scatter(found, folder / "scatter.png")
         plot_frontier(found, folder / "frontier.png")

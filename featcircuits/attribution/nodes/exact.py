@@ -33,34 +33,35 @@ class ExactPatching:
         features = torch.empty_like(state.change)
         for part in pieces(torch.arange(len(state.row), device=spliced.device), self.max_rows):
             moves = spliced.dictionaries[site].decoder_rows(state.feature[part]) * state.change[part, None]
-            features[part] = self._patched(spliced, states, site, state.row[part], moves).to(features.dtype)
+            features[part] = patched_metric(spliced, states, site, state.row[part], moves).to(features.dtype)
         error = torch.zeros_like(errors[:, 0])
         for part in pieces(error_rows, self.max_rows):
-            error[part] = self._patched(spliced, states, site, part, errors[part]).to(error.dtype)
+            error[part] = patched_metric(spliced, states, site, part, errors[part]).to(error.dtype)
         return features, error.view(state.x.shape[:2])
 
-    def _patched(self, spliced: SplicedModel, states: States, site: Site, rows: Tensor, moves: Tensor) -> Tensor:
-        """m(x + move at one position) - m(x), for positions `rows` = example * slots + slot."""
-        slots = states.sites[site].slots
-        example, slot = rows // slots, rows % slots
-        each = torch.arange(len(rows), device=rows.device)
 
-        def move(site: Site, x: Tensor) -> Tensor:
-            moved = x.clone()
-            moved[each, slot] += moves.to(x.dtype)
-            return moved
+def patched_metric(spliced: SplicedModel, states: States, site: Site, rows: Tensor, moves: Tensor) -> Tensor:
+    """m(x + move at one position) - m(x), for positions `rows` = example * slots + slot."""
+    slots = states.sites[site].slots
+    example, slot = rows // slots, rows % slots
+    each = torch.arange(len(rows), device=rows.device)
 
-        entry = resid(site.start - 1)
-        begin = None
-        if site.start > 0:
-            stream = states.streams[entry][example]
-            begin = Start(site.start, move(site, stream) if entry == site else stream)
-        with torch.no_grad():
-            logits = spliced.run(
-                states.batch.clean.select(example),
-                move,
-                sites=[site],
-                start=begin,
-                answers_only=True,
-            )
-        return states.objective.select(example)(logits) - states.metric_clean[example]
+    def move(site: Site, x: Tensor) -> Tensor:
+        moved = x.clone()
+        moved[each, slot] += moves.to(x.dtype)
+        return moved
+
+    entry = resid(site.start - 1)
+    begin = None
+    if site.start > 0:
+        stream = states.streams[entry][example]
+        begin = Start(site.start, move(site, stream) if entry == site else stream)
+    with torch.no_grad():
+        logits = spliced.run(
+            states.batch.clean.select(example),
+            move,
+            sites=[site],
+            start=begin,
+            answers_only=True,
+        )
+    return states.objective.select(example)(logits) - states.metric_clean[example]

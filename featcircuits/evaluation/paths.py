@@ -1,0 +1,170 @@
+"""The path-hypothesis test (Goldowsky-Dill et al. 2023): do a circuit's paths carry the behaviour?
+
+The hypothesis says that only the circuit's edges matter. So every node of the circuit is computed
+from what its parents in the circuit hold, with everything else that its site reads taken from the
+corrupted run; the metric reads its parents in the same way. Inputs of the circuit are clean.
+
+    ATE = E |F(clean) - F(corrupted)|,  AUE = E |F(clean) - F(hypothesis)|,  explained = 1 - AUE / ATE
+
+Each node holds one value, so this is the treeified test for hypotheses that a graph can state. It
+measures sufficiency: a circuit that explains everything may still hold nodes that nothing needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featcircuits.attribution.sparse import pieces
+from featcircuits.circuit import Circuit, Endpoint
+from featcircuits.errors import InputError
+from featcircuits.metrics import Answers
+from featcircuits.nodes import METRIC, Node, Place
+from featcircuits.progress import Progress, silent
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel
+from featcircuits.states import Objective, check_finite, encode
+from featcircuits.tasks import Batch, Task
+
+
+@dataclass(frozen=True, eq=False)
+class PathTest:
+    """The three metrics are F per example [example]."""
+
+    aue: float
+    """Average unexplained effect"""
+    ate: float
+    """Average total effect"""
+    clean: Tensor
+    corrupted: Tensor
+    hypothesis: Tensor
+
+    @property
+    def explained(self) -> float:
+        """1: the hypothesis does what the model does; 0: no better than nothing; NaN without an effect."""
+        return 1 - self.aue / self.ate if self.ate else float("nan")
+
+
+def explained_effect(
+    spliced: SplicedModel,
+    task: Task,
+    circuit: Circuit,
+    *,
+    batch_size: int = 8,
+    max_rows: int = 512,
+    progress: Progress = silent,
+) -> PathTest:
+    """Test that a circuit's nodes and edges carry the task's behaviour.
+
+    One forward row for each example and each distinct set of parents at a site. Connections through
+    sites without a dictionary belong to the node that they lead to and read the clean prompt.
+    Raises `InputError` for unpaired tasks and circuits of other sites or places.
+    """
+    if not task.paired:
+        raise InputError(f"{task.name}: a path hypothesis swaps clean for corrupted values, and there are no pairs")
+    if unknown := {str(node.site) for node in circuit.nodes} - {str(site) for site in spliced.sites}:
+        raise InputError(f"the circuit has nodes at {sorted(unknown)[0]}, where the suite has no dictionary")
+    if circuit.places != task.places:
+        raise InputError(f"the circuit's places are {circuit.places}, those of {task.name} are {task.places}")
+    parents: dict[Endpoint, frozenset[Node]] = {end: frozenset() for end in (*circuit.nodes, METRIC)}
+    for source, target in circuit.edges:
+        if isinstance(source, Node):
+            parents[target] |= {source}
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for batch in progress(task.batches(batch_size), "path hypothesis", task.count_batches(batch_size)):
+        found.append(_Hypothesis.of(spliced, task, batch).metrics(parents, max_rows))
+    clean, corrupted, hypothesis = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return PathTest(
+        aue=float((clean - hypothesis).abs().mean()),
+        ate=float((clean - corrupted).abs().mean()),
+        clean=clean,
+        corrupted=corrupted,
+        hypothesis=hypothesis,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Hypothesis:
+    """One batch: corrupted values everywhere, and how far each node has moved from them."""
+
+    spliced: SplicedModel
+    batch: Batch
+    places: Mapping[Place, int]
+    objective: Objective
+    clean_metric: Tensor
+    corrupted_metric: Tensor
+    corrupted: Mapping[Site, Tensor]
+    moves: dict[Node, Tensor]
+    """[example, slot, width]: the node's value under the hypothesis less its corrupted one, as a move of x"""
+
+    @classmethod
+    def of(cls, spliced: SplicedModel, task: Task, batch: Batch) -> _Hypothesis:
+        batch = batch.to(spliced.device)
+        assert batch.corrupted is not None
+        logits, _ = spliced.record(batch.clean, [])
+        other, corrupted = spliced.record(batch.corrupted, spliced.sites)
+        check_finite(other, corrupted)
+        answers = Answers(batch.answers.clean, batch.answers.corrupted, logits.float())
+        objective = Objective(task.metric, answers)
+        places = {place: number for number, place in enumerate(task.places)}
+        return cls(spliced, batch, places, objective, objective(logits), objective(other), corrupted, {})
+
+    def metrics(self, parents: Mapping[Endpoint, frozenset[Node]], max_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """F of the clean, corrupted and hypothesis runs [example]."""
+        for site in self.spliced.sites:
+            nodes = [node for node in parents if isinstance(node, Node) and node.site == site]
+            sets = list(dict.fromkeys(parents[node] for node in nodes))
+            for chunk in pieces(torch.arange(len(sets)), max(1, max_rows // len(self.batch.index))):
+                chosen = [sets[number] for number in chunk.tolist()]
+                arrived = self._run(chosen, until=site)
+                for given, x in zip(chosen, arrived, strict=True):
+                    self._read(site, (node for node in nodes if parents[node] == given), x)
+        (logits,) = self._run([parents[METRIC]], until=None)
+        return tuple(-m.cpu() for m in (self.clean_metric, self.corrupted_metric, self.objective(logits)))  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def _run(self, sets: list[frozenset[Node]], until: Site | None) -> tuple[Tensor, ...]:
+        """What arrives at a site (or the logits) when the sites before it hold each set's values."""
+        count = len(self.batch.index)
+        arrived: list[Tensor] = []
+
+        def hold(at: Site, x: Tensor) -> Tensor:
+            if at == until:
+                arrived.append(x)
+                raise _Arrived
+            return torch.cat([self._held(at, given) for given in sets]).to(x.dtype)
+
+        rows = torch.arange(count, device=self.spliced.device).repeat(len(sets))
+        try:
+            out = self.spliced.run(self.batch.clean.select(rows), hold, answers_only=True)
+        except _Arrived:
+            out = arrived[0]
+        return out.split(count)
+
+    def _held(self, site: Site, given: frozenset[Node]) -> Tensor:
+        x = self.corrupted[site]
+        for node in sorted(given, key=str):  # a set has no order, and rounding would tell
+            if node.site == site:
+                x = x + self.moves[node].to(x.dtype)
+        return x
+
+    def _read(self, site: Site, nodes: Iterable[Node], x: Tensor) -> None:
+        """Each node's value in what arrived, less its corrupted one."""
+        dictionary = self.spliced.dictionaries[site]
+        features, error = encode(dictionary, x)
+        before, error_before = encode(dictionary, self.corrupted[site])
+        for node in nodes:
+            here = (self.batch.places == self.places[node.place])[..., None]
+            if node.feature is None:
+                move = error - error_before
+            else:
+                row = dictionary.decoder_rows(torch.tensor([node.feature], device=x.device))
+                move = (features - before)[..., node.feature, None] * row
+            self.moves[node] = move * here
+
+
+class _Arrived(Exception):
+    """Ends a forward pass at the site that was waited for."""
