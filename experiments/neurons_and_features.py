@@ -16,9 +16,9 @@ from typing import Any
 
 import featcircuits as fc
 from experiments.train_saes import load_bare
+from featcircuits.examples import Example, Span
 from featcircuits.sites import all_sites
 from featcircuits.splice import SplicedModel
-from featcircuits.tasks import Example, Span
 from featcircuits.tracing import trace_with_ranking
 
 

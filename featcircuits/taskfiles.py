@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits.errors import InputError
-from featcircuits.tasks import Example, Span, check_example
+from featcircuits.examples import Example, Span, check_example
 
 _PAIRED = ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer")
 _UNPAIRED = ("prefix", "answer")

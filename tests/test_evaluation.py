@@ -15,12 +15,12 @@ import featcircuits as fc
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.evaluation.curves import check_sizes, default_sizes, shuffled
 from featcircuits.evaluation.scores import area, area_from_one, invalid_reason
+from featcircuits.examples import Example
 from featcircuits.metrics import metric_named
 from featcircuits.nodes import Node
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.states import encode
-from featcircuits.tasks import Example
 from tests.tiny import FAMILIES, LAYERS, random_task, spliced_model, tiny_model
 
 families = st.sampled_from(FAMILIES)

@@ -14,11 +14,11 @@ from featcircuits.circuit import Circuit, Endpoint, NodeScore
 from featcircuits.connections import connections
 from featcircuits.dictionaries import relu
 from featcircuits.evaluation.paths import explained_effect
+from featcircuits.examples import Example
 from featcircuits.nodes import METRIC, Node
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.states import encode
-from featcircuits.tasks import Example
 from tests.tiny import FAMILIES, LAYERS, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
 
 Hook = Callable[[Tensor], Tensor]

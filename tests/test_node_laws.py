@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import featcircuits as fc
+from featcircuits.examples import Example, Span
 from featcircuits.metrics import metric_named
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.states import encode, mean_states
-from featcircuits.tasks import Batch, Example, Span
+from featcircuits.tasks import Batch
 from tests.tiny import FAMILIES, LAYERS, made_linear, random_task, spliced_model, tiny_model, tolerance
 
 families = st.sampled_from(FAMILIES)

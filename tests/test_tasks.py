@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 import featcircuits as fc
+from featcircuits.examples import OTHER, Example, Span
 from featcircuits.metrics import METRICS, NEEDS_CORRUPTED_ANSWERS, Answers, metric_named
-from featcircuits.tasks import OTHER, Example, Span
 from featcircuits.tokens import Tokens
 
 MODEL = Path(__file__).parents[1] / "saes" / "grammar-4l" / "model"

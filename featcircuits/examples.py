@@ -1,0 +1,50 @@
+"""Examples: what a prompt is, what answers it has, and where its roles stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from featcircuits.errors import InputError
+
+OTHER = "other"
+"""The role of tokens that no role of their example covers."""
+
+
+class Span(NamedTuple):
+    """Token positions [start, end) of a role."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clean prompt, its corrupted twin (None: unpaired), the answers to both, and its roles."""
+
+    clean: tuple[int, ...]
+    corrupted: tuple[int, ...] | None
+    clean_answers: tuple[int, ...]
+    corrupted_answers: tuple[int, ...] = ()
+    roles: tuple[tuple[str, Span], ...] = ()
+
+
+def check_example(example: Example) -> None:
+    """Refuse an example that no metric or aggregate can make sense of."""
+    if not example.clean:
+        raise InputError("the clean prompt has no tokens")
+    if not example.clean_answers:
+        raise InputError("no clean answer")
+    ids = (*example.clean, *(example.corrupted or ()), *example.clean_answers, *example.corrupted_answers)
+    if min(ids) < 0:
+        raise InputError(f"{min(ids)} is not a token id; ids start at 0")
+    for role, _ in example.roles:
+        if not role or role.isdigit() or role == OTHER:
+            raise InputError(f"{role!r} cannot be a role's name: it stands for another place; choose a word")
+    if shared := set(example.clean_answers) & set(example.corrupted_answers):
+        raise InputError(f"token {min(shared)} is both a clean and a corrupted answer; the metric would be void")
+    if example.corrupted is not None and len(example.corrupted) != len(example.clean):
+        raise InputError(
+            f"the clean prompt has {len(example.clean)} tokens, the corrupted one {len(example.corrupted)}; "
+            "patching needs pairs that align token by token"
+        )
