@@ -162,8 +162,8 @@ def test_direct_connections_of_a_full_block(sequential: bool, expected: int) -> 
 def test_bad_requests_are_refused() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
     nodes = [Node(Site(1, "mlp"), 3, 2)]
-    with pytest.raises(fc.InputError, match="'exact' has no coefficients"):
-        fc.edge_effects(spliced, task, nodes, method="exact")
+    with pytest.raises(fc.InputError, match="'atp-drop' has no coefficients"):
+        fc.edge_effects(spliced, task, nodes, method="atp-drop")
     with pytest.raises(fc.InputError, match="node mlp_1/99@2 does not exist"):
         fc.edge_effects(spliced, task, [Node(Site(1, "mlp"), 99, 2)], method="atp")
     with pytest.raises(fc.InputError, match="node mlp_1/3@9 does not exist"):

@@ -35,15 +35,17 @@ Ranks = Mapping[Site, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Subgraph:
-    """The nodes of rank below `size`, or all others."""
+    """The nodes of rank `first` to below `size`, or all others."""
 
     ranks: Ranks
     size: int
     complement: bool = False
+    first: int = 0
 
     def keeps(self, site: Site, errors: str) -> Tensor:
         """[place, n_features + 1]: True where a node is not ablated."""
-        keep = (self.ranks[site] < self.size) ^ self.complement
+        ranks = self.ranks[site]
+        keep = ((ranks >= self.first) & (ranks < self.size)) ^ self.complement
         if errors != "nodes":
             keep[:, -1] = errors == "keep"
         return keep
