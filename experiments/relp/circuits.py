@@ -20,7 +20,7 @@ from featcircuits.tracing import trace_with_ranking
 
 TASKS = ("agreement_simple", "agreement_nounpp", "agreement_rc", "agreement_within_rc")
 METHODS: Mapping[str, dict[str, Any]] = {"ig": {"steps": 10}, "relp": {}, "atp": {}}
-SIZES = (10, 20, 30, 50, 70, 100, 150, 250)
+SIZES = (10, 20, 30, 50, 70, 100, 150)
 
 
 def measured(spliced: SplicedModel, task: str, method: str, limit: int) -> dict[str, Any]:
