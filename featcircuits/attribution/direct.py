@@ -61,13 +61,13 @@ def batch_edges(
 ) -> Iterator[tuple[Connection, Edges]]:
     """Every edge among the selected nodes of one batch, connection by connection."""
     with torch.enable_grad(), frozen(spliced.model):
-        cut = _cut_forward(spliced, states)
+        cut = cut_forward(spliced, states)
         for site in spliced.sites:
             into = [arc for arc in arcs if arc.downstream == site]
             if not into:
                 continue
-            targets = _targets(spliced.dictionaries[site], states.sites[site], coefficients[site], selection[site])
-            for arc, part, table, index in _products(cut, into, targets):
+            targets = targets_of(spliced.dictionaries[site], states.sites[site], coefficients[site], selection[site])
+            for arc, part, table, index in pulled_back(cut, into, targets):
                 at = _Targets(*(column[part] for column in targets))
                 source = (spliced.dictionaries[arc.upstream], states.sites[arc.upstream], selection[arc.upstream])
                 yield from ((arc, edges) for edges in _contract(arc.through, at, table, index, *source))
@@ -87,13 +87,13 @@ def metric_gradients(
     others = [site for site in to_metric if site in read_by_sites]
     if others:
         with torch.enable_grad(), frozen(spliced.model):
-            cut = _cut_forward(spliced, states)
+            cut = cut_forward(spliced, states)
             direct = torch.autograd.grad(cut.metric.sum(), [cut.leaves[site] for site in others])
         found |= dict(zip(others, direct, strict=True))
     return found
 
 
-def _cut_forward(spliced: SplicedModel, states: States) -> _Cut:
+def cut_forward(spliced: SplicedModel, states: States) -> _Cut:
     incoming: dict[Site, Tensor] = {}
     leaves: dict[Site, Tensor] = {}
 
@@ -106,7 +106,7 @@ def _cut_forward(spliced: SplicedModel, states: States) -> _Cut:
     return _Cut(incoming, leaves, states.objective(logits))
 
 
-def _targets(dictionary: Dictionary, state: SiteState, coefficient: Tensor, chosen: SiteSelection) -> _Targets:
+def targets_of(dictionary: Dictionary, state: SiteState, coefficient: Tensor, chosen: SiteSelection) -> _Targets:
     """Features send back their gradient along their encoder row, errors what the features leave over."""
     flat = coefficient.flatten(0, 1).to(state.change.dtype)
     row, feature = state.row[chosen.target_entries], state.feature[chosen.target_entries]
@@ -122,7 +122,7 @@ def _targets(dictionary: Dictionary, state: SiteState, coefficient: Tensor, chos
     )
 
 
-def _products(
+def pulled_back(
     cut: _Cut, into: Sequence[Connection], targets: _Targets
 ) -> Iterator[tuple[Connection, Tensor, Tensor, Tensor]]:
     """(connection, which targets, table, index): the seeds pulled back to the upstream site.

@@ -1,0 +1,46 @@
+"""Patches along directions, and what is left of them once dormant parts are taken away.
+
+The three numbers of the subspace-illusion check (Makelov et al. 2023), free of any model: a caller
+gives activations and a function that runs the rest of the network.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_TINY = 1e-12
+
+
+def along(change: Tensor, direction: Tensor) -> Tensor:
+    """The part of a change [..., width] that lies along a direction [..., width]: a one-dimensional patch."""
+    size = direction.square().sum(-1, keepdim=True).clamp(min=_TINY)
+    return (change * direction).sum(-1, keepdim=True) / size * direction
+
+
+def row_part(direction: Tensor, readers: Tensor, cut: float = 1e-3) -> Tensor:
+    """The part of directions [n, width] that readers [n, k, width] can see.
+
+    Singular values below `cut` times the largest count as unread. Where nothing reads, nothing is left.
+    """
+    _, sizes, rows = torch.linalg.svd(readers, full_matrices=False)
+    kept = (sizes > cut * sizes.amax(-1, keepdim=True)) & (sizes > _TINY)
+    seen = (rows @ direction[..., None])[..., 0] * kept
+    return (seen[..., None, :] @ rows)[..., 0, :]
+
+
+def outside(values: Tensor, natural: Tensor, margin: float = 0.05) -> float:
+    """Share of the coordinates of `values` [n, width] outside the range that `natural` [m, width] spans.
+
+    The range is widened by `margin` of its width on either side.
+    """
+    low, high = natural.amin(0), natural.amax(0)
+    slack = margin * (high - low) + _TINY
+    return float(((values < low - slack) | (values > high + slack)).double().mean())
+
+
+def ratio(part: Tensor, whole: Tensor) -> float:
+    """Mean over mean; NaN where the whole does nothing."""
+    top, bottom = float(part.mean()), float(whole.mean())
+    scale = float(whole.abs().mean())
+    return top / bottom if abs(bottom) > 1e-6 * max(scale, _TINY) and bottom else float("nan")
