@@ -150,8 +150,7 @@ def planted_model() -> tuple[SplicedModel, fc.Task]:
     W_enc = torch.stack([unit[0], unit[2]], dim=1)
     W_dec = torch.stack([(unit[0] + unit[1]) / 2, unit[2]])
     zeros = torch.zeros(2, dtype=torch.float64), torch.zeros(WIDTH, dtype=torch.float64)
-    plain = relu(unit, torch.zeros(WIDTH, dtype=torch.float64), unit, zeros[1])
-    dictionaries = {"resid_1": relu(W_enc, zeros[0], W_dec, zeros[1]), f"mlp_{LAYERS - 1}": plain}
+    dictionaries = {"resid_1": relu(W_enc, zeros[0], W_dec, zeros[1])}
     task = fc.Task.from_tokens([[9, 1], [8, 1], [7, 1]], [[9, 2], [8, 2], [7, 2]], [4] * 3, [3] * 3)
     return fc.load(model, dictionaries), task
 
@@ -163,7 +162,8 @@ def test_an_illusory_feature_is_flagged_and_an_honest_one_is_not() -> None:
     assert illusory.nodes == (nodes[0],)
     assert illusory.ceiling == pytest.approx(10)
     assert "ceiling" in illusory.flags
-    assert illusory.outside == pytest.approx(1 / 32)  # one unit of 16, at one of the two sites
+    assert illusory.outside == pytest.approx(1 / 16)
+    assert "outside" in illusory.flags
     assert MESSAGE in illusory.message
     assert honest.ceiling == pytest.approx(1)
     assert honest.row_ratio == pytest.approx(1)

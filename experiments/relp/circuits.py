@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import featcircuits as fc
+from featcircuits.runs import check_free
 from featcircuits.splice import SplicedModel
 from featcircuits.tracing import trace_with_ranking
 
@@ -68,7 +69,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="examples of each file")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     options = parser.parse_args()
-    options.out.mkdir(parents=True)
+    check_free(options.out)
+    options.out.mkdir(parents=True, exist_ok=True)
     spliced = fc.load(suite=options.suite)
     rows = [measured(spliced, task, method, options.limit) for task in TASKS for method in METHODS]
     for row in rows:
