@@ -222,9 +222,11 @@ class _Seen:
     def _downstream(self, site: Site, rows: Tensor, moves: Tensor) -> tuple[float, float]:
         """(share of newly active features after the site, share of coordinates out of range, its own included)."""
         new, active, beyond, count = 0, 0, 0.0, 0
-        for at, x, example in self._patched(site, rows, moves):
+        for at, x, example, slot in self._patched(site, rows, moves):
             own = self.states.sites[at]
-            real = self.states.batch.clean.mask[example] > 0
+            # tokens before the patched one cannot tell of it
+            after = torch.arange(x.shape[1], device=x.device) >= slot[:, None]
+            real = (self.states.batch.clean.mask[example] > 0) & after
             natural = torch.cat([own.x, self.corrupted[at]]).flatten(0, 1)
             keep = (self.states.batch.clean.mask > 0).flatten().repeat(2)
             beyond += outside(x[real], natural[keep]) * int(real.sum())
@@ -239,8 +241,8 @@ class _Seen:
             active += int(woken.sum())
         return (new / active if active else 0.0), (beyond / count if count else 0.0)
 
-    def _patched(self, site: Site, rows: Tensor, moves: Tensor) -> Iterator[tuple[Site, Tensor, Tensor]]:
-        """(site, activation there, examples) of the patched runs, at the site and after it."""
+    def _patched(self, site: Site, rows: Tensor, moves: Tensor) -> Iterator[tuple[Site, Tensor, Tensor, Tensor]]:
+        """(site, activation there, example, patched slot) of the patched runs, at the site and after it."""
         slots = self.states.sites[site].slots
         for part in torch.arange(len(rows), device=rows.device).split(self.max_rows):
             example, slot = rows[part] // slots, rows[part] % slots
@@ -255,4 +257,4 @@ class _Seen:
 
             with torch.no_grad():
                 self.spliced.run(self.states.batch.clean.select(example), move, answers_only=True)
-            yield from ((at, x, example) for at, x in seen.items() if at >= site)
+            yield from ((at, x, example, slot) for at, x in seen.items() if at >= site)
