@@ -69,7 +69,7 @@ class TraceConfig(Config):
     steps: int = option(10, "Points of integrated gradients.")
     rule: str = option("left", "Quadrature of integrated gradients: left (as published), midpoint or gauss.")
     rules: str = option("default", "Propagation rules of relp: default, with_ah, or names joined by +.")
-    baseline: str = option("paired", "What patching puts in: the corrupted run ('paired'), 'zero' or 'mean'.")
+    baseline: str = option("paired", "What patching puts in: the corrupted run ('paired'), 'zero', 'mean' or 'noise'.")
     keep_nodes: str = option("top=150", "Which nodes to keep: top=N, threshold=X or cumulative=SHARE.")
     keep_edges: str = option("top=1000", "Which edges to keep, by the same rules.")
     batch_size: int = option(16, "Examples of one batch.")

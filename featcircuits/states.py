@@ -15,14 +15,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from featcircuits.corruption import Noise
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
 from featcircuits.metrics import Answers, metric_named
-from featcircuits.sites import Site
+from featcircuits.sites import EMBED, Site
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Batch, Task
 
-BASELINES = ("paired", "zero", "mean")
+BASELINES = ("paired", "zero", "mean", "noise")
+Baseline = str | Noise
+"""What patching puts in: a name, or noise with settings of its own."""
 
 
 class Objective(NamedTuple):
@@ -80,7 +83,7 @@ class States:
     objective: Objective
     metric_clean: Tensor
     metric_patched: Tensor | None
-    """m of the corrupted prompts [example]; None without pairs."""
+    """m of the corrupted (or noised) prompts [example]; None without pairs."""
 
 
 class MeanState(NamedTuple):
@@ -106,7 +109,7 @@ def states_of(
     spliced: SplicedModel,
     task: Task,
     batch: Batch,
-    baseline: str = "paired",
+    baseline: Baseline = "paired",
     means: Mapping[Site, MeanState] | None = None,
     extra: Iterable[Site] = (),
 ) -> States:
@@ -116,8 +119,12 @@ def states_of(
     logits, clean = spliced.record(batch.clean, wanted)
     check_finite(logits, clean)
     patched_logits, patched = None, None
-    if batch.corrupted is not None:
+    noise = Noise() if baseline == "noise" else baseline
+    if isinstance(noise, Noise):
+        patched_logits, patched = _noised(spliced, task, batch, noise)
+    elif batch.corrupted is not None:
         patched_logits, patched = spliced.record(batch.corrupted, spliced.sites)
+    if patched_logits is not None and patched is not None:
         check_finite(patched_logits, patched)
     answers = Answers(batch.answers.clean, batch.answers.corrupted, logits.float())
     objective = Objective(task.metric, answers)
@@ -135,10 +142,23 @@ def states_of(
     )
 
 
+def _noised(spliced: SplicedModel, task: Task, batch: Batch, noise: Noise) -> tuple[Tensor, dict[Site, Tensor]]:
+    """Logits and activations of the clean prompts with noise on their embeddings."""
+    seen: dict[Site, Tensor] = {}
+
+    def add(site: Site, x: Tensor) -> Tensor:
+        seen[site] = x + noise.of(task, batch, x) if site == EMBED else x
+        return seen[site]
+
+    with torch.no_grad():
+        logits = spliced.run(batch.clean, add, sites=sorted({EMBED, *spliced.sites}), answers_only=True)
+    return logits, seen
+
+
 def _baseline(
     spliced: SplicedModel,
     batch: Batch,
-    baseline: str,
+    baseline: Baseline,
     patched: Mapping[Site, Tensor] | None,
     means: Mapping[Site, MeanState] | None,
 ) -> Callable[[Site], tuple[Tensor, Tensor]]:
@@ -161,7 +181,8 @@ def _baseline(
         places = batch.places.clamp(min=0)
         return means[site].features[places], means[site].error[places]
 
-    return {"paired": paired, "zero": zero, "mean": mean}[baseline]
+    # noise is patched in from the noised run as pairs are from the corrupted one
+    return {"zero": zero, "mean": mean}.get(str(baseline), paired)
 
 
 def _site_state(dictionary: Dictionary, x: Tensor, baseline: tuple[Tensor, Tensor], batch: Batch) -> SiteState:
@@ -174,12 +195,17 @@ def _site_state(dictionary: Dictionary, x: Tensor, baseline: tuple[Tensor, Tenso
     return SiteState(x, (baseline[1] - error) * real, row, feature, *flat)
 
 
-def check_baseline(task: Task, baseline: str) -> None:
-    """Refuse an unknown baseline, or the paired one where there are no pairs."""
+def check_baseline(task: Task, baseline: Baseline) -> None:
+    """Refuse an unknown baseline, one that needs pairs where there are none, or roles that are not there."""
+    if isinstance(baseline, Noise):
+        baseline.check(task)
+        return
     if baseline not in BASELINES:
         raise InputError(f"unknown baseline {baseline!r}; known: {', '.join(BASELINES)}")
     if baseline == "paired" and not task.paired:
-        raise InputError(f"{task.name}: baseline='paired' needs corrupted prompts; use baseline='zero' or 'mean'")
+        raise InputError(
+            f"{task.name}: baseline='paired' needs corrupted prompts; use baseline='zero', 'mean' or 'noise'"
+        )
 
 
 _NAN_REMEDY = (

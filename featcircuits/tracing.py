@@ -13,6 +13,7 @@ from featcircuits.nodes import Node, input_node
 from featcircuits.progress import Progress, silent
 from featcircuits.prune import parse_rule, prune
 from featcircuits.splice import SplicedModel
+from featcircuits.states import Baseline
 from featcircuits.tasks import Task
 
 DEFAULT_NODES = "top=100"
@@ -41,7 +42,7 @@ def trace_with_ranking(
     keep_edges: str | None = None,
     node_threshold: float | None = None,
     edge_threshold: float | None = None,
-    baseline: str = "paired",
+    baseline: Baseline = "paired",
     batch_size: int = 16,
     seed: int = 0,
     progress: Progress = silent,
@@ -67,7 +68,7 @@ def trace_with_ranking(
         progress=progress, **options,
     )  # fmt: skip
     settings = {
-        "nodes": nodes, "edges": edge_method, "options": options, "baseline": baseline,
+        "nodes": nodes, "edges": edge_method, "options": options, "baseline": str(baseline),
         "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
     ranking = _ranking(spliced, task, effects, settings)

@@ -29,7 +29,7 @@ from featcircuits.nodes import METRIC, Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import States, check_baseline, mean_states, states_of
+from featcircuits.states import Baseline, States, check_baseline, mean_states, states_of
 from featcircuits.tasks import Task
 
 
@@ -81,7 +81,7 @@ def edge_effects(
     method: str | None = None,
     *,
     node_threshold: float | None = None,
-    baseline: str | None = None,
+    baseline: Baseline | None = None,
     batch_size: int = 16,
     effects: NodeEffects | None = None,
     progress: Progress = silent,

@@ -17,7 +17,7 @@ from featcircuits.nodes import Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import SiteState, States, check_baseline, mean_states, states_of
+from featcircuits.states import Baseline, SiteState, States, check_baseline, mean_states, states_of
 from featcircuits.tasks import Task
 
 
@@ -54,7 +54,7 @@ class NodeEffects:
 
     method: str
     options: Mapping[str, Any]
-    baseline: str
+    baseline: Baseline
     places: tuple[Place, ...]
     n_features: Mapping[Site, int]
     shape: tuple[int, int]
@@ -141,7 +141,7 @@ def node_effects(
     task: Task,
     method: str = "ig",
     *,
-    baseline: str = "paired",
+    baseline: Baseline = "paired",
     batch_size: int = 16,
     keep_examples: bool = True,
     keep_coefficients: bool = False,
@@ -152,7 +152,8 @@ def node_effects(
 
     `method`: a name of `featcircuits.attribution.nodes.METHODS`; `options` are its own (`steps`, ...).
     `baseline`: what patching puts in: the corrupted run ("paired"), nothing ("zero", features
-    and error), or the mean over the task at the same place ("mean").
+    and error), the mean over the task at the same place ("mean"), or the clean prompts' run with
+    Gaussian noise on the embeddings ("noise", or a `featcircuits.corruption.Noise`).
     Raises `InputError` for unknown names, unaligned prompts and non-finite activations.
     """
     estimator = method_named(method, options)
