@@ -1,0 +1,1 @@
+"""What work costs, measured on random weights of real shapes."""
