@@ -109,6 +109,14 @@ def test_a_row_part_is_a_projection_and_is_all_that_readers_see(seed: int, n_rea
         assert torch.allclose(part, direction, atol=1e-9)
 
 
+def test_a_ratio_tells_nothing_done_from_everything_done() -> None:
+    none, some = torch.zeros(3), torch.tensor([1.0, 2.0, 3.0])
+    assert ratio(some, 2 * some) == pytest.approx(0.5)
+    assert ratio(some, none) == float("inf")
+    assert ratio(none, some) == 0
+    assert ratio(none, none) != ratio(none, none)  # NaN
+
+
 def test_what_nobody_reads_has_no_row_part() -> None:
     assert row_part(torch.ones(1, 3), torch.zeros(1, 2, 3)).abs().max() == 0
 
@@ -162,6 +170,8 @@ def test_an_illusory_feature_is_flagged_and_an_honest_one_is_not() -> None:
     assert illusory.nodes == (nodes[0],)
     assert illusory.ceiling == pytest.approx(10)
     assert "ceiling" in illusory.flags
+    assert illusory.row_ratio == float("inf")  # what the readers see of it never moves: the plainest case
+    assert "row ratio" in illusory.flags
     assert illusory.outside == pytest.approx(1 / 16)
     assert "outside" in illusory.flags
     assert MESSAGE in illusory.message
@@ -174,7 +184,8 @@ def test_an_illusory_feature_is_flagged_and_an_honest_one_is_not() -> None:
 def test_limits_are_the_callers() -> None:
     spliced, task = planted_model()
     node = Node(Site.parse("resid_1"), 0, 1)
-    (found,) = illusion(spliced, task, [node], limits=Limits(ceiling=20, row_ratio=20, dormancy=1, outside=1))
+    lenient = Limits(ceiling=20, row_ratio=float("inf"), dormancy=1, outside=1)
+    (found,) = illusion(spliced, task, [node], limits=lenient)
     assert found.flags == ()
 
 

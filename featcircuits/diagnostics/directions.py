@@ -40,7 +40,9 @@ def outside(values: Tensor, natural: Tensor, margin: float = 0.05) -> float:
 
 
 def ratio(part: Tensor, whole: Tensor) -> float:
-    """Mean over mean; NaN where the whole does nothing."""
+    """Mean over mean; infinite where only the part does anything, NaN where neither does."""
     top, bottom = float(part.mean()), float(whole.mean())
-    scale = float(whole.abs().mean())
-    return top / bottom if abs(bottom) > 1e-6 * max(scale, _TINY) and bottom else float("nan")
+    least = 1e-6 * max(float(part.abs().mean()), float(whole.abs().mean()), _TINY)
+    if abs(bottom) > least:
+        return top / bottom
+    return float("inf") if abs(top) > least else float("nan")
