@@ -64,10 +64,10 @@ class TraceConfig(Config):
         None, "logit_difference, log_probability, probability, probability_difference or kl. Default: the task's own."
     )
     aggregate: str = option("none", "Positions: 'none' keeps each as nodes of its own, 'sum', or 'role'.")
-    nodes: str = option("ig", "Estimator of node effects: exact, atp, relp or ig.")
+    nodes: str = option("relp", "Estimator of node effects: relp, ig, atp, exact or another of docs/choosing.md.")
     edges: str = option("same", "Estimator of edge effects: same, atp, relp, ig, or 'none' for nodes alone.")
-    steps: int = option(10, "Points of integrated gradients.")
-    rule: str = option("left", "Quadrature of integrated gradients: left (as published), midpoint or gauss.")
+    steps: int = option(10, "Points of integrated gradients (ig).")
+    rule: str = option("left", "Quadrature of ig: left (as published), midpoint or gauss.")
     rules: str = option("default", "Propagation rules of relp: default, with_ah, or names joined by +.")
     baseline: str = option("paired", "What patching puts in: the corrupted run ('paired'), 'zero', 'mean' or 'noise'.")
     keep_nodes: str = option("top=150", "Which nodes to keep: top=N, threshold=X or cumulative=SHARE.")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from featcircuits.attribution.edges import edge_effects, edge_estimator
 from featcircuits.attribution.effects import NodeEffects, node_effects
+from featcircuits.attribution.nodes import DEFAULT_METHOD
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError
 from featcircuits.manifest import manifest_of
@@ -36,7 +37,7 @@ def trace_with_ranking(
     spliced: SplicedModel,
     task: Task,
     *,
-    nodes: str = "ig",
+    nodes: str = DEFAULT_METHOD,
     edges: str | None = "same",
     keep_nodes: str | None = None,
     keep_edges: str | None = None,

@@ -31,12 +31,12 @@ def test_the_tutorial_runs_from_top_to_bottom(
     printed = capsys.readouterr().out
     circuit, report = names["circuit"], names["report"]
     assert all(fc.Node.parse(name) in circuit.nodes for name in re.findall(r"`(\w+_\d/\d+@\d)`", text))
-    assert (circuit.n_nodes, circuit.n_edges) == (96, 489)
+    assert (circuit.n_nodes, circuit.n_edges) == (99, 497)
     assert report.faithfulness == pytest.approx(0.99, abs=0.005)
-    assert (report.n_nodes, report.n_error_nodes) == (63, 0)
+    assert (report.n_nodes, report.n_error_nodes) == (67, 0)
     curve = dict(zip(report.curve.sizes, report.curve.faithfulness, strict=True))
-    assert curve[35] == pytest.approx(0.92, abs=0.005)
-    for line in ("resid_2/303@5 1.0 0.0", "mlp_0/118@1 0.0 1.0", "resid_1/118@5 0.0 1.0", "resid_2/10@5 0.0 1.0"):
+    assert curve[37] == pytest.approx(0.93, abs=0.005)
+    for line in ("resid_2/303@5 1.0 0.0", "mlp_3/225@5 0.0 1.0", "resid_3/320@5 1.0 0.0", "resid_2/10@5 0.0 1.0"):
         assert line in printed
     assert (tmp_path / "agreement.gexf").is_file()
 

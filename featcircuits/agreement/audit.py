@@ -12,6 +12,7 @@ from torch import Tensor
 from featcircuits.agreement.bases import in_basis
 from featcircuits.attribution.edges import edge_effects
 from featcircuits.attribution.effects import NodeEffects, node_effects
+from featcircuits.attribution.nodes import DEFAULT_METHOD
 from featcircuits.nodes import Node
 from featcircuits.propagation import propagation
 from featcircuits.sites import Site
@@ -33,7 +34,7 @@ class Residual(NamedTuple):
 
 
 def audit(
-    spliced: SplicedModel, task: Task, method: str = "ig", *, batch_size: int = 16, **options: Any
+    spliced: SplicedModel, task: Task, method: str = DEFAULT_METHOD, *, batch_size: int = 16, **options: Any
 ) -> list[Residual]:
     """The residuals of the splice, of `method`'s effects on full cuts, of quadrature, edges and relevance."""
     rows = [

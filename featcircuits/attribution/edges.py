@@ -19,7 +19,7 @@ from featcircuits.attribution.contract import contract
 from featcircuits.attribution.direct import Edges, batch_edges, metric_gradients
 from featcircuits.attribution.effects import NodeEffects
 from featcircuits.attribution.exact_edges import batch_exact_edges
-from featcircuits.attribution.nodes import Estimator, method_named
+from featcircuits.attribution.nodes import DEFAULT_METHOD, Estimator, method_named
 from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
@@ -105,7 +105,7 @@ def edge_effects(
         batch_size, baseline = effects.batch_size, baseline or effects.baseline
         if method in (None, effects.method):
             method, options = effects.method, {**effects.options, **options}
-    method = method or "ig"
+    method = method or DEFAULT_METHOD
     estimator = edge_estimator(method, options)
     check_baseline(task, baseline or "paired")
     task.check_places()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.attribution.contract import contract
-from featcircuits.attribution.nodes import Estimator, NodeMethod, method_named
+from featcircuits.attribution.nodes import DEFAULT_METHOD, Estimator, NodeMethod, method_named
 from featcircuits.attribution.sparse import Tally
 from featcircuits.errors import InputError
 from featcircuits.nodes import Node, Place
@@ -139,7 +139,7 @@ class NodeEffects:
 def node_effects(
     spliced: SplicedModel,
     task: Task,
-    method: str = "ig",
+    method: str = DEFAULT_METHOD,
     *,
     baseline: Baseline = "paired",
     batch_size: int = 16,

@@ -60,6 +60,8 @@ METHODS: Mapping[str, Callable[..., Estimator | NodeMethod]] = {
     "ig-inputs": InputIntegratedGradients,
     "relp": RelevancePatching,
 }
+DEFAULT_METHOD = "relp"
+"""Circuits as good as integrated gradients' at a tenth of the time: docs/choosing.md."""
 
 
 def option_names(name: str) -> list[str]:
