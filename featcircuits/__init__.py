@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featcircuits import dictionaries, export
+    from featcircuits.agreement import agree, audit
     from featcircuits.attribution.edges import edge_effects
     from featcircuits.attribution.effects import node_effects
     from featcircuits.circuit import Circuit
+    from featcircuits.corruption import symmetric_replacement
+    from featcircuits.diagnostics import illusion
     from featcircuits.errors import InputError
-    from featcircuits.evaluation import evaluate
+    from featcircuits.evaluation import bound_missed, evaluate, explained_effect, patch
     from featcircuits.loading import load
     from featcircuits.nodes import Node
     from featcircuits.sites import Site
@@ -36,10 +39,17 @@ _HOMES = {
     "Node": "featcircuits.nodes",
     "Site": "featcircuits.sites",
     "Task": "featcircuits.tasks",
+    "agree": "featcircuits.agreement",
+    "audit": "featcircuits.agreement",
+    "bound_missed": "featcircuits.evaluation",
     "edge_effects": "featcircuits.attribution.edges",
-    "load": "featcircuits.loading",
     "evaluate": "featcircuits.evaluation",
+    "explained_effect": "featcircuits.evaluation",
+    "illusion": "featcircuits.diagnostics",
+    "load": "featcircuits.loading",
     "node_effects": "featcircuits.attribution.effects",
+    "patch": "featcircuits.evaluation",
+    "symmetric_replacement": "featcircuits.corruption",
     "trace": "featcircuits.tracing",
 }
 _MODULES = ("dictionaries", "export")
@@ -50,12 +60,19 @@ __all__ = [
     "Node",
     "Site",
     "Task",
+    "agree",
+    "audit",
+    "bound_missed",
     "dictionaries",
     "edge_effects",
     "evaluate",
+    "explained_effect",
     "export",
+    "illusion",
     "load",
     "node_effects",
+    "patch",
+    "symmetric_replacement",
     "trace",
 ]
 

@@ -41,6 +41,17 @@ def test_the_tutorial_runs_from_top_to_bottom(
     assert (tmp_path / "agreement.gexf").is_file()
 
 
+def test_the_page_of_checks_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    assert names["paths"].explained == pytest.approx(0.87, abs=0.005)
+    assert {one.note("logit_difference") for one in names["patched"].single} == {"needed and enough"}
+    assert max(names["patched"].synergy("logit_difference")) < 0
+    assert 0 < names["bound"].theta < 0.5
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
