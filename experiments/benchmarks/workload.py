@@ -1,0 +1,71 @@
+"""The work that is timed: a model and a suite of a given shape with random weights, random prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import transformers
+from torch import Tensor
+
+import featcircuits as fc
+from featcircuits.dictionaries import Dictionary
+from featcircuits.loading import DTYPES
+from featcircuits.sites import all_sites
+from featcircuits.splice import SplicedModel
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Pythia-70M's, with the dictionaries that Marks et al. trained for it, on short prompts."""
+
+    layers: int = 6
+    width: int = 512
+    heads: int = 8
+    vocabulary: int = 50304
+    features: int = 32768
+    active: int = 75
+    """Mean active features a token"""
+    batch: int = 4
+    tokens: int = 5
+    dtype: str = "float32"
+
+    @property
+    def bytes(self) -> int:
+        """Of the model's and the suite's weights; dictionaries are never below float32."""
+        model = 2 * self.vocabulary * self.width + self.layers * 12 * self.width**2
+        suite = (3 * self.layers + 1) * (2 * self.features * self.width + self.features + self.width)
+        return model * DTYPES[self.dtype].itemsize + 4 * suite
+
+
+def random_model(shape: Shape, device: str = "cpu", seed: int = 0) -> SplicedModel:
+    """A GPT-NeoX model with a ReLU dictionary of its own at every site."""
+    torch.manual_seed(seed)
+    config = transformers.GPTNeoXConfig(
+        vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, intermediate_size=4 * shape.width,
+        max_position_embeddings=max(2048, shape.tokens), use_parallel_residual=True,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=DTYPES[shape.dtype]).eval().to(device)
+    bare = fc.load(model, {"embed": fc.dictionaries.identity(shape.width)})
+    ids = torch.randint(1, shape.vocabulary, (8, 16), device=device)
+    sites = all_sites(shape.layers)
+    _, seen = bare.record(fc.Task.from_tokens(ids, None, ids[:, 0], metric="log_probability").batch(range(8)).clean, sites)
+    return fc.load(model, {str(site): _dictionary(seen[site].flatten(0, 1).float(), shape) for site in sites})
+
+
+def _dictionary(x: Tensor, shape: Shape) -> Dictionary:
+    """Random unit directions with a bias that leaves the wanted number of features active on `x` [n, width]."""
+    W = torch.randn(shape.features, shape.width, device=x.device) / shape.width**0.5
+    pre = x @ W.T
+    bias = -pre.topk(shape.active + 1, dim=-1).values[:, -1].mean()
+    return fc.dictionaries.relu(W.T.contiguous(), torch.full_like(W[:, 0], float(bias)), W, torch.zeros_like(W[0]))
+
+
+def random_task(shape: Shape, seed: int = 0) -> fc.Task:
+    """Pairs that share half of their tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    clean, other = torch.randint(1, shape.vocabulary, (2, shape.batch, shape.tokens), generator=generator)
+    corrupted = torch.where(torch.rand(shape.batch, shape.tokens, generator=generator) < 0.5, clean, other)
+    answers = torch.randint(1, shape.vocabulary, (2, shape.batch), generator=generator)
+    return fc.Task.from_tokens(clean, corrupted, answers[0], answers[1])
