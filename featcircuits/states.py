@@ -47,12 +47,14 @@ class Objective(NamedTuple):
 class SiteState:
     """One site of one batch.
 
-    `x`: clean activation, `error_change`: [example, slot, width]. The n feature entries are sorted
-    by `row` = example * slots + slot, each with its `feature`, its clean `value`, the `change`
-    that patching brings, and whether it is `active` in the clean run.
+    `x`: clean activation, `x_change`: patched less clean activation, `error_change`: what of it no
+    feature explains; [example, slot, width]. The n feature entries are sorted by `row` = example *
+    slots + slot, each with its `feature`, its clean `value`, the `change` that patching brings, and
+    whether it is `active` in the clean run.
     """
 
     x: Tensor
+    x_change: Tensor
     error_change: Tensor
     row: Tensor
     feature: Tensor
@@ -63,13 +65,6 @@ class SiteState:
     @property
     def slots(self) -> int:
         return self.x.shape[1]
-
-    def change_in_x(self, dictionary: Dictionary) -> Tensor:
-        """[example, slot, width]: patched minus clean activation."""
-        total = self.error_change.flatten(0, 1).clone()
-        written = dictionary.decoder_rows(self.feature) * self.change[:, None]
-        total.index_add_(0, self.row, written.to(total.dtype))
-        return total.view_as(self.x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +82,25 @@ class States:
 
 
 class MeanState(NamedTuple):
-    """A site's mean over prompts, place by place: features [place, n_features], error [place, width]."""
+    """A site's mean over prompts, place by place: features [place, n_features], x [place, width].
+
+    Decode being affine, the mean error is x - decode(features) of these.
+    """
 
     features: Tensor
-    error: Tensor
+    x: Tensor
+
+
+class Patched(NamedTuple):
+    """What patching puts in at a site: x [example, slot, width], and features where they are not encode(x)."""
+
+    x: Tensor
+    features: Callable[[Tensor], Tensor] | None = None
+    """rows (example * slots + slot) [n] -> features, broadcastable to [n, n_features]"""
+
+
+DENSE_NUMBERS = 1 << 23
+"""How many dense features may be held at once."""
 
 
 def precision(dtype: torch.dtype) -> torch.dtype:
@@ -161,38 +171,60 @@ def _baseline(
     baseline: Baseline,
     patched: Mapping[Site, Tensor] | None,
     means: Mapping[Site, MeanState] | None,
-) -> Callable[[Site], tuple[Tensor, Tensor]]:
-    """site -> (features, error) that patching puts in, broadcastable to the batch."""
-
-    def paired(site: Site) -> tuple[Tensor, Tensor]:
-        assert patched is not None
-        return encode(spliced.dictionaries[site], patched[site])
-
-    def zero(site: Site) -> tuple[Tensor, Tensor]:
-        dictionary = spliced.dictionaries[site]
-        dtype = precision(spliced.model.dtype)
-        return (
-            torch.zeros(1, 1, dictionary.n_features, device=spliced.device, dtype=dtype),
-            torch.zeros(1, 1, dictionary.width, device=spliced.device, dtype=dtype),
-        )
-
-    def mean(site: Site) -> tuple[Tensor, Tensor]:
-        assert means is not None
-        places = batch.places.clamp(min=0)
-        return means[site].features[places], means[site].error[places]
-
-    # noise is patched in from the noised run as pairs are from the corrupted one
-    return {"zero": zero, "mean": mean}.get(str(baseline), paired)
+) -> Callable[[Site], Patched]:
+    """site -> what patching puts in."""
+    if baseline == "zero":
+        return lambda site: patched_by_zero(spliced, site, batch)
+    if baseline == "mean" and means is not None:
+        return lambda site: patched_by_mean(means[site], batch)
+    assert patched is not None  # noise is patched in from the noised run as pairs are from the corrupted one
+    return lambda site: Patched(patched[site])
 
 
-def _site_state(dictionary: Dictionary, x: Tensor, baseline: tuple[Tensor, Tensor], batch: Batch) -> SiteState:
-    real = (batch.clean.mask > 0)[..., None]
-    features, error = encode(dictionary, x)
-    change = (baseline[0] - features) * real
-    active = dictionary.is_active(features) & real
-    row, feature = ((change != 0) | active).flatten(0, 1).nonzero(as_tuple=True)
-    flat = [tensor.flatten(0, 1)[row, feature] for tensor in (features, change, active)]
-    return SiteState(x, (baseline[1] - error) * real, row, feature, *flat)
+def patched_by_zero(spliced: SplicedModel, site: Site, batch: Batch) -> Patched:
+    """No features and no error: the site emits its decoder's bias."""
+    dictionary = spliced.dictionaries[site]
+    none = torch.zeros(1, dictionary.n_features, device=spliced.device, dtype=precision(spliced.model.dtype))
+    return Patched(dictionary.decode(none).expand(*batch.places.shape, -1), lambda rows: none)
+
+
+def patched_by_mean(mean: MeanState, batch: Batch) -> Patched:
+    """The mean at the same place."""
+    places = batch.places.clamp(min=0)
+    return Patched(mean.x[places], lambda rows: mean.features[places.flatten()[rows]])
+
+
+def _site_state(dictionary: Dictionary, x: Tensor, patched: Patched, batch: Batch) -> SiteState:
+    """Only active and changing features are kept; dense features exist for a few rows at a time."""
+    real = (batch.clean.mask > 0).flatten()
+    wide = precision(x.dtype)
+    before, after = x.flatten(0, 1).to(wide), patched.x.flatten(0, 1).to(wide)
+    size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
+    parts = [_entries(dictionary, before, after, patched.features, rows) for rows in real.nonzero()[:, 0].split(size)]
+    row, feature, value, change, active = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    x_change = (after - before) * real[:, None]
+    # x = decode(f) + error on both sides, and decode is affine
+    error_change = x_change - dictionary.write(change, row, feature, len(before))
+    return SiteState(x, x_change.view(x.shape), error_change.view(x.shape), row, feature, value, change, active)
+
+
+def _entries(
+    dictionary: Dictionary, before: Tensor, after: Tensor, patched: Callable[[Tensor], Tensor] | None, rows: Tensor
+) -> tuple[Tensor, ...]:
+    """(row, feature, value, change, active) of the features that are active or change at some rows."""
+    if patched is None:
+        # tokens before the first difference are the same in both runs, and need one encoding
+        moved = (before[rows] != after[rows]).any(-1)
+        both = dictionary.encode(torch.cat([before[rows], after[rows[moved]]]))
+        features = both[: len(rows)]
+        change = torch.zeros_like(features)
+        change[moved] = both[len(rows) :] - features[moved]
+    else:
+        features = dictionary.encode(before[rows])
+        change = patched(rows) - features
+    active = dictionary.is_active(features)
+    at, feature = ((change != 0) | active).nonzero(as_tuple=True)
+    return rows[at], feature, features[at, feature], change[at, feature], active[at, feature]
 
 
 def check_baseline(task: Task, baseline: Baseline) -> None:
@@ -239,17 +271,14 @@ def mean_states(spliced: SplicedModel, task: Task, batch_size: int) -> dict[Site
         place, real = batch.places.flatten(), batch.places.flatten() >= 0
         counts += torch.bincount(place[real], minlength=n_places)
         for site, dictionary in spliced.dictionaries.items():
-            parts = encode(dictionary, seen[site])
-            sums = [_sum_by_place(part.flatten(0, 1)[real], place[real], n_places) for part in parts]
-            totals[site] = MeanState(*sums) if site not in totals else _add(totals[site], sums)
+            x = seen[site].flatten(0, 1)[real].to(precision(seen[site].dtype))
+            if site not in totals:
+                totals[site] = MeanState(
+                    x.new_zeros(n_places, dictionary.n_features), x.new_zeros(n_places, x.shape[1])
+                )
+            size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
+            for some, at in zip(x.split(size), place[real].split(size), strict=True):
+                totals[site].features.index_add_(0, at, dictionary.encode(some))
+                totals[site].x.index_add_(0, at, some)
     counts = counts.clamp(min=1)[:, None]
-    return {site: MeanState(t.features / counts, t.error / counts) for site, t in totals.items()}
-
-
-def _sum_by_place(values: Tensor, place: Tensor, n_places: int) -> Tensor:
-    sums = torch.zeros(n_places, values.shape[-1], device=values.device, dtype=values.dtype)
-    return sums.index_add_(0, place, values)
-
-
-def _add(total: MeanState, sums: list[Tensor]) -> MeanState:
-    return MeanState(total.features + sums[0], total.error + sums[1])
+    return {site: MeanState(t.features / counts, t.x / counts) for site, t in totals.items()}

@@ -269,7 +269,7 @@ def cancelling() -> tuple[SplicedModel, fc.Task, Site]:
     bare = spliced_model(model, sites=["resid_0"])
     states = batch_states(bare, task)
     whole = fc.node_effects(fc.load(model, {"resid_0": fc.dictionaries.identity(16)}), task, "atp")
-    total = whole.features("resid_0")[0, -1] / states.sites[resid(0)].change_in_x(bare.dictionaries[resid(0)])[0, -1]
+    total = whole.features("resid_0")[0, -1] / states.sites[resid(0)].x_change[0, -1]
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(16, generator=generator, dtype=torch.float64)
     direction = direction - (direction @ total) / (total @ total) * total

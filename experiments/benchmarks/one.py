@@ -1,6 +1,6 @@
 """One stage in a process of its own, so that its memory is its own; prints one line of JSON.
 
-    python -m experiments.benchmarks.one nodes-ig --features 4096
+python -m experiments.benchmarks.one nodes-ig --features 4096
 """
 
 from __future__ import annotations

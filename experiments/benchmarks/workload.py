@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import transformers
@@ -48,17 +48,16 @@ def random_model(shape: Shape, device: str = "cpu", seed: int = 0) -> SplicedMod
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=DTYPES[shape.dtype]).eval().to(device)
     bare = fc.load(model, {"embed": fc.dictionaries.identity(shape.width)})
-    ids = torch.randint(1, shape.vocabulary, (8, 16), device=device)
+    prompts = random_task(replace(shape, batch=8, tokens=min(shape.tokens, 32)), seed + 1).batch(range(8))
     sites = all_sites(shape.layers)
-    _, seen = bare.record(fc.Task.from_tokens(ids, None, ids[:, 0], metric="log_probability").batch(range(8)).clean, sites)
+    _, seen = bare.record(prompts.clean, sites)
     return fc.load(model, {str(site): _dictionary(seen[site].flatten(0, 1).float(), shape) for site in sites})
 
 
 def _dictionary(x: Tensor, shape: Shape) -> Dictionary:
-    """Random unit directions with a bias that leaves the wanted number of features active on `x` [n, width]."""
+    """Random unit directions with a bias that leaves the wanted number active a token on `x` [n, width]."""
     W = torch.randn(shape.features, shape.width, device=x.device) / shape.width**0.5
-    pre = x @ W.T
-    bias = -pre.topk(shape.active + 1, dim=-1).values[:, -1].mean()
+    bias = -(x @ W.T).flatten().topk(shape.active * len(x)).values[-1]
     return fc.dictionaries.relu(W.T.contiguous(), torch.full_like(W[:, 0], float(bias)), W, torch.zeros_like(W[0]))
 
 

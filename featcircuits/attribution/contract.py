@@ -12,6 +12,6 @@ from featcircuits.states import SiteState
 def contract(state: SiteState, spliced: SplicedModel, site: Site, coefficient: Tensor) -> tuple[Tensor, Tensor]:
     """change . coefficient, feature by feature (through its decoder row) and for the error vector."""
     coefficient = coefficient.to(state.change.dtype)
-    at_features = spliced.dictionaries[site].gradient_at(coefficient.flatten(0, 1)[state.row], state.feature)
+    at_features = spliced.dictionaries[site].gradient_at(coefficient.flatten(0, 1), state.row, state.feature)
     features = state.change * at_features
     return features, (state.error_change * coefficient).sum(-1)

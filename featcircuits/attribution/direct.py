@@ -20,7 +20,7 @@ from featcircuits.connections import Connection, Through
 from featcircuits.dictionaries import Dictionary
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel, frozen
-from featcircuits.states import SiteState, States, encode
+from featcircuits.states import SiteState, States
 
 _NUMBERS = 1 << 24
 """How many numbers one batched backward or one gather may hold."""
@@ -109,16 +109,17 @@ def cut_forward(spliced: SplicedModel, states: States) -> _Cut:
 def targets_of(dictionary: Dictionary, state: SiteState, coefficient: Tensor, chosen: SiteSelection) -> _Targets:
     """Features send back their gradient along their encoder row, errors what the features leave over."""
     flat = coefficient.flatten(0, 1).to(state.change.dtype)
-    row, feature = state.row[chosen.target_entries], state.feature[chosen.target_entries]
-    gradient = dictionary.gradient_at(flat[row], feature)
-    seeds = gradient[:, None] * dictionary.encoder_rows(feature)
     error_row = chosen.target_errors.nonzero()[:, 0]
-    features, _ = encode(dictionary, state.x.flatten(0, 1)[error_row])
-    error_seeds = dictionary.error_gradient(flat[error_row], features)
+    beside_error = chosen.target_errors[state.row] & state.active
+    entries = (chosen.target_entries | beside_error).nonzero()[:, 0]
+    row, feature = state.row[entries], state.feature[entries]
+    read = dictionary.gradient_at(flat, row, feature)[:, None] * dictionary.encoder_rows(feature)
+    left_over = flat.clone().index_add_(0, row, read * beside_error[entries, None], alpha=-1)
+    target = chosen.target_entries[entries]
     return _Targets(
-        torch.cat([row, error_row]),
-        torch.cat([feature, torch.full_like(error_row, dictionary.n_features)]),
-        torch.cat([seeds, error_seeds]),
+        torch.cat([row[target], error_row]),
+        torch.cat([feature[target], torch.full_like(error_row, dictionary.n_features)]),
+        torch.cat([read[target], left_over[error_row]]),
     )
 
 
@@ -186,7 +187,8 @@ def _contract(
     entry = (chosen.source_entries & (state.change != 0)).nonzero()[:, 0]
     for t, e in _pairs(targets.row // slots, state.row[entry] // slots, table.shape[-1]):
         row, feature = state.row[entry[e]], state.feature[entry[e]]
-        value = dictionary.gradient_at(vectors(t, row), feature) * state.change[entry[e]]
+        at = index[t] + (0 if through == Through.SKIP else row)
+        value = dictionary.gradient_at(table, at, feature) * state.change[entry[e]]
         yield _nonzero(Edges(targets.row[t], targets.node[t], row, feature, value))
     error = state.error_change.flatten(0, 1)
     error_row = (chosen.source_errors & (error != 0).any(-1)).nonzero()[:, 0]

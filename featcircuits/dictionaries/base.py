@@ -9,6 +9,7 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from featcircuits.dictionaries.products import combined, dots
 from featcircuits.errors import InputError
 
 
@@ -48,16 +49,12 @@ class Dictionary(Protocol):
         """[n] -> [n, width]: the gradient of each feature, where active, to the activation."""
         ...
 
-    def project(self, gradient: Tensor) -> Tensor:
-        """[..., width] -> [..., n_features]: a gradient at x as a gradient at every feature."""
+    def write(self, change: Tensor, row: Tensor, ids: Tensor, n_rows: int) -> Tensor:
+        """[n], [n], [n] -> [n_rows, width]: what changes of features `ids` at positions `row` add to x."""
         ...
 
-    def gradient_at(self, gradient: Tensor, ids: Tensor) -> Tensor:
-        """[n, width], [n] -> [n]: each gradient at x as the gradient at one feature."""
-        ...
-
-    def error_gradient(self, gradient: Tensor, features: Tensor) -> Tensor:
-        """The gradient to x of <gradient, x - decode(encode(x))>, at the state with these features."""
+    def gradient_at(self, gradient: Tensor, row: Tensor, ids: Tensor) -> Tensor:
+        """[m, width], [n], [n] -> [n]: the gradient at x in position `row` as that at feature `ids`; no pair twice."""
         ...
 
     def is_active(self, features: Tensor) -> Tensor:
@@ -133,14 +130,11 @@ class Affine:
     def encoder_rows(self, ids: Tensor) -> Tensor:
         return self.W_enc[:, ids].T
 
-    def project(self, gradient: Tensor) -> Tensor:
-        return gradient @ self.W_dec.T
+    def write(self, change: Tensor, row: Tensor, ids: Tensor, n_rows: int) -> Tensor:
+        return combined(change, row, self.W_dec, ids, n_rows)
 
-    def gradient_at(self, gradient: Tensor, ids: Tensor) -> Tensor:
-        return (gradient * self.W_dec[ids]).sum(-1)
-
-    def error_gradient(self, gradient: Tensor, features: Tensor) -> Tensor:
-        return gradient - (self.project(gradient) * self.is_active(features)) @ self.W_enc.T
+    def gradient_at(self, gradient: Tensor, row: Tensor, ids: Tensor) -> Tensor:
+        return dots(gradient, row, self.W_dec, ids)
 
     def is_active(self, features: Tensor) -> Tensor:
         return features != 0

@@ -46,14 +46,12 @@ class Identity:
     def encoder_rows(self, ids: Tensor) -> Tensor:
         return one_hot(ids, self.width).to(self.dtype)
 
-    def project(self, gradient: Tensor) -> Tensor:
-        return gradient
+    def write(self, change: Tensor, row: Tensor, ids: Tensor, n_rows: int) -> Tensor:
+        total = torch.zeros(n_rows, self.width, device=change.device, dtype=change.dtype)
+        return total.index_put_((row, ids), change, accumulate=True)
 
-    def gradient_at(self, gradient: Tensor, ids: Tensor) -> Tensor:
-        return gradient.gather(-1, ids[:, None])[:, 0]
-
-    def error_gradient(self, gradient: Tensor, features: Tensor) -> Tensor:
-        return torch.zeros_like(gradient)
+    def gradient_at(self, gradient: Tensor, row: Tensor, ids: Tensor) -> Tensor:
+        return gradient[row, ids]
 
     def is_active(self, features: Tensor) -> Tensor:
         return torch.ones_like(features, dtype=torch.bool)

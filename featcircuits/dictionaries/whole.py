@@ -46,14 +46,11 @@ class Whole:
     def encoder_rows(self, ids: Tensor) -> Tensor:
         return self.decoder_rows(ids)
 
-    def project(self, gradient: Tensor) -> Tensor:
-        return gradient[..., :0]
+    def write(self, change: Tensor, row: Tensor, ids: Tensor, n_rows: int) -> Tensor:
+        return torch.zeros(n_rows, self.width, device=change.device, dtype=change.dtype)
 
-    def gradient_at(self, gradient: Tensor, ids: Tensor) -> Tensor:
+    def gradient_at(self, gradient: Tensor, row: Tensor, ids: Tensor) -> Tensor:
         return gradient.new_zeros(len(ids))
-
-    def error_gradient(self, gradient: Tensor, features: Tensor) -> Tensor:
-        return gradient
 
     def is_active(self, features: Tensor) -> Tensor:
         return torch.ones_like(features, dtype=torch.bool)

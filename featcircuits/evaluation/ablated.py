@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.circuit import Circuit
+from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablations import Ablation, Values
 from featcircuits.metrics import Answers
@@ -21,7 +22,7 @@ from featcircuits.nodes import Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site, resid
 from featcircuits.splice import SplicedModel, Start
-from featcircuits.states import Objective, check_finite, encode
+from featcircuits.states import DENSE_NUMBERS, Objective, Patched, check_finite, precision
 from featcircuits.tasks import Batch, Task
 
 ERRORS = ("nodes", "keep", "remove")
@@ -42,9 +43,9 @@ class Subgraph:
     complement: bool = False
     first: int = 0
 
-    def keeps(self, site: Site, errors: str) -> Tensor:
-        """[place, n_features + 1]: True where a node is not ablated."""
-        ranks = self.ranks[site]
+    def keeps(self, site: Site, errors: str, places: Tensor) -> Tensor:
+        """[n, n_features + 1] for places [n]: True where a node is not ablated."""
+        ranks = self.ranks[site][places]
         keep = ((ranks >= self.first) & (ranks < self.size)) ^ self.complement
         if errors != "nodes":
             keep[:, -1] = errors == "keep"
@@ -124,24 +125,40 @@ class AblatedModel:
         self, batch: Batch, subgraphs: Sequence[Subgraph], values: Values, objective: Objective, stream: Tensor | None
     ) -> Tensor:
         """[subgraph, example] of one forward, whose rows are subgraphs x examples."""
-        n_examples, places = len(batch.index), batch.places
+        n_examples, places = len(batch.index), batch.places.flatten()
         rows = torch.arange(n_examples, device=self.spliced.device).repeat(len(subgraphs))
 
         def ablate(site: Site, x: Tensor) -> Tensor:
-            dictionary = self.spliced.dictionaries[site]
-            features, error = (part.unflatten(0, (len(subgraphs), n_examples)) for part in encode(dictionary, x))
-            kept = torch.stack([subgraph.keeps(site, self.errors) for subgraph in subgraphs])
-            kept = kept[:, places.clamp(min=0)] | (places < 0)[..., None]
-            feature_value, error_value = values(site)
-            change = (feature_value - features).masked_fill(kept[..., :-1], 0)
-            error_change = (error_value - error).masked_fill(kept[..., -1:], 0)
-            total = dictionary.decode_change(change) + error_change
-            return x + total.flatten(0, 1).to(x.dtype)
+            # [subgraph, example * slots + slot, width]; dense features exist for a few rows at a time
+            arriving = x.unflatten(0, (len(subgraphs), n_examples)).flatten(1, 2)
+            dictionary, value, result = self.spliced.dictionaries[site], values(site), arriving.clone()
+            size = max(1, DENSE_NUMBERS // (len(subgraphs) * (dictionary.n_features + 1)))
+            for some in (places >= 0).nonzero()[:, 0].split(size):
+                kept = torch.stack([subgraph.keeps(site, self.errors, places[some]) for subgraph in subgraphs])
+                result[:, some] = _ablated(dictionary, arriving[:, some], value, some, kept).to(x.dtype)
+            return result.view_as(x)
 
         begin = None if stream is None else Start(self.start_layer, stream[rows])
         with torch.no_grad():
             logits = self.spliced.run(batch.clean.select(rows), ablate, start=begin, answers_only=True)
         return -objective.select(rows)(logits).unflatten(0, (len(subgraphs), n_examples))
+
+
+def _ablated(dictionary: Dictionary, x: Tensor, value: Patched, rows: Tensor, kept: Tensor) -> Tensor:
+    """x [subgraph, n, width] with every node that is not `kept` [subgraph, n, n_features + 1] at its value.
+
+    With x = decode(f) + error and y the same of the values: where the error is kept the result is x plus
+    what the ablated features change, where it is ablated it is y less what the kept ones do.
+    """
+    x = x.to(precision(x.dtype))
+    y = value.x.flatten(0, 1)[rows].to(x.dtype)
+    features = dictionary.encode(x)
+    change = (dictionary.encode(y) if value.features is None else value.features(rows)) - features
+    feature_kept, error_kept = kept[..., :-1], kept[..., -1:]
+    change = torch.where(error_kept, change, -change).masked_fill(feature_kept == error_kept, 0).flatten(0, 1)
+    row, feature = change.nonzero(as_tuple=True)
+    written = dictionary.write(change[row, feature], row, feature, len(change))
+    return torch.where(error_kept, x, y) + written.view_as(x)
 
 
 def _objective(task: Task, batch: Batch, reference: Tensor) -> Objective:

@@ -16,11 +16,11 @@ from torch import Tensor
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import MeanState, check_finite, encode, mean_states, precision
+from featcircuits.states import MeanState, Patched, check_finite, mean_states, patched_by_mean, patched_by_zero
 from featcircuits.tasks import Batch, Task
 
-Values = Callable[[Site], tuple[Tensor, Tensor]]
-"""site -> (features [example, slot, n_features], error [example, slot, width]); broadcastable."""
+Values = Callable[[Site], Patched]
+"""site -> what ablated nodes become there."""
 
 
 class Ablation(Protocol):
@@ -34,15 +34,7 @@ class Zero:
     """Features and error 0: a site with everything ablated emits its decoder's bias."""
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
-        dtype = precision(spliced.model.dtype)
-
-        def at(site: Site) -> tuple[Tensor, Tensor]:
-            dictionary = spliced.dictionaries[site]
-            sizes = (dictionary.n_features, dictionary.width)
-            features, error = (torch.zeros(1, 1, size, dtype=dtype, device=spliced.device) for size in sizes)
-            return features, error
-
-        return at
+        return lambda site: patched_by_zero(spliced, site, batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +44,7 @@ class Mean:
     means: Mapping[Site, MeanState]
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
-        places = batch.places.clamp(min=0)
-        return lambda site: (self.means[site].features[places], self.means[site].error[places])
+        return lambda site: patched_by_mean(self.means[site], batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +65,7 @@ class Resample:
             }
         else:
             states = _states(spliced, task, batch, self.rows)
-        return lambda site: encode(spliced.dictionaries[site], states[site])
+        return lambda site: Patched(states[site])
 
 
 def _states(spliced: SplicedModel, task: Task, batch: Batch, rows: Sequence[int]) -> dict[Site, Tensor]:

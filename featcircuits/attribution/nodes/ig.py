@@ -38,7 +38,7 @@ class IntegratedGradients:
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
         """[example, slot, width] at every site."""
         totals = {site: torch.zeros_like(state.x) for site, state in states.sites.items()}
-        moves = {site: s.change_in_x(spliced.dictionaries[site]).to(s.x.dtype) for site, s in states.sites.items()}
+        moves = {site: s.x_change.to(s.x.dtype) for site, s in states.sites.items()}
         path = points(self.rule, self.steps)
         by_start = sorted(spliced.sites, key=lambda site: (site.start, site))
         per_run = max(1, self.max_rows // len(states.batch.index))
