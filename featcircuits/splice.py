@@ -112,9 +112,11 @@ class SplicedModel:
             logits = self.run(tokens, keep, sites=sites, answers_only=True)
         return logits, seen
 
-    def streams(self, layers: Iterable[int]) -> tuple[Site, ...]:
-        """The sites whose activations enter these layers (there is no need to skip up to layer 0)."""
-        return tuple(resid(layer - 1) for layer in sorted(set(layers)) if layer > 0)
+    def entry(self, site: Site) -> Site:
+        """Where a move of x at `site` may as well be put: the stream it is added to, if nothing else reads it."""
+        if site.kind == "embed" or (site.kind == "attn" and self.architecture.sequential):
+            return site
+        return resid(site.layer)
 
 
 def _runs(site: Site, first_layer: int) -> bool:

@@ -8,7 +8,7 @@ effect and are never stored: dense [example, position, feature] tensors live for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from featcircuits.corruption import Noise
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
 from featcircuits.metrics import Answers, metric_named
-from featcircuits.sites import EMBED, Site
+from featcircuits.sites import EMBED, Site, resid
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Batch, Task
 
@@ -121,11 +121,11 @@ def states_of(
     batch: Batch,
     baseline: Baseline = "paired",
     means: Mapping[Site, MeanState] | None = None,
-    extra: Iterable[Site] = (),
 ) -> States:
-    """Run a batch and encode it at every spliced site; `extra` sites are recorded as streams."""
+    """Run a batch and encode it at every spliced site."""
     batch = batch.to(spliced.device)
-    wanted = sorted({*spliced.sites, *extra})
+    streams = [resid(layer) for layer in range(-1, spliced.architecture.n_layers)]
+    wanted = sorted({*spliced.sites, *streams})
     logits, clean = spliced.record(batch.clean, wanted)
     check_finite(logits, clean)
     patched_logits, patched = None, None
@@ -145,7 +145,7 @@ def states_of(
             site: _site_state(dictionary, clean[site], baseline_at(site), batch)
             for site, dictionary in spliced.dictionaries.items()
         },
-        streams={site: clean[site] for site in extra},
+        streams={site: clean[site] for site in streams},
         objective=objective,
         metric_clean=objective(logits),
         metric_patched=None if patched_logits is None else objective(patched_logits),

@@ -65,7 +65,7 @@ def trace_with_ranking(
         edge_estimator(edge_method, options if edges == "same" else {})
     effects = node_effects(
         spliced, task, nodes,
-        baseline=baseline, batch_size=batch_size, keep_examples=False, keep_coefficients=edges == "same",
+        baseline=baseline, batch_size=batch_size, keep_examples=False, keep_states=edges is not None,
         progress=progress, **options,
     )  # fmt: skip
     settings = {

@@ -26,8 +26,7 @@ ATTENTION = {"gpt2": "attn", "gpt_neox": "attention"}
 
 
 def batch_states(spliced: SplicedModel, task: fc.Task) -> States:
-    streams = spliced.streams(site.start for site in spliced.sites)
-    return states_of(spliced, task, task.batch(range(len(task))), extra=streams)
+    return states_of(spliced, task, task.batch(range(len(task))))
 
 
 def close(found: Tensor, expected: Tensor, rtol: float) -> None:

@@ -40,7 +40,7 @@ def _nodes(method: str, floor: Callable[[SplicedModel, fc.Task], None]) -> Calla
 
 def node_effects(spliced: SplicedModel, task: fc.Task, method: str) -> NodeEffects:
     return fc.node_effects(
-        spliced, task, method, batch_size=len(task), keep_examples=False, keep_coefficients=True
+        spliced, task, method, batch_size=len(task), keep_examples=False, keep_states=True
     )  # fmt: skip
 
 
@@ -51,8 +51,7 @@ def _ig_floor(spliced: SplicedModel, task: fc.Task) -> None:
 
 def threshold_for(spliced: SplicedModel, task: fc.Task, method: str, count: int) -> float:
     """The threshold that `count` (example, position, node) triples exceed, active features and errors."""
-    streams = spliced.streams(site.start for site in spliced.sites)
-    states = states_of(spliced, task, task.batch(range(len(task))), extra=streams)
+    states = states_of(spliced, task, task.batch(range(len(task))))
     estimator = method_named(method, {})
     assert isinstance(estimator, Estimator)
     sizes = []

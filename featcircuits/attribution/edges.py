@@ -94,13 +94,12 @@ def edge_effects(
     example and position exceeds it, as Marks et al. compute them. `method` ("atp", "ig", "relp")
     gives the coefficient of the downstream node; the Jacobian is the clean run's (under the rules,
     for "relp"). "exact" patches every edge among the nodes of a collection. Where places sum several
-    positions, an edge sums the pairs of positions. `effects` that kept their coefficients spare
-    computing them again.
+    positions, an edge sums the pairs of positions. `effects` that kept their states spare computing
+    them again.
     """
     if isinstance(nodes, NodeEffects):
         effects = nodes
-    if isinstance(nodes, NodeEffects) != (node_threshold is not None):
-        raise InputError("node_threshold goes with the result of node_effects; a collection of nodes takes none")
+    _check_request(task, nodes, node_threshold, effects)
     if effects is not None:
         batch_size, baseline = effects.batch_size, baseline or effects.baseline
         if method in (None, effects.method):
@@ -112,26 +111,45 @@ def edge_effects(
     if isinstance(nodes, NodeEffects) and isinstance(estimator, ExactPatching):
         raise InputError("method 'exact' patches edges one by one; give it a collection of nodes, not a threshold")
     fixed = None if isinstance(nodes, NodeEffects) else NodeSet(nodes, spliced, task.places)
-    means = mean_states(spliced, task, batch_size) if baseline == "mean" else None
+    same = effects is not None and method_named(effects.method, effects.options) == estimator
     arcs = connections(spliced.sites, spliced.architecture.n_layers, spliced.architecture.sequential)
     tallies = {arc: Tally() for arc in arcs}
-    streams = spliced.streams(site.start for site in spliced.sites)
-    batches = progress(task.batches(batch_size), f"edge effects ({method})", task.count_batches(batch_size))
-    for number, batch in enumerate(batches):
-        states = states_of(spliced, task, batch, baseline or "paired", means, streams)
+    batches = _batches(spliced, task, effects, baseline or "paired", batch_size)
+    for states, kept in progress(batches, f"edge effects ({method})", task.count_batches(batch_size)):
         if isinstance(estimator, ExactPatching):
             assert fixed is not None
             found = batch_exact_edges(spliced, states, fixed, arcs, estimator.max_rows)
         else:
-            coefficients = _coefficients(spliced, states, estimator, effects, number)
+            coefficients = kept if kept and same else estimator.coefficients(spliced, states)
             chosen = fixed.of_batch(states) if fixed else _above(spliced, states, coefficients, node_threshold or 0.0)
             found = _estimated_edges(spliced, states, estimator, coefficients, chosen, arcs)
         for arc, edges in found:
             _tally(tallies[arc], states, spliced, arc, edges, len(task.places))
         for tally in tallies.values():
-            tally.count += len(batch.index)
+            tally.count += len(states.batch.index)
     n_features = {site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()}
     return EdgeEffects(method, task.places, n_features, tallies)
+
+
+def _check_request(
+    task: Task, nodes: NodeEffects | Iterable[Node], node_threshold: float | None, effects: NodeEffects | None
+) -> None:
+    if isinstance(nodes, NodeEffects) != (node_threshold is not None):
+        raise InputError("node_threshold goes with the result of node_effects; a collection of nodes takes none")
+    if effects is not None and effects.shape != (len(task), task.longest):
+        raise InputError(f"the effects are of {effects.shape[0]} other examples than the {len(task)} of {task.name}")
+
+
+def _batches(
+    spliced: SplicedModel, task: Task, effects: NodeEffects | None, baseline: Baseline, batch_size: int
+) -> Iterator[tuple[States, Mapping[Site, Tensor] | None]]:
+    """Each batch's states, and the coefficients of `effects` where it kept both."""
+    if effects is not None and effects.kept and effects.baseline == baseline:
+        yield from effects.kept
+        return
+    means = mean_states(spliced, task, batch_size) if baseline == "mean" else None
+    for batch in task.batches(batch_size):
+        yield states_of(spliced, task, batch, baseline, means), None
 
 
 def edge_estimator(method: str, options: Mapping[str, Any]) -> Estimator | ExactPatching:
@@ -155,18 +173,6 @@ def _estimated_edges(
     with estimator.propagation(spliced):
         yield from batch_edges(spliced, states, coefficients, selection, arcs)
         yield from _metric_edges(spliced, states, coefficients, selection, arcs)
-
-
-def _coefficients(
-    spliced: SplicedModel, states: States, estimator: Estimator, effects: NodeEffects | None, number: int
-) -> dict[Site, Tensor]:
-    """Kept ones where the same estimator computed them, else anew."""
-    if effects is not None and method_named(effects.method, effects.options) == estimator:
-        kept = {site: effects.coefficients(site, number) for site in spliced.sites}
-        found = {site: value.to(spliced.device) for site, value in kept.items() if value is not None}
-        if len(found) == len(kept):
-            return found
-    return estimator.coefficients(spliced, states)
 
 
 def _above(spliced: SplicedModel, states: States, coefficients: Mapping[Site, Tensor], threshold: float) -> Selection:

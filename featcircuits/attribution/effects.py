@@ -42,7 +42,17 @@ class _SiteRecord:
     entries: list[Tensor] = field(default_factory=list)
     """Per batch [4, n]: example, position, feature, and (as float64) value."""
     errors: list[Tensor] = field(default_factory=list)
-    coefficients: list[Tensor] = field(default_factory=list)
+
+
+class Kept(NamedTuple):
+    """A batch's states and coefficients, for whoever goes on with them."""
+
+    states: States
+    coefficients: Mapping[Site, Tensor]
+
+
+KEPT_BYTES = 1 << 30
+"""How much memory kept batches may take; beyond it none is kept and all are computed again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +76,8 @@ class NodeEffects:
     batch_size: int
     _records: Mapping[Site, _SiteRecord] = field(repr=False)
     keeps_examples: bool = True
+    kept: tuple[Kept, ...] = field(default=(), repr=False)
+    """Every batch, or nothing"""
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -112,11 +124,6 @@ class NodeEffects:
                 if mean != 0:
                     yield Node(site, None if node == n_features else node, self.places[place]), mean, error
 
-    def coefficients(self, site: Site, batch: int) -> Tensor | None:
-        """The estimator's coefficients of one batch, where they were kept."""
-        kept = self._records[site].coefficients
-        return kept[batch] if kept else None
-
     def entries(self, site: str | Site) -> Tensor:
         """Every feature that is active or changes, as columns [4, n]: example, position, feature, effect.
 
@@ -144,7 +151,7 @@ def node_effects(
     baseline: Baseline = "paired",
     batch_size: int = 16,
     keep_examples: bool = True,
-    keep_coefficients: bool = False,
+    keep_states: bool = False,
     progress: Progress = silent,
     **options: Any,
 ) -> NodeEffects:
@@ -154,6 +161,7 @@ def node_effects(
     `baseline`: what patching puts in: the corrupted run ("paired"), nothing ("zero", features
     and error), the mean over the task at the same place ("mean"), or the clean prompts' run with
     Gaussian noise on the embeddings ("noise", or a `featcircuits.corruption.Noise`).
+    `keep_states` spares `edge_effects` computing them again, where they fit into memory.
     Raises `InputError` for unknown names, unaligned prompts and non-finite activations.
     """
     estimator = method_named(method, options)
@@ -161,22 +169,25 @@ def node_effects(
     if not keep_examples:
         task.check_places()
     means = mean_states(spliced, task, batch_size) if baseline == "mean" else None
-    streams = spliced.streams(site.start for site in spliced.sites)
     records = {site: _SiteRecord() for site in spliced.sites}
-    clean, corrupted = [], []
+    clean, corrupted, kept = [], [], []
     for batch in progress(task.batches(batch_size), f"node effects ({method})", task.count_batches(batch_size)):
-        states = states_of(spliced, task, batch, baseline, means, streams)
+        states = states_of(spliced, task, batch, baseline, means)
         clean.append(states.metric_clean.cpu())
         if states.metric_patched is not None:
             corrupted.append(states.metric_patched.cpu())
-        effects = effects_of(spliced, states, estimator)
+        effects, coefficients = effects_of(spliced, states, estimator), {}
         for site, (features, error, coefficient) in effects.items():
             record = records[site]
             _tally(record.tally, states, states.sites[site], features, error, len(task.places), spliced, site)
             if keep_examples:
                 _keep(record, states, states.sites[site], features, error, task.longest)
-            if keep_coefficients and coefficient is not None:
-                record.coefficients.append(coefficient.cpu())
+            if coefficient is not None:
+                coefficients[site] = coefficient
+        if keep_states:
+            kept.append(Kept(states, coefficients))
+            keep_states = sum(map(_bytes, kept)) <= KEPT_BYTES
+            kept = kept if keep_states else []
     return NodeEffects(
         method=method,
         options=options,
@@ -189,7 +200,15 @@ def node_effects(
         batch_size=batch_size,
         _records=records,
         keeps_examples=keep_examples,
+        kept=tuple(kept),
     )
+
+
+def _bytes(kept: Kept) -> int:
+    tensors = [*kept.coefficients.values(), *kept.states.streams.values()]
+    for state in kept.states.sites.values():
+        tensors += [value for value in vars(state).values() if isinstance(value, Tensor)]
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def effects_of(

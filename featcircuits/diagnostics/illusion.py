@@ -108,8 +108,7 @@ def illusion(
     task.check_places()
     nodes = list(circuit.nodes) if isinstance(circuit, Circuit) else list(circuit)
     NodeSet(nodes, spliced, task.places)  # refuses nodes that do not exist
-    streams = spliced.streams(site.start for site in spliced.sites)
-    states = states_of(spliced, task, task.batch(range(len(task))), extra=streams)
+    states = states_of(spliced, task, task.batch(range(len(task))))
     batch = states.batch
     assert batch.corrupted is not None
     _, other = spliced.record(batch.corrupted, spliced.sites)

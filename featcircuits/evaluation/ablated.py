@@ -112,7 +112,7 @@ class AblatedModel:
         for batch in progress(task.batches(self.batch_size), "ablated runs", n_batches):
             batch = batch.to(self.spliced.device)
             values = self.ablation.values(self.spliced, task, batch)
-            logits, seen = self.spliced.record(batch.clean, self.spliced.streams([self.start_layer]))
+            logits, seen = self.spliced.record(batch.clean, [resid(self.start_layer - 1)] if self.start_layer else [])
             objective, stream = _objective(task, batch, logits), seen.get(resid(self.start_layer - 1))
             per_run = max(1, self.max_rows // len(batch.index))
             for begin in range(0, len(subgraphs), per_run):

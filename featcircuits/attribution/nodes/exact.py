@@ -17,7 +17,7 @@ from featcircuits.states import SiteState, States
 class ExactPatching:
     """effect = m(x | node takes its patched value) - m(x); one forward row a node.
 
-    Rows are batched and start at the patched site. Editing feature i adds its change times its
+    Rows are batched and start right after the patched site. Editing feature i adds its change times its
     decoder row: the error stays the clean run's.
     """
 
@@ -51,16 +51,15 @@ def patched_metric(spliced: SplicedModel, states: States, site: Site, rows: Tens
         moved[each, slot] += moves.to(x.dtype)
         return moved
 
-    entry = resid(site.start - 1)
-    begin = None
-    if site.start > 0:
-        stream = states.streams[entry][example]
-        begin = Start(site.start, move(site, stream) if entry == site else stream)
+    entry, begin = spliced.entry(site), None
+    if entry.start > 0:
+        stream = states.streams[resid(entry.start - 1)][example]
+        begin = Start(entry.start, stream if entry.kind == "attn" else move(entry, stream))
     with torch.no_grad():
         logits = spliced.run(
             states.batch.clean.select(example),
             move,
-            sites=[site],
+            sites=[entry],
             start=begin,
             answers_only=True,
         )

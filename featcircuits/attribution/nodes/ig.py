@@ -21,7 +21,8 @@ class IntegratedGradients:
     """coefficient = mean of dm/dx along the straight path of the whole site.
 
     Decode being affine, the path of features and error is the path of x itself, so no dictionary
-    runs inside the loop. Sites that the same layer follows share forwards, which start there.
+    runs inside the loop. Sites that the same layer follows share forwards, which start there; a site that only the
+    stream reads moves the stream.
     """
 
     steps: int = 10
@@ -38,25 +39,31 @@ class IntegratedGradients:
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
         """[example, slot, width] at every site."""
         totals = {site: torch.zeros_like(state.x) for site, state in states.sites.items()}
-        moves = {site: s.x_change.to(s.x.dtype) for site, s in states.sites.items()}
         path = points(self.rule, self.steps)
-        by_start = sorted(spliced.sites, key=lambda site: (site.start, site))
+        by_start = sorted(spliced.sites, key=lambda site: (spliced.entry(site).start, site))
         per_run = max(1, self.max_rows // len(states.batch.index))
-        for start, sites in groupby(by_start, key=lambda site: site.start):
+        for start, sites in groupby(by_start, key=lambda site: spliced.entry(site).start):
             jobs = [(site, alpha, weight) for site in sites for alpha, weight in path]
             for begin in range(0, len(jobs), per_run):
                 chunk = jobs[begin : begin + per_run]
-                stops = [(site, states.sites[site].x + alpha * moves[site]) for site, alpha, _ in chunk]
+                stops = [(spliced.entry(site), _moved(spliced, states, site, alpha)) for site, alpha, _ in chunk]
                 found = _gradients_at(spliced, states, start, stops)
                 for (site, _, weight), gradient in zip(chunk, found, strict=True):
                     totals[site] += weight * gradient
         return totals
 
 
+def _moved(spliced: SplicedModel, states: States, site: Site, alpha: float) -> Tensor:
+    """The activation at the site's entry with the whole site moved by `alpha` of its change."""
+    entry, state = spliced.entry(site), states.sites[site]
+    x = state.x if entry == site else states.streams[entry]
+    return x + alpha * state.x_change.to(x.dtype)
+
+
 def _gradients_at(
     spliced: SplicedModel, states: States, start: int, stops: Sequence[tuple[Site, Tensor]]
 ) -> Sequence[Tensor]:
-    """dm/dx at each (site, value of the whole site), all in one forward from layer `start`."""
+    """dm/dx at each (entry, value of it), all in one forward from layer `start`."""
     n_examples = len(states.batch.index)
     rows = torch.arange(n_examples, device=spliced.device).repeat(len(stops))
     leaves = [value.detach().requires_grad_() for _, value in stops]
