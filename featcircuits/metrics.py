@@ -84,6 +84,9 @@ METRICS: Mapping[str, Metric] = {
     "kl": kl,
 }
 
+READS_ANSWERS_ALONE = frozenset({"logit_difference"})
+"""Metrics that the logits of other tokens than the answers do not enter."""
+
 NEEDS_CORRUPTED_ANSWERS = frozenset({"logit_difference", "probability_difference"})
 
 

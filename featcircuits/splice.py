@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from featcircuits.models import Architecture
 from featcircuits.sites import Site, resid
@@ -79,8 +80,8 @@ class SplicedModel:
         """One forward pass; `edit` is called at each of `sites` (default: the spliced ones).
 
         Returns the logits [row, slot, vocabulary], or [row, vocabulary] at each prompt's last
-        token with `answers_only`, which spares the unembedding of all other tokens. Hooks are
-        gone when this returns or raises.
+        token with `answers_only`, which spares the unembedding of all other tokens (and to all
+        others than `tokens.vocabulary`). Hooks are gone when this returns or raises.
         """
         tokens = tokens.to(self.device)
         with ExitStack() as hooks:
@@ -91,7 +92,7 @@ class SplicedModel:
                 hooked = (site for site in (self.sites if sites is None else sites) if _runs(site, first))
                 hooks.enter_context(_editing(self, hooked, edit))
             if answers_only:
-                hooks.enter_context(_reading(self.architecture.unembedding(self.model), tokens.last))
+                hooks.enter_context(_reading(self.architecture.unembedding(self.model), tokens))
             output = self.model(
                 input_ids=tokens.ids,
                 attention_mask=tokens.mask,
@@ -144,18 +145,28 @@ def _output_hook(site: Site, edit: Edit) -> Callable[[nn.Module, Any, Any], Any]
 
 
 @contextmanager
-def _reading(unembedding: nn.Module, slots: Tensor) -> Iterator[None]:
-    """Let the unembedding see only one slot of each row."""
+def _reading(unembedding: nn.Module, tokens: Tokens) -> Iterator[None]:
+    """Let the unembedding see only the last token of each row, and compute only the wanted logits."""
+    slots, wanted = tokens.last, tokens.vocabulary
 
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = args[0]
         return (hidden[torch.arange(len(slots), device=hidden.device), slots.to(hidden.device)][:, None], *args[1:])
 
-    handle = unembedding.register_forward_pre_hook(hook)
-    try:
+    def some(module: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        return logits if wanted is None else logits[..., wanted.to(logits.device)]
+
+    with ExitStack() as stack:
+        stack.callback(unembedding.register_forward_pre_hook(last).remove)
+        # a plain linear map need not compute the rest; anything else (quantised, offloaded) computes all
+        if wanted is not None and type(unembedding) is nn.Linear and "forward" not in vars(unembedding):
+            ids, bias = wanted.to(unembedding.weight.device), unembedding.bias
+            weight, bias = unembedding.weight[ids], None if bias is None else bias[ids]
+            unembedding.forward = lambda hidden: linear(hidden, weight, bias)  # type: ignore[method-assign]
+            stack.callback(vars(unembedding).pop, "forward")
+        else:
+            stack.callback(unembedding.register_forward_hook(some).remove)
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager

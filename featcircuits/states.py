@@ -35,6 +35,8 @@ class Objective(NamedTuple):
     answers: Answers
 
     def __call__(self, logits: Tensor) -> Tensor:
+        assert self.answers.reference is not None
+        assert logits.shape == self.answers.reference.shape, "answers count other logits than the run computed"
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return -metric_named(self.metric)(wide, self.answers)
 
@@ -123,7 +125,7 @@ def states_of(
     means: Mapping[Site, MeanState] | None = None,
 ) -> States:
     """Run a batch and encode it at every spliced site."""
-    batch = batch.to(spliced.device)
+    batch = batch.to(spliced.device).narrowed(task.metric)
     streams = [resid(layer) for layer in range(-1, spliced.architecture.n_layers)]
     wanted = sorted({*spliced.sites, *streams})
     logits, clean = spliced.record(batch.clean, wanted)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from featcircuits.errors import InputError
 from featcircuits.examples import OTHER, Example, check_example
-from featcircuits.metrics import NEEDS_CORRUPTED_ANSWERS, Answers, metric_named
+from featcircuits.metrics import NEEDS_CORRUPTED_ANSWERS, READS_ANSWERS_ALONE, Answers, metric_named
 from featcircuits.taskfiles import read_examples
 from featcircuits.tokens import Tokens
 
@@ -37,6 +37,20 @@ class Batch:
         moved = Answers(self.answers.clean.to(device), self.answers.corrupted.to(device))
         corrupted = None if self.corrupted is None else self.corrupted.to(device)
         return Batch(self.index, self.clean.to(device), corrupted, moved, self.places.to(device))
+
+    def narrowed(self, metric: str) -> Batch:
+        """Where a metric reads the answers' logits alone: runs compute only those, and answers count them."""
+        if metric not in READS_ANSWERS_ALONE:
+            return self
+        every = torch.cat([self.answers.clean.flatten(), self.answers.corrupted.flatten()])
+        wanted = every[every >= 0].unique()
+        first, second = (
+            torch.where(ids < 0, ids, torch.searchsorted(wanted, ids.clamp(min=0)))
+            for ids in (self.answers.clean, self.answers.corrupted)
+        )
+        corrupted = None if self.corrupted is None else replace(self.corrupted, vocabulary=wanted)
+        clean = replace(self.clean, vocabulary=wanted)
+        return Batch(self.index, clean, corrupted, Answers(first, second), self.places)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ class Tokens:
     mask: Tensor
     first: Tensor | None = None
     """[prompt]: the position of each prompt's first token, where that is not 0."""
+    vocabulary: Tensor | None = None
+    """[n]: the token ids whose logits the answer is judged by; None for all."""
 
     @classmethod
     def pad(cls, prompts: Sequence[Sequence[int]], pad_id: int, side: str = "right", width: int = 0) -> Tokens:
@@ -43,11 +45,12 @@ class Tokens:
         return (self.mask * slots).argmax(-1)
 
     def select(self, rows: Tensor) -> Tokens:
-        return Tokens(self.ids[rows], self.mask[rows], None if self.first is None else self.first[rows])
+        first = None if self.first is None else self.first[rows]
+        return replace(self, ids=self.ids[rows], mask=self.mask[rows], first=first)
 
     def to(self, device: torch.device | str) -> Tokens:
-        first = None if self.first is None else self.first.to(device)
-        return Tokens(self.ids.to(device), self.mask.to(device), first)
+        first, vocabulary = (None if part is None else part.to(device) for part in (self.first, self.vocabulary))
+        return Tokens(self.ids.to(device), self.mask.to(device), first, vocabulary)
 
     def __len__(self) -> int:
         return self.ids.shape[0]

@@ -147,7 +147,8 @@ def first_hop(spliced: SplicedModel, states: States, readers: Readers, moves: Mo
     if site.start > 0:
         start = Start(site.start, held(entry) + (vector[:, None] if entry.layer >= site.layer else 0))
     ids = states.batch.clean.ids[example, slot][:, None]
-    tokens = Tokens(ids, torch.ones_like(ids), first=states.batch.clean.positions[example, slot])
+    clean = states.batch.clean
+    tokens = Tokens(ids, torch.ones_like(ids), clean.positions[example, slot], clean.vocabulary)
     with attending(spliced.model, attend):
         sites = all_sites(spliced.architecture.n_layers)
         logits = spliced.run(tokens, force, sites=sites, start=start, answers_only=True)

@@ -78,7 +78,7 @@ def metric_model(spliced: SplicedModel, task: Task, batch_size: int) -> Tensor:
     """F of the unedited model [example]."""
     found = []
     for batch in task.batches(batch_size):
-        batch = batch.to(spliced.device)
+        batch = batch.to(spliced.device).narrowed(task.metric)
         logits, _ = spliced.record(batch.clean, [])
         check_finite(logits, {})
         found.append(-_objective(task, batch, logits)(logits))
@@ -110,7 +110,7 @@ class AblatedModel:
         found = torch.empty(len(subgraphs), len(task), dtype=torch.float64)
         n_batches = task.count_batches(self.batch_size)
         for batch in progress(task.batches(self.batch_size), "ablated runs", n_batches):
-            batch = batch.to(self.spliced.device)
+            batch = batch.to(self.spliced.device).narrowed(task.metric)
             values = self.ablation.values(self.spliced, task, batch)
             logits, seen = self.spliced.record(batch.clean, [resid(self.start_layer - 1)] if self.start_layer else [])
             objective, stream = _objective(task, batch, logits), seen.get(resid(self.start_layer - 1))

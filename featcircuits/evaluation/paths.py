@@ -102,7 +102,7 @@ class _Hypothesis:
 
     @classmethod
     def of(cls, spliced: SplicedModel, task: Task, batch: Batch) -> _Hypothesis:
-        batch = batch.to(spliced.device)
+        batch = batch.to(spliced.device).narrowed(task.metric)
         assert batch.corrupted is not None
         logits, _ = spliced.record(batch.clean, [])
         other, corrupted = spliced.record(batch.corrupted, spliced.sites)
