@@ -17,12 +17,18 @@ from featcircuits.tasks import Task
 _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "networkx")
 
 
-def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """One hash of named tensors: names, dtypes, shapes and bytes."""
+_SAMPLE = 1 << 16
+"""How many numbers of a tensor a fingerprint reads, evenly spread: weights of gigabytes take no time."""
+
+
+def fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A sha256 of named tensors: names, dtypes, shapes, and all of the numbers or a fixed sample of them."""
     digest = hashlib.sha256()
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        step = tensor.numel() // _SAMPLE | 1  # odd, so that it does not fall on one column
+        some = tensor.detach().flatten()[::step].cpu().contiguous()
+        digest.update(some.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -36,7 +42,7 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
             "source": model.config._name_or_path or type(model).__name__,
             "architecture": spliced.architecture.model_type,
             "dtype": str(model.dtype).removeprefix("torch."),
-            "sha256": tensors_sha256(sorted(model.state_dict().items())),
+            "fingerprint": fingerprint_of(sorted(model.state_dict().items())),
         },
         "suite": {
             "name": None if suite is None else suite.name,
@@ -54,9 +60,15 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
 
 
 def dictionaries_of(spliced: SplicedModel) -> dict[str, dict[str, Any]]:
-    """Each site's dictionary: kind, size and hash."""
+    """Each site's dictionary: kind, size, fingerprint, and the hash of its file where it was read from one."""
+    files = {} if spliced.suite is None else spliced.suite.hashes()
     return {
-        str(site): {"kind": d.kind, "n_features": d.n_features, "sha256": tensors_sha256(d.tensors().items())}
+        str(site): {
+            "kind": d.kind,
+            "n_features": d.n_features,
+            "fingerprint": fingerprint_of(d.tensors().items()),
+            "sha256": files.get(str(site)),
+        }
         for site, d in spliced.dictionaries.items()
     }
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import featcircuits as fc
 from featcircuits.dictionaries import Dictionary, identity, jumprelu, load_dictionary, relu, topk
-from featcircuits.manifest import tensors_sha256
+from featcircuits.manifest import fingerprint_of
 
 KINDS = ("relu", "jumprelu", "topk", "identity")
 MATRICES = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -316,7 +316,7 @@ def test_a_bad_tensor_is_refused_with_its_file(tmp_path: Path) -> None:
 
 def test_the_hash_of_a_topk_dictionary_covers_k() -> None:
     weights = (torch.ones(3, 4), torch.ones(4), torch.ones(4, 3), torch.ones(3))
-    one, two = (tensors_sha256(topk(*weights, k).tensors().items()) for k in (1, 2))
+    one, two = (fingerprint_of(topk(*weights, k).tensors().items()) for k in (1, 2))
     assert one != two
 
 
