@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from featcircuits.errors import InputError
+from featcircuits.ledger import OnDisk
 
 CIRCUIT = "circuit.safetensors"
 RANKING = "nodes.safetensors"
@@ -43,6 +44,22 @@ def new_run(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+@contextmanager
+def resumable(folder: Path, request: Mapping[str, Any]) -> Iterator[OnDisk]:
+    """Finished batches of what will become `folder`: kept after an interruption, gone after success or bad input."""
+    ledger = OnDisk(folder.parent / f".{folder.name}.partial", request)
+    try:
+        yield ledger
+    except InputError:
+        ledger.remove()
+        raise
+    except KeyboardInterrupt:
+        if ledger.folder.exists():
+            raise InputError(f"interrupted; the same command goes on from the batches in {ledger.folder}") from None
+        raise
+    ledger.remove()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from featcircuits.dictionaries import Dictionary
     from featcircuits.suites import Suite
 
+_ROW_BYTES = 1 << 29
+"""How much memory the rows of one forward may take on the CPU."""
+_PER_LAYER = 34
+"""Activations that a layer keeps for its backward pass, in widths of the residual stream."""
+
 Edit = Callable[[Site, Tensor], Tensor]
 """(site, activation [row, slot, width]) -> the activation to go on with."""
 
@@ -112,6 +117,16 @@ class SplicedModel:
         with torch.no_grad():
             logits = self.run(tokens, keep, sites=sites, answers_only=True)
         return logits, seen
+
+    def rows_at_once(self, slots: int, most: int, gradients: bool = False) -> int:
+        """How many rows of `slots` tokens one forward takes within a fixed memory; 1 to `most`."""
+        config, layers = self.model.config, self.architecture.n_layers if gradients else 2
+        heads = getattr(config, "num_attention_heads", 1)
+        numbers = slots * layers * (_PER_LAYER * self.architecture.width + 2 * heads * slots)
+        budget = _ROW_BYTES
+        if self.device.type == "cuda":
+            budget = max(budget, torch.cuda.mem_get_info(self.device)[0] // 4)
+        return max(1, min(most, budget // (numbers * self.model.dtype.itemsize)))
 
     def entry(self, site: Site) -> Site:
         """Where a move of x at `site` may as well be put: the stream it is added to, if nothing else reads it."""

@@ -169,8 +169,12 @@ class Task:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Consecutive batches of at most `size` examples, padded to the task's longest prompt."""
-        for begin in range(0, len(self), size):
-            yield self.batch(range(begin, min(begin + size, len(self))))
+        for number in range(self.count_batches(size)):
+            yield self.nth_batch(size, number)
+
+    def nth_batch(self, size: int, number: int) -> Batch:
+        """One of these batches."""
+        return self.batch(range(number * size, min((number + 1) * size, len(self))))
 
     def count_batches(self, size: int) -> int:
         """How many batches of at most `size` examples there are."""

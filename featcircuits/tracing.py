@@ -9,6 +9,7 @@ from featcircuits.attribution.effects import NodeEffects, node_effects
 from featcircuits.attribution.nodes import DEFAULT_METHOD
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError
+from featcircuits.ledger import Ledger
 from featcircuits.manifest import manifest_of
 from featcircuits.nodes import Node, input_node
 from featcircuits.progress import Progress, silent
@@ -46,6 +47,7 @@ def trace_with_ranking(
     baseline: Baseline = "paired",
     batch_size: int = 16,
     seed: int = 0,
+    ledger: Ledger | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Trace:
@@ -54,6 +56,7 @@ def trace_with_ranking(
     `nodes`, `edges`: estimators by name; edges "same" as the nodes', or None for a circuit of
     nodes alone. `keep_nodes`, `keep_edges`: pruning rules ("top=100", "threshold=0.1",
     "cumulative=0.8"), or thresholds given as numbers. `options` go to the node estimator.
+    `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
     Nodes that no path of kept edges leads from to the metric are dropped.
     """
     node_rule = _rule(keep_nodes, node_threshold, DEFAULT_NODES, "node")
@@ -66,7 +69,7 @@ def trace_with_ranking(
     effects = node_effects(
         spliced, task, nodes,
         baseline=baseline, batch_size=batch_size, keep_examples=False, keep_states=edges is not None,
-        progress=progress, **options,
+        ledger=ledger, progress=progress, **options,
     )  # fmt: skip
     settings = {
         "nodes": nodes, "edges": edge_method, "options": options, "baseline": str(baseline),
@@ -79,7 +82,7 @@ def trace_with_ranking(
     found = edge_effects(
         spliced, task, kept.nodes,
         method=None if edges == "same" else edges, effects=effects, baseline=baseline, batch_size=batch_size,
-        progress=progress,
+        ledger=ledger, progress=progress,
     )  # fmt: skip
     weights = {(source, target): weight for source, target, weight in found.edges() if weight != 0}
     circuit = Circuit(

@@ -8,7 +8,7 @@ With AtP the edges out of a node, to every downstream node and the metric, add u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,16 @@ from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
 from featcircuits.connections import Connection, connections
 from featcircuits.errors import InputError
+from featcircuits.ledger import InMemory, Ledger, Part, columns
 from featcircuits.nodes import METRIC, Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.states import Baseline, States, check_baseline, mean_states, states_of
 from featcircuits.tasks import Task
+
+STAGE = "edges"
+"""Its name in a ledger"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +88,7 @@ def edge_effects(
     baseline: Baseline | None = None,
     batch_size: int = 16,
     effects: NodeEffects | None = None,
+    ledger: Ledger | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> EdgeEffects:
@@ -95,7 +100,7 @@ def edge_effects(
     gives the coefficient of the downstream node; the Jacobian is the clean run's (under the rules,
     for "relp"). "exact" patches every edge among the nodes of a collection. Where places sum several
     positions, an edge sums the pairs of positions. `effects` that kept their states spare computing
-    them again.
+    them again. `ledger`: as for node effects.
     """
     if isinstance(nodes, NodeEffects):
         effects = nodes
@@ -113,9 +118,10 @@ def edge_effects(
     fixed = None if isinstance(nodes, NodeEffects) else NodeSet(nodes, spliced, task.places)
     same = effects is not None and method_named(effects.method, effects.options) == estimator
     arcs = connections(spliced.sites, spliced.architecture.n_layers, spliced.architecture.sequential)
-    tallies = {arc: Tally() for arc in arcs}
-    batches = _batches(spliced, task, effects, baseline or "paired", batch_size)
-    for states, kept in progress(batches, f"edge effects ({method})", task.count_batches(batch_size)):
+    ledger = ledger or InMemory()
+    todo = ledger.todo(STAGE, task.count_batches(batch_size))
+    batches = _batches(spliced, task, effects, baseline or "paired", batch_size, todo)
+    for number, states, kept in progress(batches, f"edge effects ({method})", len(todo)):
         if isinstance(estimator, ExactPatching):
             assert fixed is not None
             found = batch_exact_edges(spliced, states, fixed, arcs, estimator.max_rows)
@@ -123,12 +129,30 @@ def edge_effects(
             coefficients = kept if kept and same else estimator.coefficients(spliced, states)
             chosen = fixed.of_batch(states) if fixed else _above(spliced, states, coefficients, node_threshold or 0.0)
             found = _estimated_edges(spliced, states, estimator, coefficients, chosen, arcs)
-        for arc, edges in found:
-            _tally(tallies[arc], states, spliced, arc, edges, len(task.places))
-        for tally in tallies.values():
-            tally.count += len(states.batch.index)
+        ledger.put(STAGE, number, _part(spliced, task, states, found))
+    parts = ledger.parts(STAGE)
+    tallies = {
+        arc: Tally.total(columns(parts, f"{_name(arc)}/keys"), columns(parts, f"{_name(arc)}/sums"), len(task))
+        for arc in arcs
+    }
     n_features = {site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()}
     return EdgeEffects(method, task.places, n_features, tallies)
+
+
+def _part(spliced: SplicedModel, task: Task, states: States, found: Iterable[tuple[Connection, Edges]]) -> Part:
+    """What a batch adds: for each connection the sums over its examples."""
+    tallies: dict[str, Tally] = {}
+    for arc, edges in found:
+        _tally(tallies.setdefault(_name(arc), Tally()), states, spliced, arc, edges, len(task.places))
+    return {
+        f"{name}/{column}": tensor
+        for name, tally in tallies.items()
+        for column, tensor in (("keys", tally.keys), ("sums", tally.sums))
+    }
+
+
+def _name(arc: Connection) -> str:
+    return f"{arc.upstream}>{arc.downstream or METRIC}"
 
 
 def _check_request(
@@ -141,15 +165,22 @@ def _check_request(
 
 
 def _batches(
-    spliced: SplicedModel, task: Task, effects: NodeEffects | None, baseline: Baseline, batch_size: int
-) -> Iterator[tuple[States, Mapping[Site, Tensor] | None]]:
-    """Each batch's states, and the coefficients of `effects` where it kept both."""
-    if effects is not None and effects.kept and effects.baseline == baseline:
-        yield from effects.kept
-        return
-    means = mean_states(spliced, task, batch_size) if baseline == "mean" else None
-    for batch in task.batches(batch_size):
-        yield states_of(spliced, task, batch, baseline, means), None
+    spliced: SplicedModel,
+    task: Task,
+    effects: NodeEffects | None,
+    baseline: Baseline,
+    batch_size: int,
+    todo: Sequence[int],
+) -> Iterator[tuple[int, States, Mapping[Site, Tensor] | None]]:
+    """Each batch's number, its states, and the coefficients of `effects` where it kept both."""
+    kept = effects.kept if effects is not None and effects.baseline == baseline else {}
+    missing = any(number not in kept for number in todo)
+    means = mean_states(spliced, task, batch_size) if baseline == "mean" and missing else None
+    for number in todo:
+        if number in kept:
+            yield number, kept[number].states, kept[number].coefficients
+        else:
+            yield number, states_of(spliced, task, task.nth_batch(batch_size, number), baseline, means), None
 
 
 def edge_estimator(method: str, options: Mapping[str, Any]) -> Estimator | ExactPatching:

@@ -13,6 +13,7 @@ from featcircuits.attribution.contract import contract
 from featcircuits.attribution.nodes import DEFAULT_METHOD, Estimator, NodeMethod, method_named
 from featcircuits.attribution.sparse import Tally
 from featcircuits.errors import InputError
+from featcircuits.ledger import InMemory, Ledger, Part, columns
 from featcircuits.nodes import Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
@@ -34,14 +35,17 @@ class SiteMeans(NamedTuple):
     standard_error: Tensor
 
 
-@dataclass
-class _SiteRecord:
-    """What is collected of one site while batches pass."""
+class _SiteRecord(NamedTuple):
+    """One site, all batches."""
 
-    tally: Tally = field(default_factory=Tally)
-    entries: list[Tensor] = field(default_factory=list)
+    tally: Tally
+    entries: list[Tensor]
     """Per batch [4, n]: example, position, feature, and (as float64) value."""
-    errors: list[Tensor] = field(default_factory=list)
+    errors: list[Tensor]
+
+
+STAGE = "nodes"
+"""Its name in a ledger"""
 
 
 class Kept(NamedTuple):
@@ -76,8 +80,8 @@ class NodeEffects:
     batch_size: int
     _records: Mapping[Site, _SiteRecord] = field(repr=False)
     keeps_examples: bool = True
-    kept: tuple[Kept, ...] = field(default=(), repr=False)
-    """Every batch, or nothing"""
+    kept: Mapping[int, Kept] = field(default_factory=dict, repr=False)
+    """By number of the batch; all that this process computed, or nothing"""
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -152,6 +156,7 @@ def node_effects(
     batch_size: int = 16,
     keep_examples: bool = True,
     keep_states: bool = False,
+    ledger: Ledger | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> NodeEffects:
@@ -162,32 +167,27 @@ def node_effects(
     and error), the mean over the task at the same place ("mean"), or the clean prompts' run with
     Gaussian noise on the embeddings ("noise", or a `featcircuits.corruption.Noise`).
     `keep_states` spares `edge_effects` computing them again, where they fit into memory.
+    `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
     Raises `InputError` for unknown names, unaligned prompts and non-finite activations.
     """
     estimator = method_named(method, options)
     check_baseline(task, baseline)
     if not keep_examples:
         task.check_places()
-    means = mean_states(spliced, task, batch_size) if baseline == "mean" else None
-    records = {site: _SiteRecord() for site in spliced.sites}
-    clean, corrupted, kept = [], [], []
-    for batch in progress(task.batches(batch_size), f"node effects ({method})", task.count_batches(batch_size)):
-        states = states_of(spliced, task, batch, baseline, means)
-        clean.append(states.metric_clean.cpu())
-        if states.metric_patched is not None:
-            corrupted.append(states.metric_patched.cpu())
-        effects, coefficients = effects_of(spliced, states, estimator), {}
-        for site, (features, error, coefficient) in effects.items():
-            record = records[site]
-            _tally(record.tally, states, states.sites[site], features, error, len(task.places), spliced, site)
-            if keep_examples:
-                _keep(record, states, states.sites[site], features, error, task.longest)
-            if coefficient is not None:
-                coefficients[site] = coefficient
+    ledger = ledger or InMemory()
+    todo = ledger.todo(STAGE, task.count_batches(batch_size))
+    means = mean_states(spliced, task, batch_size) if baseline == "mean" and todo else None
+    kept: dict[int, Kept] = {}
+    for number in progress(todo, f"node effects ({method})", len(todo)):
+        states = states_of(spliced, task, task.nth_batch(batch_size, number), baseline, means)
+        effects = effects_of(spliced, states, estimator)
+        ledger.put(STAGE, number, _part(spliced, task, states, effects, keep_examples))
         if keep_states:
-            kept.append(Kept(states, coefficients))
-            keep_states = sum(map(_bytes, kept)) <= KEPT_BYTES
-            kept = kept if keep_states else []
+            kept[number] = Kept(states, {site: c for site, (_, _, c) in effects.items() if c is not None})
+            keep_states = sum(map(_bytes, kept.values())) <= KEPT_BYTES
+            kept = kept if keep_states else {}
+    parts = ledger.parts(STAGE)
+    corrupted = columns(parts, "corrupted")
     return NodeEffects(
         method=method,
         options=options,
@@ -195,12 +195,12 @@ def node_effects(
         places=task.places,
         n_features={site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()},
         shape=(len(task), task.longest),
-        metric_clean=torch.cat(clean),
+        metric_clean=torch.cat(columns(parts, "clean")),
         metric_corrupted=torch.cat(corrupted) if corrupted else None,
         batch_size=batch_size,
-        _records=records,
+        _records={site: _record(parts, site, len(task)) for site in spliced.sites},
         keeps_examples=keep_examples,
-        kept=tuple(kept),
+        kept=kept,
     )
 
 
@@ -224,35 +224,50 @@ def effects_of(
     }
 
 
-def _tally(
-    tally: Tally,
-    states: States,
-    state: SiteState,
-    features: Tensor,
-    error: Tensor,
-    n_places: int,
+def _part(
     spliced: SplicedModel,
-    site: Site,
-) -> None:
-    n_features = spliced.dictionaries[site].n_features
+    task: Task,
+    states: States,
+    effects: Mapping[Site, tuple[Tensor, Tensor, Tensor | None]],
+    keep_examples: bool,
+) -> Part:
+    """What a batch adds: metrics, sums over its examples, and single effects where they are kept."""
+    part = {"clean": states.metric_clean.cpu()}
+    if states.metric_patched is not None:
+        part["corrupted"] = states.metric_patched.cpu()
+    for site, (features, error, _) in effects.items():
+        n_features, state = spliced.dictionaries[site].n_features, states.sites[site]
+        tally = _tally(states, state, features, error, len(task.places), n_features)
+        part[f"{site}/keys"], part[f"{site}/sums"] = tally.keys, tally.sums
+        if keep_examples:
+            part[f"{site}/entries"], part[f"{site}/errors"] = _single(states, state, features, error, task.longest)
+    return part
+
+
+def _record(parts: Mapping[int, Part], site: Site, count: int) -> _SiteRecord:
+    tally = Tally.total(columns(parts, f"{site}/keys"), columns(parts, f"{site}/sums"), count)
+    return _SiteRecord(tally, columns(parts, f"{site}/entries"), columns(parts, f"{site}/errors"))
+
+
+def _tally(states: States, state: SiteState, features: Tensor, error: Tensor, n_places: int, n_features: int) -> Tally:
     width = n_features + 1
     places = states.batch.places.flatten()
     error_rows = (places >= 0).nonzero()[:, 0]
     row = torch.cat([state.row, error_rows])
     node = torch.cat([state.feature, torch.full_like(error_rows, n_features)])
     value = torch.cat([features, error.flatten()[error_rows]])
+    tally = Tally()
     tally.add(row // state.slots, places[row] * width + node, value, n_places * width)
-    tally.count += len(states.batch.index)
+    return tally
 
 
-def _keep(record: _SiteRecord, states: States, state: SiteState, features: Tensor, error: Tensor, longest: int) -> None:
+def _single(states: States, state: SiteState, features: Tensor, error: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     example = states.batch.index[(state.row // state.slots).cpu()]
     positions = states.batch.clean.positions
     position = positions.flatten()[state.row].cpu()
     entries = [example, position, state.feature.cpu(), features.cpu()]
-    record.entries.append(torch.stack([column.double() for column in entries]))
     mask = states.batch.clean.mask > 0
     aligned = torch.zeros(len(error), longest, dtype=error.dtype)
     rows = torch.arange(len(error), device=error.device)[:, None].expand_as(mask)
     aligned[rows[mask].cpu(), positions[mask].cpu()] = error[mask].cpu()
-    record.errors.append(aligned)
+    return torch.stack([column.double() for column in entries]), aligned

@@ -70,7 +70,7 @@ def batch_exact_edges(
 def _piece(spliced: SplicedModel, states: States, arc: Connection, max_rows: int) -> int:
     slots = states.batch.clean.ids.shape[1]
     width = 1 if arc.downstream is None else spliced.dictionaries[arc.downstream].n_features + 1
-    return max(1, min(max_rows, _NUMBERS // (slots * width)))
+    return spliced.rows_at_once(slots, max(1, min(max_rows, _NUMBERS // (slots * width))))
 
 
 def _source_moves(spliced: SplicedModel, states: States, site: Site, at: Occurrences) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -39,6 +40,11 @@ class Tally:
         pair, total = group_sum(example.cpu() * n_keys + key.cpu(), value.cpu().double())
         rows = torch.stack([total, total**2, total.abs()], dim=-1)
         self.keys, self.sums = group_sum(torch.cat([self.keys, pair % n_keys]), torch.cat([self.sums, rows]))
+
+    @classmethod
+    def total(cls, keys: Sequence[Tensor], sums: Sequence[Tensor], count: int) -> Tally:
+        """Of the keys and sums of several tallies, over `count` examples."""
+        return cls(count, *group_sum(torch.cat([*keys]), torch.cat([*sums]))) if keys else cls(count)
 
     @property
     def mean(self) -> Tensor:

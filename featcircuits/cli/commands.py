@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from featcircuits import runs
 from featcircuits.attribution.nodes import option_names
 from featcircuits.circuit import Circuit
+from featcircuits.cli.processes import joined
 from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table, suite_table
 from featcircuits.cli.watch import watching
 from featcircuits.config import AgreeConfig, EvaluateConfig, TraceConfig
@@ -17,11 +20,13 @@ from featcircuits.errors import InputError
 from featcircuits.evaluation import evaluate
 from featcircuits.evaluation.plot import plot_curve
 from featcircuits.export import EXPORTERS
+from featcircuits.ledger import AcrossProcesses
 from featcircuits.loading import load
+from featcircuits.manifest import dictionaries_of, manifest_of
 from featcircuits.splice import SplicedModel
 from featcircuits.suites import load_suite, named_suites
 from featcircuits.tasks import Task
-from featcircuits.tracing import trace_with_ranking
+from featcircuits.tracing import Trace, trace_with_ranking
 
 console = Console()
 
@@ -30,24 +35,39 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
     """Trace, print the strongest nodes and edges, and leave a run folder."""
     runs.check_free(output)
     began = time.monotonic()
-    spliced = load_for(config, config.device)
-    task = task_for(config, spliced, config.task, "train", config.limit)
-    say(f"{task.name}: {len(task)} examples, {len(spliced.sites)} sites of {_model_name(spliced)}")
-    options = {name: value for name in option_names(config.nodes) if (value := getattr(config, name, None)) is not None}
-    with watching(console) as progress, runs.new_run(output) as folder:
-        traced = trace_with_ranking(
-            spliced, task,
-            nodes=config.nodes, edges=None if config.edges == "none" else config.edges,
-            keep_nodes=config.keep_nodes, keep_edges=config.keep_edges, baseline=config.baseline,
-            batch_size=config.batch_size, seed=config.seed, progress=progress, **options,
-        )  # fmt: skip
+    with joined() as processes:
+        console.quiet = not processes.first
+        spliced = load_for(config, processes.device(config.device))
+        task = task_for(config, spliced, config.task, "train", config.limit)
+        say(f"{task.name}: {len(task)} examples, {len(spliced.sites)} sites of {_model_name(spliced)}")
+        request = {"config": asdict(config), "inputs": manifest_of(spliced, task, {})}
+        with runs.resumable(output, request) as finished, watching(console) as progress:
+            ledger = AcrossProcesses(finished) if processes.count > 1 else finished
+            traced = trace_with_ranking(
+                spliced, task,
+                nodes=config.nodes, edges=None if config.edges == "none" else config.edges,
+                keep_nodes=config.keep_nodes, keep_edges=config.keep_edges, baseline=config.baseline,
+                batch_size=config.batch_size, seed=config.seed, ledger=ledger, progress=progress,
+                **_method_options(config),
+            )  # fmt: skip
+            if processes.first:
+                _write_run(config, traced, output)
+    console.print(node_table(traced.circuit, top))
+    console.print(edge_table(traced.circuit, top))
+    say(f"circuit of {traced.circuit.n_nodes} nodes and {traced.circuit.n_edges} edges in {output}, {since(began)}")
+
+
+def _method_options(config: TraceConfig) -> dict[str, Any]:
+    """The settings that the chosen method knows."""
+    return {name: value for name in option_names(config.nodes) if (value := getattr(config, name, None)) is not None}
+
+
+def _write_run(config: TraceConfig, traced: Trace, output: Path) -> None:
+    with runs.new_run(output) as folder:
         traced.circuit.save(folder / runs.CIRCUIT)
         traced.ranking.save(folder / runs.RANKING)
         runs.write_json(folder / runs.MANIFEST, dict(traced.circuit.manifest))
         config.write(folder / runs.CONFIG)
-    console.print(node_table(traced.circuit, top))
-    console.print(edge_table(traced.circuit, top))
-    say(f"circuit of {traced.circuit.n_nodes} nodes and {traced.circuit.n_edges} edges in {output}, {since(began)}")
 
 
 def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
@@ -115,8 +135,6 @@ def task_for(config: TraceConfig | AgreeConfig, spliced: SplicedModel, task: str
 
 def _check_same_model(circuit: Circuit, spliced: SplicedModel, run: Path) -> None:
     """The circuit's features mean nothing in another suite."""
-    from featcircuits.manifest import dictionaries_of
-
     recorded, found = circuit.manifest.get("suite", {}).get("sites"), dictionaries_of(spliced)
     if recorded != found:
         raise InputError(

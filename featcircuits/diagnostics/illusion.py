@@ -112,7 +112,7 @@ def illusion(
     batch = states.batch
     assert batch.corrupted is not None
     _, other = spliced.record(batch.corrupted, spliced.sites)
-    seen = _Seen(spliced, states, other, _readers(spliced, states), max_rows)
+    seen = _Seen(spliced, states, other, _readers(spliced, states), spliced.rows_at_once(task.longest, max_rows))
     found = []
     for site in spliced.sites:
         here = [node for node in nodes if node.site == site]

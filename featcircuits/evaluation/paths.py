@@ -117,7 +117,8 @@ class _Hypothesis:
         for site in self.spliced.sites:
             nodes = [node for node in parents if isinstance(node, Node) and node.site == site]
             sets = list(dict.fromkeys(parents[node] for node in nodes))
-            for chunk in pieces(torch.arange(len(sets)), max(1, max_rows // len(self.batch.index))):
+            rows = self.spliced.rows_at_once(self.batch.places.shape[1], max_rows)
+            for chunk in pieces(torch.arange(len(sets)), max(1, rows // len(self.batch.index))):
                 chosen = [sets[number] for number in chunk.tolist()]
                 arrived = self._run(chosen, until=site)
                 for given, x in zip(chosen, arrived, strict=True):

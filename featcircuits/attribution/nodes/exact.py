@@ -28,14 +28,15 @@ class ExactPatching:
         return {site: self._site(spliced, states, site, state) for site, state in states.sites.items()}
 
     def _site(self, spliced: SplicedModel, states: States, site: Site, state: SiteState) -> tuple[Tensor, Tensor]:
+        max_rows = spliced.rows_at_once(state.slots, self.max_rows)
         errors = state.error_change.flatten(0, 1)
         error_rows = (errors != 0).any(-1).nonzero()[:, 0]
         features = torch.empty_like(state.change)
-        for part in pieces(torch.arange(len(state.row), device=spliced.device), self.max_rows):
+        for part in pieces(torch.arange(len(state.row), device=spliced.device), max_rows):
             moves = spliced.dictionaries[site].decoder_rows(state.feature[part]) * state.change[part, None]
             features[part] = patched_metric(spliced, states, site, state.row[part], moves).to(features.dtype)
         error = torch.zeros_like(errors[:, 0])
-        for part in pieces(error_rows, self.max_rows):
+        for part in pieces(error_rows, max_rows):
             error[part] = patched_metric(spliced, states, site, part, errors[part]).to(error.dtype)
         return features, error.view(state.x.shape[:2])
 

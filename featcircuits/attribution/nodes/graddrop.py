@@ -34,7 +34,8 @@ class GradDrop:
         sums = {site: [part.abs() for part in parts] for site, parts in at_clean.items()}
         terms = dict.fromkeys(sums, 1)
         dropped = writes(spliced)
-        per_run = max(1, self.max_rows // len(states.batch.index))
+        rows = spliced.rows_at_once(states.batch.places.shape[1], self.max_rows, gradients=True)
+        per_run = max(1, rows // len(states.batch.index))
         for begin in range(0, len(dropped), per_run):
             chunk = dropped[begin : begin + per_run]
             found = _dropped_gradients(spliced, states, chunk)
