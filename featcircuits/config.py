@@ -75,6 +75,9 @@ class TraceConfig(Config):
     batch_size: int = option(16, "Examples of one batch.")
     device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
+    offload: str | None = option(
+        None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
+    )
     seed: int = option(0, "Seed of everything random.")
 
 

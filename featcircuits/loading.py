@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from featcircuits.dictionaries import Dictionary
+from featcircuits.dictionaries.base import check_numbers
 from featcircuits.errors import InputError
 from featcircuits.models import Architecture, architecture_of
 from featcircuits.sites import Site, all_sites
@@ -29,18 +30,23 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     tokenizer: Any = None,
+    offload: str | None = None,
 ) -> SplicedModel:
     """Splice a suite's dictionaries into a causal language model.
 
     `model`: a hub name, a folder, a loaded model (put into eval mode), or None for the suite's own.
     `suite`: a suite's name, a folder with a suite.toml, or a mapping from site names to
-    dictionaries; None for the shipped suite. Raises `InputError` where they do not fit.
+    dictionaries; None for the shipped suite. `offload`: between uses a suite's weights stay in the
+    CPU's memory ("cpu") or in their files ("disk"), and one site at a time is brought in.
+    Raises `InputError` where they do not fit.
     """
     from featcircuits.suites import SHIPPED, check_model, load_suite
 
     given = suite if isinstance(suite, Mapping) else None
     found = None if isinstance(suite, Mapping) else load_suite(suite or SHIPPED)
     device, dtype = check_device(device), check_dtype(dtype)
+    if offload not in (None, "cpu", "disk"):
+        raise InputError(f"offload is {offload!r}; known: 'cpu', 'disk'")
     if model is None:
         if found is None:
             raise InputError("no model was given, and a mapping of dictionaries names none")
@@ -51,8 +57,11 @@ def load(
     architecture = architecture_of(model)
     if found is not None:
         check_model(found, model, architecture)
-        given = {str(site): dictionary for site, dictionary in found.dictionaries().items()}
+        given = {str(site): dictionary for site, dictionary in found.dictionaries(offload).items()}
     checked = _checked(given or {}, architecture)
+    if found is None:
+        for dictionary in checked.values():
+            check_numbers(dictionary)
     model = _placed_model(model, device, dtype)
     home = next(model.get_input_embeddings().parameters()).device
     placed = {site: dictionary.to(home, precision(model.dtype)) for site, dictionary in checked.items()}

@@ -6,13 +6,15 @@ import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from featcircuits.dictionaries import Dictionary, load_dictionary
-from featcircuits.dictionaries.files import check_hash
+from featcircuits.dictionaries.files import check_hash, read_dictionary
+from featcircuits.dictionaries.offloaded import offloaded
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
 
@@ -62,17 +64,29 @@ class Suite:
             path = _inside(self.folder, f"{self.model['source']}/{name}", f"model.files.{name}")
             check_hash(path, recorded)
 
-    def dictionaries(self) -> dict[Site, Dictionary]:
-        """Read every site's dictionary, each checked against its recorded hash."""
-        found = {}
+    def dictionaries(self, offload: str | None = None) -> dict[Site, Dictionary]:
+        """Read every site's dictionary, each checked against its recorded hash.
+
+        `offload`: None, "cpu" (weights stay in the CPU's memory) or "disk" (in their files) between uses.
+        """
+        found: dict[Site, Dictionary] = {}
         for name, record in self.sites.items():
             path = _inside(self.folder, record["source"], f"sites.{name}.source")
-            found[Site.parse(name)] = load_dictionary(path, record.get("sha256"))
+            dictionary = load_dictionary(path, record.get("sha256"))
+            if offload == "cpu":
+                dictionary = offloaded(partial(_given, dictionary))
+            elif offload == "disk":
+                dictionary = offloaded(partial(read_dictionary, path))
+            found[Site.parse(name)] = dictionary
         return found
 
     def hashes(self) -> dict[str, str]:
         """Site -> sha256 of its dictionary's file, for a manifest."""
         return {name: record.get("sha256", "") for name, record in self.sites.items()}
+
+
+def _given(dictionary: Dictionary) -> Dictionary:
+    return dictionary
 
 
 def suite_folders() -> list[Path]:

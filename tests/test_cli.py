@@ -324,15 +324,20 @@ def test_what_is_not_a_run_is_refused(command: Command, tmp_path: Path, run_fold
     assert {path.name for path in run_folder.iterdir()} == RUN_FILES
 
 
-def test_an_interrupted_run_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_no_run_folder_and_can_be_finished(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from featcircuits import tracing
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tracing, "edge_effects", interrupt)
-    assert call(*TRACE, "-o", tmp_path / "out" / "run") != 0
-    assert not list((tmp_path / "out").iterdir())
+    with monkeypatch.context() as broken:
+        broken.setattr(tracing, "edge_effects", interrupt)
+        assert call(*TRACE, "-o", tmp_path / "out" / "run") == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".run.partial"]
+    assert call(*TRACE, "-o", tmp_path / "out" / "run") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["run"]
 
 
 def test_the_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ from torch import Tensor
 
 import featcircuits as fc
 from featcircuits.dictionaries import Dictionary, identity, jumprelu, load_dictionary, relu, topk
+from featcircuits.dictionaries.base import check_numbers
+from featcircuits.dictionaries.offloaded import offloaded
 from featcircuits.manifest import fingerprint_of
+from tests.tiny import WIDTH, tiny_model
 
 KINDS = ("relu", "jumprelu", "topk", "identity")
 MATRICES = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -256,7 +259,20 @@ def test_weights_that_are_not_finite_are_refused_by_name(name: str, value: float
     w = {**weights(5, 9, seed=0), "threshold": torch.zeros(9, dtype=torch.float64)}
     w[name].view(-1)[3] = value
     with pytest.raises(fc.InputError, match=f"jumprelu dictionary: {name} holds NaN or infinity"):
-        jumprelu(**w)
+        check_numbers(jumprelu(**w))
+    with pytest.raises(fc.InputError, match=f"{name} holds NaN or infinity"):
+        fc.load(tiny_model("gpt2"), {"mlp_0": jumprelu(**_as_wide_as_the_model(w))})
+
+
+def _as_wide_as_the_model(w: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with their columns or rows repeated."""
+    again = -(-WIDTH // 5)
+    return {
+        **w,
+        "W_enc": w["W_enc"].repeat(again, 1)[:WIDTH],
+        "W_dec": w["W_dec"].repeat(1, again)[:, :WIDTH],
+        "b_dec": w["b_dec"].repeat(again)[:WIDTH],
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -325,3 +341,35 @@ def test_a_matrix_of_another_rank_is_the_one_named() -> None:
         relu(torch.ones(3), torch.ones(3), torch.ones(3, 3), torch.ones(3))
     with pytest.raises(fc.InputError, match="W_enc must be"):
         topk(torch.ones(()), torch.ones(3), torch.ones(3, 3), torch.ones(3), 1)
+
+
+# weights that stay elsewhere
+
+
+@on_random_dictionaries
+def test_an_offloaded_dictionary_computes_the_same(
+    kind: str, width: int, n_features: int, rows: int, seed: int
+) -> None:
+    d = dictionary(kind, width, n_features, seed)
+    reads: list[int] = []
+
+    def read() -> Dictionary:
+        reads.append(1)
+        return d
+
+    elsewhere = offloaded(read).to("cpu", torch.float64)
+    assert isinstance(elsewhere, Dictionary)
+    x = activations(rows, width, seed)
+    features = d.encode(x)
+    assert torch.equal(elsewhere.encode(x), features)
+    assert torch.equal(elsewhere.decode(features), d.decode(features))
+    assert torch.equal(elsewhere.decode_change(features), d.decode_change(features))
+    assert torch.equal(elsewhere.is_active(features), d.is_active(features))
+    for row, ids in picked(rows, d.n_features, seed):
+        change = activations(1, len(row), seed)[0] if len(row) else torch.zeros(0, dtype=torch.float64)
+        torch.testing.assert_close(elsewhere.write(change, row, ids, rows), d.write(change, row, ids, rows), **CLOSE)
+        torch.testing.assert_close(elsewhere.gradient_at(x, row, ids), d.gradient_at(x, row, ids), **CLOSE)
+        torch.testing.assert_close(elsewhere.decoder_rows(ids), d.decoder_rows(ids), **CLOSE)
+        torch.testing.assert_close(elsewhere.encoder_rows(ids), d.encoder_rows(ids), **CLOSE)
+    assert fingerprint_of(elsewhere.tensors().items()) == fingerprint_of(d.tensors().items())
+    assert len(reads) > 8

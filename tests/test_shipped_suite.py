@@ -158,3 +158,19 @@ def test_the_tokenizer_gives_text_back(spliced: SplicedModel) -> None:
     encoded = spliced.tokenizer(text, return_offsets_mapping=True)
     assert spliced.tokenizer.decode(encoded["input_ids"]) == text
     assert [text[a:b] for a, b in encoded["offset_mapping"]][:2] == ["When", "Mary"]
+
+
+@pytest.mark.parametrize("offload", ["cpu", "disk"])
+def test_an_offloaded_suite_traces_the_same_circuit(offload: str) -> None:
+    here, elsewhere = fc.load(suite=FOLDER), fc.load(suite=FOLDER, offload=offload)
+    assert not any(hasattr(dictionary, "W_enc") for dictionary in elsewhere.dictionaries.values())
+    task = fc.Task.from_jsonl(FOLDER / "tasks" / "ioi_train.jsonl", here.tokenizer, aggregate="role").take(4)
+    one, two = (fc.trace(model, task, keep_nodes="top=40", keep_edges="top=200") for model in (here, elsewhere))
+    assert list(one.nodes) == list(two.nodes)
+    for node, score in one.nodes.items():
+        assert two.nodes[node].effect == pytest.approx(score.effect, rel=1e-5)
+    assert one.edges.keys() == two.edges.keys()
+    for edge, weight in one.edges.items():
+        assert two.edges[edge] == pytest.approx(weight, rel=1e-4, abs=1e-6)
+    with pytest.raises(fc.InputError, match="offload is 'tape'; known: 'cpu', 'disk'"):
+        fc.load(suite=FOLDER, offload="tape")

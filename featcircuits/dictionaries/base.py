@@ -68,6 +68,13 @@ class Dictionary(Protocol):
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Self: ...
 
 
+def check_numbers(dictionary: Dictionary) -> None:
+    """Refuse weights that hold NaN or infinity."""
+    for name, tensor in dictionary.tensors().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{dictionary.kind} dictionary: {name} holds NaN or infinity; the file may be damaged")
+
+
 class Activation(Protocol):
     """Pre-activations [..., n_features] to features; linear with slope 1 wherever it is not 0."""
 
@@ -104,8 +111,6 @@ class Affine:
                     f"{self.kind} dictionary: {name} has shape {list(tensor.shape)}, but W_enc "
                     f"{list(self.W_enc.shape)} asks for {list(expected[name])}"
                 )
-            if not torch.isfinite(tensor).all():
-                raise InputError(f"{self.kind} dictionary: {name} holds NaN or infinity; the file may be damaged")
 
     @property
     def width(self) -> int:

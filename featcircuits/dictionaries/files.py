@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from featcircuits.dictionaries.base import Dictionary
+from featcircuits.dictionaries.base import Dictionary, check_numbers
 from featcircuits.dictionaries.jumprelu import jumprelu
 from featcircuits.dictionaries.relu import relu
 from featcircuits.errors import InputError
@@ -57,8 +57,18 @@ def check_hash(path: Path, expected: str | None) -> None:
 
 
 def load_dictionary(path: Path, expected_sha256: str | None = None) -> Dictionary:
-    """Read one dictionary, checked against its recorded hash where one is given."""
+    """Read one dictionary; its numbers are checked, and its hash where one is recorded."""
     check_hash(path, expected_sha256)
+    dictionary = read_dictionary(path)
+    try:
+        check_numbers(dictionary)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return dictionary
+
+
+def read_dictionary(path: Path) -> Dictionary:
+    """One that was checked before: its weights are mapped, and read from disk where they are touched."""
     tensors = read_safetensors(path)
     make = KINDS.get(frozenset(tensors))
     if make is None:
