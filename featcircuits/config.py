@@ -72,7 +72,7 @@ class TraceConfig(Config):
     baseline: str = option("paired", "What patching puts in: the corrupted run ('paired'), 'zero', 'mean' or 'noise'.")
     keep_nodes: str = option("top=150", "Which nodes to keep: top=N, threshold=X or cumulative=SHARE.")
     keep_edges: str = option("top=1000", "Which edges to keep, by the same rules.")
-    batch_size: int = option(16, "Examples of one batch.")
+    batch_size: int = option(0, "Examples of one batch; 0: as many as fit, at most 16.")
     device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
     offload: str | None = option(

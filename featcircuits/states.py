@@ -105,6 +105,11 @@ DENSE_NUMBERS = 1 << 23
 """How many dense features may be held at once."""
 
 
+def fitting_batch(spliced: SplicedModel, task: Task, batch_size: int | None) -> int:
+    """The batch size that was asked for, or one whose backward pass fits a fixed memory."""
+    return spliced.rows_at_once(task.longest, most=16, gradients=True) if batch_size is None else batch_size
+
+
 def precision(dtype: torch.dtype) -> torch.dtype:
     """The dtype that dictionaries and effects are computed in: never below float32."""
     return torch.promote_types(dtype, torch.float32)

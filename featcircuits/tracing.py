@@ -15,7 +15,7 @@ from featcircuits.nodes import Node, input_node
 from featcircuits.progress import Progress, silent
 from featcircuits.prune import parse_rule, prune
 from featcircuits.splice import SplicedModel
-from featcircuits.states import Baseline
+from featcircuits.states import Baseline, fitting_batch
 from featcircuits.tasks import Task
 
 DEFAULT_NODES = "top=100"
@@ -45,7 +45,7 @@ def trace_with_ranking(
     node_threshold: float | None = None,
     edge_threshold: float | None = None,
     baseline: Baseline = "paired",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     seed: int = 0,
     ledger: Ledger | None = None,
     progress: Progress = silent,
@@ -57,12 +57,14 @@ def trace_with_ranking(
     nodes alone. `keep_nodes`, `keep_edges`: pruning rules ("top=100", "threshold=0.1",
     "cumulative=0.8"), or thresholds given as numbers. `options` go to the node estimator.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
+    `batch_size`: examples at once; by default as many as fit, 16 at most.
     Nodes that no path of kept edges leads from to the metric are dropped.
     """
     node_rule = _rule(keep_nodes, node_threshold, DEFAULT_NODES, "node")
     edge_rule = _rule(keep_edges, edge_threshold, DEFAULT_EDGES, "edge")
     choose_nodes, choose_edges = parse_rule(node_rule), parse_rule(edge_rule)
     task.check_places()
+    batch_size = fitting_batch(spliced, task, batch_size)
     edge_method = nodes if edges == "same" else edges
     if edge_method is not None:
         edge_estimator(edge_method, options if edges == "same" else {})

@@ -324,9 +324,17 @@ def test_what_is_not_a_run_is_refused(command: Command, tmp_path: Path, run_fold
     assert {path.name for path in run_folder.iterdir()} == RUN_FILES
 
 
-def test_an_interrupted_run_leaves_no_run_folder_and_can_be_finished(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_dry_run_estimates_and_leaves_nothing(command: Command, tmp_path: Path) -> None:
+    result = command("trace", "--limit", "20", "--dry-run", "-o", tmp_path / "out" / "run")
+    assert result.code == 0
+    line = result.out.strip().splitlines()[-1]
+    assert re.search(r"20 examples in batches of 16, about \d+ s and \d+\.\d GB", line), line
+    assert list(tmp_path.iterdir()) == []
+    result = command("trace", "--limit", "20", "--batch-size", "4", "--dry-run")
+    assert "20 examples in batches of 4" in result.out
+
+
+def test_an_interrupted_run_can_be_finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from featcircuits import tracing
 
     def interrupt(*_: object, **__: object) -> None:

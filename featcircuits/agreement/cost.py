@@ -93,3 +93,10 @@ def _peak_memory(device: torch.device, cost: Cost, every: float = 0.005) -> Iter
 
 def _resident() -> int:
     return int(_STATM.read_text().split()[1]) * _PAGE
+
+
+def resident_bytes(device: torch.device) -> int:
+    """What is held now: on the device for CUDA, else by the process (0 where unknown)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return _resident() if _STATM.exists() else 0

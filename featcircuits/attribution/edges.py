@@ -30,7 +30,7 @@ from featcircuits.nodes import METRIC, Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import Baseline, States, check_baseline, mean_states, states_of
+from featcircuits.states import Baseline, States, check_baseline, fitting_batch, mean_states, states_of
 from featcircuits.tasks import Task
 
 STAGE = "edges"
@@ -86,7 +86,7 @@ def edge_effects(
     *,
     node_threshold: float | None = None,
     baseline: Baseline | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     effects: NodeEffects | None = None,
     ledger: Ledger | None = None,
     progress: Progress = silent,
@@ -118,7 +118,7 @@ def edge_effects(
     fixed = None if isinstance(nodes, NodeEffects) else NodeSet(nodes, spliced, task.places)
     same = effects is not None and method_named(effects.method, effects.options) == estimator
     arcs = connections(spliced.sites, spliced.architecture.n_layers, spliced.architecture.sequential)
-    ledger = ledger or InMemory()
+    ledger, batch_size = ledger or InMemory(), fitting_batch(spliced, task, batch_size)
     todo = ledger.todo(STAGE, task.count_batches(batch_size))
     batches = _batches(spliced, task, effects, baseline or "paired", batch_size, todo)
     for number, states, kept in progress(batches, f"edge effects ({method})", len(todo)):

@@ -18,7 +18,7 @@ from featcircuits.nodes import Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import Baseline, SiteState, States, check_baseline, mean_states, states_of
+from featcircuits.states import Baseline, SiteState, States, check_baseline, fitting_batch, mean_states, states_of
 from featcircuits.tasks import Task
 
 
@@ -153,7 +153,7 @@ def node_effects(
     method: str = DEFAULT_METHOD,
     *,
     baseline: Baseline = "paired",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     keep_examples: bool = True,
     keep_states: bool = False,
     ledger: Ledger | None = None,
@@ -174,7 +174,7 @@ def node_effects(
     check_baseline(task, baseline)
     if not keep_examples:
         task.check_places()
-    ledger = ledger or InMemory()
+    ledger, batch_size = ledger or InMemory(), fitting_batch(spliced, task, batch_size)
     todo = ledger.todo(STAGE, task.count_batches(batch_size))
     means = mean_states(spliced, task, batch_size) if baseline == "mean" and todo else None
     kept: dict[int, Kept] = {}

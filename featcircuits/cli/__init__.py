@@ -57,6 +57,7 @@ def trace(
         "runs/trace"
     ),
     top: Annotated[int, typer.Option(help="How many nodes and edges to print.")] = 15,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate time and memory.")] = False,
 ) -> None:
     """Trace a circuit: which features and errors carry a behaviour, through which edges.
 
@@ -72,9 +73,12 @@ def trace(
 
         featcircuits trace --config runs/ioi/config.json --steps 20 -o runs/ioi-20
     """
-    from featcircuits.cli.commands import trace_run
+    from featcircuits.cli import commands
 
-    trace_run(config, output, top)
+    if dry_run:
+        commands.dry_run(config)
+    else:
+        commands.trace_run(config, output, top)
 
 
 @app.command()

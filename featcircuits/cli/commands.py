@@ -17,6 +17,7 @@ from featcircuits.cli.tables import curve_table, edge_table, node_table, report_
 from featcircuits.cli.watch import watching
 from featcircuits.config import AgreeConfig, EvaluateConfig, TraceConfig
 from featcircuits.errors import InputError
+from featcircuits.estimate import estimate
 from featcircuits.evaluation import evaluate
 from featcircuits.evaluation.plot import plot_curve
 from featcircuits.export import EXPORTERS
@@ -43,13 +44,7 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
         request = {"config": asdict(config), "inputs": manifest_of(spliced, task, {})}
         with runs.resumable(output, request) as finished, watching(console) as progress:
             ledger = AcrossProcesses(finished) if processes.count > 1 else finished
-            traced = trace_with_ranking(
-                spliced, task,
-                nodes=config.nodes, edges=None if config.edges == "none" else config.edges,
-                keep_nodes=config.keep_nodes, keep_edges=config.keep_edges, baseline=config.baseline,
-                batch_size=config.batch_size, seed=config.seed, ledger=ledger, progress=progress,
-                **_method_options(config),
-            )  # fmt: skip
+            traced = trace_with_ranking(spliced, task, ledger=ledger, progress=progress, **_trace_options(config))
             if processes.first:
                 _write_run(config, traced, output)
     console.print(node_table(traced.circuit, top))
@@ -57,9 +52,27 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
     say(f"circuit of {traced.circuit.n_nodes} nodes and {traced.circuit.n_edges} edges in {output}, {since(began)}")
 
 
-def _method_options(config: TraceConfig) -> dict[str, Any]:
-    """The settings that the chosen method knows."""
-    return {name: value for name in option_names(config.nodes) if (value := getattr(config, name, None)) is not None}
+def dry_run(config: TraceConfig) -> None:
+    """Print what the trace would take, and do nothing else."""
+    spliced = load_for(config, config.device)
+    task = task_for(config, spliced, config.task, "train", config.limit)
+    found = estimate(spliced, task, **_trace_options(config))
+    say(
+        f"{task.name}: {found.n_examples} examples in batches of {found.batch_size}, about {found.seconds:.0f} s "
+        f"and {found.gigabytes:.1f} GB of memory once loaded"
+    )
+
+
+def _trace_options(config: TraceConfig) -> dict[str, Any]:
+    """Arguments of `trace`, with the settings that the chosen method knows."""
+    named = {name: value for name in option_names(config.nodes) if (value := getattr(config, name, None)) is not None}
+    kept = ("nodes", "keep_nodes", "keep_edges", "baseline", "seed")
+    return {
+        **{name: getattr(config, name) for name in kept},
+        "edges": None if config.edges == "none" else config.edges,
+        "batch_size": config.batch_size or None,
+        **named,
+    }
 
 
 def _write_run(config: TraceConfig, traced: Trace, output: Path) -> None:

@@ -45,4 +45,4 @@ def audit_run(run: Path, limit: int) -> None:
     spliced = load_for(traced, traced.device)
     task = task_for(traced, spliced, traced.task, "train", limit)
     options = {name: v for name in option_names(traced.nodes) if (v := getattr(traced, name, None)) is not None}
-    console.print(audit_table(audit(spliced, task, traced.nodes, batch_size=traced.batch_size, **options)))
+    console.print(audit_table(audit(spliced, task, traced.nodes, batch_size=traced.batch_size or 16, **options)))

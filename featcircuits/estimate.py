@@ -1,0 +1,52 @@
+"""What a trace will take, measured on a small share of its examples before it is run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from featcircuits.agreement.cost import measured, resident_bytes
+from featcircuits.splice import SplicedModel
+from featcircuits.states import fitting_batch
+from featcircuits.tasks import Task
+from featcircuits.tracing import trace
+
+
+class Estimate(NamedTuple):
+    """`gigabytes`: of the whole process, or of the device where the model is on one."""
+
+    seconds: float
+    gigabytes: float
+    n_examples: int
+    batch_size: int
+
+
+def estimate(spliced: SplicedModel, task: Task, *, batch_size: int | None = None, **options: Any) -> Estimate:
+    """Time and memory of `trace` with the same options, from two small batches of its examples.
+
+    The second batch is the one that is timed; what comes once (ranking, pruning, hashes) is not
+    multiplied. Model and suite are loaded already and count in the memory alone.
+    """
+    batch_size = fitting_batch(spliced, task, batch_size)
+    small = max(1, min(batch_size, len(task) // 8))
+    sample = task.take(min(len(task), 2 * small))
+    seconds: dict[str, float] = {}
+
+    def timed(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+        for item in items:
+            began = time.perf_counter()
+            yield item
+            seconds[description] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    with measured(spliced, len(sample) * task.longest) as cost:
+        trace(spliced, sample, batch_size=small, progress=timed, **options)
+    once = time.perf_counter() - began - len(sample) / small * sum(seconds.values())
+    grown = cost.megabytes * 2**20 * batch_size / small
+    return Estimate(
+        seconds=max(0.0, once) + sum(seconds.values()) * len(task) / small,
+        gigabytes=(resident_bytes(spliced.device) + grown) / 2**30,
+        n_examples=len(task),
+        batch_size=batch_size,
+    )

@@ -1,0 +1,77 @@
+"""How much is held at once: batches and rows that fit, kept states, dense features."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import featcircuits as fc
+from featcircuits import splice, states
+from featcircuits.attribution import effects
+from featcircuits.attribution.effects import NodeEffects
+from featcircuits.states import fitting_batch
+from tests.tiny import random_task, spliced_model, tiny_model
+
+METHODS = ("exact", "atp", "ig", "ig-inputs", "relp", "atp-drop")
+
+
+def all_effects(found: NodeEffects) -> torch.Tensor:
+    parts = [[found.features(site).flatten(), found.error(site).flatten()] for site in found.sites]
+    return torch.cat([part for pair in parts for part in pair])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_small_memory_changes_no_effect(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row a forward and one row of dense features at a time."""
+    spliced, task = spliced_model(tiny_model("gpt2")), random_task(3, 4)
+    whole = all_effects(fc.node_effects(spliced, task, method))
+    monkeypatch.setattr(splice, "_ROW_BYTES", 1)
+    monkeypatch.setattr(states, "DENSE_NUMBERS", 1)
+    assert spliced.rows_at_once(4, most=512) == 1
+    torch.testing.assert_close(all_effects(fc.node_effects(spliced, task, method)), whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("ablation", ["mean", "zero", "paired", "resample"])
+def test_a_small_memory_changes_no_faithfulness(ablation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spliced, task = spliced_model(tiny_model("llama")), random_task(4, 4)
+    circuit = fc.trace(spliced, task, nodes="atp", keep_nodes="top=40")
+    whole = fc.evaluate(spliced, circuit, task, ablation=ablation)
+    monkeypatch.setattr(splice, "_ROW_BYTES", 1)
+    monkeypatch.setattr(states, "DENSE_NUMBERS", 1)
+    monkeypatch.setattr("featcircuits.evaluation.ablated.DENSE_NUMBERS", 1)
+    again = fc.evaluate(spliced, circuit, task, ablation=ablation)
+    assert again.F_circuit == pytest.approx(whole.F_circuit, rel=1e-9)
+    assert again.F_complement == pytest.approx(whole.F_complement, rel=1e-9)
+    assert again.curve is not None
+    assert whole.curve is not None
+    assert again.curve.faithfulness == pytest.approx(whole.curve.faithfulness, rel=1e-7, nan_ok=True)
+
+
+def test_longer_prompts_come_in_smaller_batches() -> None:
+    spliced = spliced_model(tiny_model("gpt2"), sites=["mlp_0"])
+    sizes = [spliced.rows_at_once(slots, most=512, gradients=True) for slots in (8, 512, 4096, 1 << 16)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 512
+    assert sizes[-1] == 1
+    assert spliced.rows_at_once(512, most=10_000) > spliced.rows_at_once(512, most=10_000, gradients=True)
+    assert fitting_batch(spliced, random_task(2, 4), None) == 16
+    assert fitting_batch(spliced, random_task(2, 4), 3) == 3
+
+
+def test_states_are_kept_only_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    spliced, task = spliced_model(tiny_model("gpt2")), random_task(6, 4)
+    kept = fc.node_effects(spliced, task, "atp", batch_size=2, keep_states=True)
+    assert sorted(kept.kept) == [0, 1, 2]
+    edges = fc.edge_effects(spliced, task, kept, node_threshold=0.01)
+    monkeypatch.setattr(effects, "KEPT_BYTES", 1)
+    none = fc.node_effects(spliced, task, "atp", batch_size=2, keep_states=True)
+    assert none.kept == {}
+    again = fc.edge_effects(spliced, task, none, node_threshold=0.01)
+    assert list(again.edges()) == list(edges.edges())
+
+
+def test_effects_of_another_task_are_refused() -> None:
+    spliced = spliced_model(tiny_model("gpt2"))
+    effects = fc.node_effects(spliced, random_task(3, 4), "atp")
+    with pytest.raises(fc.InputError, match="effects are of 3 other examples"):
+        fc.edge_effects(spliced, random_task(4, 4), effects, node_threshold=0.1)
