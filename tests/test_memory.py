@@ -70,6 +70,24 @@ def test_states_are_kept_only_where_they_fit(monkeypatch: pytest.MonkeyPatch) ->
     assert list(again.edges()) == list(edges.edges())
 
 
+def test_only_the_strongest_sources_of_a_target_are_kept() -> None:
+    """In one batch that is exact: the same edges as the strongest of all of them."""
+    spliced, task = spliced_model(tiny_model("gpt2")), random_task(3, 4)
+    found = fc.node_effects(spliced, task, "atp", keep_states=True)
+    every = fc.edge_effects(spliced, task, found, node_threshold=0.02)
+    kept = fc.edge_effects(spliced, task, found, node_threshold=0.02, sources_per_target=3)
+    for up, down in (("resid_0", "resid_1"), ("mlp_1", "resid_1"), ("resid_0", "mlp_1")):
+        index, value = every.coo(up, down)
+        some, some_value = kept.coo(up, down)
+        all_edges = dict(zip(map(tuple, index.T.tolist()), value.tolist(), strict=True))
+        few = dict(zip(map(tuple, some.T.tolist()), some_value.tolist(), strict=True))
+        targets = {edge[:2] for edge in all_edges}
+        assert targets == {edge[:2] for edge in few}
+        assert all(all_edges[edge] == value for edge, value in few.items())
+        for target in targets:
+            assert sum(edge[:2] == target for edge in few) == min(3, sum(edge[:2] == target for edge in all_edges))
+
+
 def test_effects_of_another_task_are_refused() -> None:
     spliced = spliced_model(tiny_model("gpt2"))
     effects = fc.node_effects(spliced, random_task(3, 4), "atp")

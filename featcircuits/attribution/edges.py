@@ -86,6 +86,7 @@ def edge_effects(
     *,
     node_threshold: float | None = None,
     baseline: Baseline | None = None,
+    sources_per_target: int | None = None,
     batch_size: int | None = None,
     effects: NodeEffects | None = None,
     ledger: Ledger | None = None,
@@ -100,7 +101,9 @@ def edge_effects(
     gives the coefficient of the downstream node; the Jacobian is the clean run's (under the rules,
     for "relp"). "exact" patches every edge among the nodes of a collection. Where places sum several
     positions, an edge sums the pairs of positions. `effects` that kept their states spare computing
-    them again. `ledger`: as for node effects.
+    them again. `ledger`: as for node effects. `sources_per_target` bounds memory where targets are many
+    and sources are all features: of each batch, only so many of the strongest edges into a target from
+    one site are kept, so the mean of an edge that is weak in some batches comes out too small.
     """
     if isinstance(nodes, NodeEffects):
         effects = nodes
@@ -129,7 +132,7 @@ def edge_effects(
             coefficients = kept if kept and same else estimator.coefficients(spliced, states)
             chosen = fixed.of_batch(states) if fixed else _above(spliced, states, coefficients, node_threshold or 0.0)
             found = _estimated_edges(spliced, states, estimator, coefficients, chosen, arcs)
-        ledger.put(STAGE, number, _part(spliced, task, states, found))
+        ledger.put(STAGE, number, _part(spliced, task, states, found, sources_per_target))
     parts = ledger.parts(STAGE)
     tallies = {
         arc: Tally.total(columns(parts, f"{_name(arc)}/keys"), columns(parts, f"{_name(arc)}/sums"), len(task))
@@ -139,11 +142,21 @@ def edge_effects(
     return EdgeEffects(method, task.places, n_features, tallies)
 
 
-def _part(spliced: SplicedModel, task: Task, states: States, found: Iterable[tuple[Connection, Edges]]) -> Part:
+def _part(
+    spliced: SplicedModel,
+    task: Task,
+    states: States,
+    found: Iterable[tuple[Connection, Edges]],
+    sources_per_target: int | None,
+) -> Part:
     """What a batch adds: for each connection the sums over its examples."""
     tallies: dict[str, Tally] = {}
     for arc, edges in found:
-        _tally(tallies.setdefault(_name(arc), Tally()), states, spliced, arc, edges, len(task.places))
+        tally = tallies.setdefault(_name(arc), Tally())
+        _tally(tally, states, spliced, arc, edges, len(task.places))
+        if sources_per_target is not None:
+            n_sources = len(task.places) * (spliced.dictionaries[arc.upstream].n_features + 1)
+            tallies[_name(arc)] = tally.strongest(n_sources, sources_per_target)
     return {
         f"{name}/{column}": tensor
         for name, tally in tallies.items()

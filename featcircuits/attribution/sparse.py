@@ -41,6 +41,15 @@ class Tally:
         rows = torch.stack([total, total**2, total.abs()], dim=-1)
         self.keys, self.sums = group_sum(torch.cat([self.keys, pair % n_keys]), torch.cat([self.sums, rows]))
 
+    def strongest(self, n_sources: int, count: int) -> Tally:
+        """For each target (key // n_sources) its `count` sources of largest total |value|."""
+        order = self.sums[:, 2].argsort(descending=True, stable=True)
+        order = order[(self.keys[order] // n_sources).argsort(stable=True)]
+        target = self.keys[order] // n_sources
+        turn = torch.arange(len(order)) - torch.searchsorted(target, target)
+        kept = order[turn < count].sort().values
+        return Tally(self.count, self.keys[kept], self.sums[kept])
+
     @classmethod
     def total(cls, keys: Sequence[Tensor], sums: Sequence[Tensor], count: int) -> Tally:
         """Of the keys and sums of several tallies, over `count` examples."""
