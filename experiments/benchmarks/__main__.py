@@ -106,6 +106,7 @@ def row(found: dict[str, Any]) -> list[str]:
 def is_published(found: dict[str, Any]) -> bool:
     """Whether the published figures are of this shape."""
     default = {"layers": 6, "width": 512, "features": 32768, "batch": 4, "tokens": 5, "size": 0, "dtype": "float32"}
+    default["family"] = "pythia"
     return all(found.get(name) == value for name, value in default.items())
 
 

@@ -29,6 +29,8 @@ class Shape:
     batch: int = 4
     tokens: int = 5
     dtype: str = "float32"
+    family: str = "pythia"
+    """"pythia" with ReLU dictionaries or "gemma" (2) with JumpReLU ones"""
 
     @property
     def bytes(self) -> int:
@@ -38,14 +40,29 @@ class Shape:
         return model * DTYPES[self.dtype].itemsize + 4 * suite
 
 
-def random_model(shape: Shape, device: str = "cpu", seed: int = 0) -> SplicedModel:
-    """A GPT-NeoX model with a ReLU dictionary of its own at every site."""
-    torch.manual_seed(seed)
-    config = transformers.GPTNeoXConfig(
+def _pythia(shape: Shape) -> transformers.PretrainedConfig:
+    return transformers.GPTNeoXConfig(
         vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads, intermediate_size=4 * shape.width,
         max_position_embeddings=max(2048, shape.tokens), use_parallel_residual=True,
     )  # fmt: skip
+
+
+def _gemma(shape: Shape) -> transformers.PretrainedConfig:
+    return transformers.Gemma2Config(
+        vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, num_key_value_heads=max(1, shape.heads // 2),
+        head_dim=shape.width // shape.heads, intermediate_size=4 * shape.width,
+    )  # fmt: skip
+
+
+CONFIGS = {"pythia": _pythia, "gemma": _gemma}
+
+
+def random_model(shape: Shape, device: str = "cpu", seed: int = 0) -> SplicedModel:
+    """A model of the family with a dictionary of its own at every site."""
+    torch.manual_seed(seed)
+    config = CONFIGS[shape.family](shape)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=DTYPES[shape.dtype]).eval().to(device)
     bare = fc.load(model, {"embed": fc.dictionaries.identity(shape.width)})
     prompts = random_task(replace(shape, batch=8, tokens=min(shape.tokens, 32)), seed + 1).batch(range(8))
@@ -58,7 +75,11 @@ def _dictionary(x: Tensor, shape: Shape) -> Dictionary:
     """Random unit directions with a bias that leaves the wanted number active a token on `x` [n, width]."""
     W = torch.randn(shape.features, shape.width, device=x.device) / shape.width**0.5
     bias = -(x @ W.T).flatten().topk(shape.active * len(x)).values[-1]
-    return fc.dictionaries.relu(W.T.contiguous(), torch.full_like(W[:, 0], float(bias)), W, torch.zeros_like(W[0]))
+    weights = (W.T.contiguous(), torch.full_like(W[:, 0], float(bias)), W, torch.zeros_like(W[0]))
+    if shape.family == "gemma":
+        weights[1].zero_()
+        return fc.dictionaries.jumprelu(*weights, threshold=torch.full_like(W[:, 0], -float(bias)))
+    return fc.dictionaries.relu(*weights)
 
 
 def random_task(shape: Shape, seed: int = 0) -> fc.Task:

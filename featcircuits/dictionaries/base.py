@@ -151,4 +151,5 @@ class Affine:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Affine:
         weights = (self.W_enc, self.b_enc, self.W_dec, self.b_dec)
         W_enc, b_enc, W_dec, b_dec = (weight.detach().to(device, dtype) for weight in weights)
-        return Affine(self.kind, W_enc, b_enc, W_dec, b_dec, self.activation.to(device, dtype))
+        # rows are gathered from W_dec, so they had better lie together
+        return Affine(self.kind, W_enc, b_enc, W_dec.contiguous(), b_dec, self.activation.to(device, dtype))
