@@ -65,7 +65,11 @@ class HalvedProduct(nn.Module):
         self.mlp = mlp
 
     def forward(self, x: Tensor) -> Tensor:
-        product = self.mlp.act_fn(self.mlp.gate_proj(x)) * self.mlp.up_proj(x)
+        if hasattr(self.mlp, "gate_up_proj"):  # Phi-3's two projections are one
+            gate, up = self.mlp.gate_up_proj(x).chunk(2, dim=-1)
+            product = self.mlp.activation_fn(gate) * up
+        else:
+            product = self.mlp.act_fn(self.mlp.gate_proj(x)) * self.mlp.up_proj(x)
         return self.mlp.down_proj(product / 2 + (product / 2).detach())
 
 

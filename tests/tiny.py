@@ -36,6 +36,9 @@ _CONFIGS: Mapping[str, Callable[[], Any]] = {
     "gpt_neox_parallel": lambda: transformers.GPTNeoXConfig(**_SHARED, use_parallel_residual=True),
     "gpt_neox_sequential": lambda: transformers.GPTNeoXConfig(**_SHARED, use_parallel_residual=False),
     "llama": lambda: transformers.LlamaConfig(**_GROUPED),
+    "mistral": lambda: transformers.MistralConfig(**_GROUPED, sliding_window=32),
+    "olmo2": lambda: transformers.Olmo2Config(**{**_SHARED, "num_key_value_heads": 1, "pad_token_id": 0}),
+    "phi3": lambda: transformers.Phi3Config(**{**_SHARED, "num_key_value_heads": 1, "pad_token_id": 0}),
     "qwen2": lambda: transformers.Qwen2Config(**{**_SHARED, "num_key_value_heads": 1}),
     "qwen3": lambda: transformers.Qwen3Config(**_GROUPED),
     "gemma2": lambda: transformers.Gemma2Config(**_GROUPED, sliding_window=32, query_pre_attn_scalar=8),
@@ -118,12 +121,12 @@ class _Ones(nn.Module):
 def made_linear(model: PreTrainedModel) -> PreTrainedModel:
     """The same architecture without any nonlinearity: norms and activations are the identity, gates
     are 1, and attention looks everywhere alike."""
-    gated = any(name.endswith("gate_proj") for name, _ in model.named_modules())
+    gated = any(name.endswith(("gate_proj", "gate_up_proj")) for name, _ in model.named_modules())
     for name, _ in list(model.named_modules()):
         parent, _, child = name.rpartition(".")
         if "norm" in child or child.startswith("ln_"):
             setattr(model.get_submodule(parent), child, nn.Identity())
-        elif child in ("act", "act_fn"):
+        elif child in ("act", "act_fn", "activation_fn"):
             setattr(model.get_submodule(parent), child, _Ones() if gated else nn.Identity())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -137,6 +140,8 @@ def _zero_queries(name: str, parameter: nn.Parameter) -> None:
     """Equal attention scores: the pattern is uniform and does not move."""
     if "q_proj" in name:
         parameter.zero_()
+    elif "qkv_proj" in name:  # Phi-3: rows q, then k, then v
+        parameter[:WIDTH].zero_()
     elif "query_key_value" in name:  # GPT-NeoX: [heads, (q, k, v), head width]
         parameter.view(HEADS, 3, WIDTH // HEADS, *parameter.shape[1:])[:, 0].zero_()
     elif "c_attn" in name:  # GPT-2: columns q, k, v

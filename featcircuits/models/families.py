@@ -60,6 +60,13 @@ def _gpt_neox_values(config: Any) -> Tensor:
     return torch.arange(3 * config.hidden_size) % (3 * head) >= 2 * head
 
 
+def _phi3_values(config: Any) -> Tensor:
+    """Columns: all queries, then the keys and then the values of the fewer key-value heads."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries, keys = head * config.num_attention_heads, head * config.num_key_value_heads
+    return torch.arange(queries + 2 * keys) >= queries + keys
+
+
 GPT2 = Family(
     layers="transformer.h",
     attn="attn",
@@ -100,6 +107,17 @@ _PRE_AND_POST_NORMS = {
 }
 LLAMA = Family(**_LLAMA, **_PRE_NORMS)
 QWEN3 = Family(**_LLAMA, **_PRE_NORMS, qk_norms=_QK_NORMS)
+PHI3 = Family(
+    **{**_LLAMA, "activation": "mlp.activation_fn", "queries_keys": Fused("self_attn.qkv_proj", _phi3_values)},
+    **_PRE_NORMS,
+)
+OLMO2 = Family(
+    **_LLAMA,
+    attn="post_attention_layernorm",
+    mlp="post_feedforward_layernorm",
+    norms=("post_attention_layernorm", "post_feedforward_layernorm"),
+    qk_norms=_QK_NORMS,
+)
 GEMMA2 = Family(**_LLAMA, **_PRE_AND_POST_NORMS)
 GEMMA3 = Family(**_LLAMA, **_PRE_AND_POST_NORMS, qk_norms=_QK_NORMS)
 
@@ -107,6 +125,9 @@ FAMILIES: Mapping[str, Family] = {
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
     "llama": LLAMA,
+    "mistral": LLAMA,
+    "olmo2": OLMO2,
+    "phi3": PHI3,
     "qwen2": LLAMA,
     "qwen3": QWEN3,
     "gemma2": GEMMA2,
