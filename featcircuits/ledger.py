@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,10 +84,8 @@ class OnDisk:
     def put(self, stage: str, number: int, part: Part) -> None:
         from safetensors.torch import save_file
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        request = self.folder / "request.json"
-        if not request.exists():
-            _write_whole(request, json.dumps(self.request).encode())
+        if not self.folder.exists():
+            self._begin()
         path = self._path(stage, number)
         draft = path.with_suffix(f".{os.getpid()}")
         save_file({name: tensor.contiguous() for name, tensor in part.items()}, draft)
@@ -101,6 +100,18 @@ class OnDisk:
     def remove(self) -> None:
         """Once the result is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _begin(self) -> None:
+        """The folder appears with its request in it; another process may have been quicker."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}.", dir=self.folder.parent))
+        (draft / "request.json").write_text(json.dumps(self.request), encoding="utf-8")
+        try:
+            draft.rename(self.folder)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
+            if not self.folder.exists():
+                raise
 
     def _path(self, stage: str, number: int) -> Path:
         return self.folder / f"{stage}-{number:06d}.safetensors"
@@ -133,9 +144,3 @@ class AcrossProcesses:
 def columns(parts: Mapping[int, Part], name: str) -> list[Tensor]:
     """One tensor of every part that has it, in order."""
     return [part[name] for part in parts.values() if name in part]
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_bytes(data)
-    draft.replace(path)

@@ -128,6 +128,10 @@ class SplicedModel:
             budget = max(budget, torch.cuda.mem_get_info(self.device)[0] // 4)
         return max(1, min(most, budget // (numbers * self.model.dtype.itemsize)))
 
+    def copies_at_once(self, tokens: Tokens, most: int, gradients: bool = False) -> int:
+        """How many copies of a batch that makes, at least 1."""
+        return max(1, self.rows_at_once(tokens.ids.shape[1], most, gradients) // len(tokens))
+
     def entry(self, site: Site) -> Site:
         """Where a move of x at `site` may as well be put: the stream it is added to, if nothing else reads it."""
         if site.kind == "embed" or (site.kind == "attn" and self.architecture.sequential):

@@ -150,18 +150,17 @@ def _part(
     sources_per_target: int | None,
 ) -> Part:
     """What a batch adds: for each connection the sums over its examples."""
-    tallies: dict[str, Tally] = {}
+    tallies: dict[Connection, Tally] = {}
     for arc, edges in found:
-        tally = tallies.setdefault(_name(arc), Tally())
-        _tally(tally, states, spliced, arc, edges, len(task.places))
+        _tally(tallies.setdefault(arc, Tally()), states, spliced, arc, edges, len(task.places))
+    part: dict[str, Tensor] = {}
+    for arc, tally in tallies.items():
         if sources_per_target is not None:
+            # an edge may come in several pieces, so only a whole batch tells which are strong
             n_sources = len(task.places) * (spliced.dictionaries[arc.upstream].n_features + 1)
-            tallies[_name(arc)] = tally.strongest(n_sources, sources_per_target)
-    return {
-        f"{name}/{column}": tensor
-        for name, tally in tallies.items()
-        for column, tensor in (("keys", tally.keys), ("sums", tally.sums))
-    }
+            tally = tally.strongest(n_sources, sources_per_target)
+        part[f"{_name(arc)}/keys"], part[f"{_name(arc)}/sums"] = tally.keys, tally.sums
+    return part
 
 
 def _name(arc: Connection) -> str:

@@ -178,13 +178,15 @@ def node_effects(
     todo = ledger.todo(STAGE, task.count_batches(batch_size))
     means = mean_states(spliced, task, batch_size) if baseline == "mean" and todo else None
     kept: dict[int, Kept] = {}
+    held = 0
     for number in progress(todo, f"node effects ({method})", len(todo)):
         states = states_of(spliced, task, task.nth_batch(batch_size, number), baseline, means)
         effects = effects_of(spliced, states, estimator)
         ledger.put(STAGE, number, _part(spliced, task, states, effects, keep_examples))
         if keep_states:
             kept[number] = Kept(states, {site: c for site, (_, _, c) in effects.items() if c is not None})
-            keep_states = sum(map(_bytes, kept.values())) <= KEPT_BYTES
+            held += _bytes(kept[number])
+            keep_states = held <= KEPT_BYTES
             kept = kept if keep_states else {}
     parts = ledger.parts(STAGE)
     corrupted = columns(parts, "corrupted")

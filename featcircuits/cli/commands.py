@@ -64,15 +64,19 @@ def dry_run(config: TraceConfig) -> None:
 
 
 def _trace_options(config: TraceConfig) -> dict[str, Any]:
-    """Arguments of `trace`, with the settings that the chosen method knows."""
-    named = {name: value for name in option_names(config.nodes) if (value := getattr(config, name, None)) is not None}
+    """Arguments of `trace`."""
     kept = ("nodes", "keep_nodes", "keep_edges", "baseline", "seed")
     return {
         **{name: getattr(config, name) for name in kept},
         "edges": None if config.edges == "none" else config.edges,
         "batch_size": config.batch_size or None,
-        **named,
+        **method_options(config),
     }
+
+
+def method_options(config: TraceConfig) -> dict[str, Any]:
+    """The settings that the chosen method knows."""
+    return {name: value for name in option_names(config.nodes) if (value := getattr(config, name, None)) is not None}
 
 
 def _write_run(config: TraceConfig, traced: Trace, output: Path) -> None:

@@ -9,8 +9,7 @@ from featcircuits import runs
 from featcircuits.agreement.agree import DEFAULT_METHODS, agree
 from featcircuits.agreement.audit import audit
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
-from featcircuits.attribution.nodes import option_names
-from featcircuits.cli.commands import console, load_for, say, since, task_for
+from featcircuits.cli.commands import console, load_for, method_options, say, since, task_for
 from featcircuits.cli.tables import agreement_table, audit_table, cost_table
 from featcircuits.cli.watch import watching
 from featcircuits.config import AgreeConfig, TraceConfig
@@ -44,5 +43,5 @@ def audit_run(run: Path, limit: int) -> None:
     traced = TraceConfig.read(run / runs.CONFIG, {})
     spliced = load_for(traced, traced.device)
     task = task_for(traced, spliced, traced.task, "train", limit)
-    options = {name: v for name in option_names(traced.nodes) if (v := getattr(traced, name, None)) is not None}
-    console.print(audit_table(audit(spliced, task, traced.nodes, batch_size=traced.batch_size or 16, **options)))
+    found = audit(spliced, task, traced.nodes, batch_size=traced.batch_size or 16, **method_options(traced))
+    console.print(audit_table(found))

@@ -114,8 +114,7 @@ class AblatedModel:
             values = self.ablation.values(self.spliced, task, batch)
             logits, seen = self.spliced.record(batch.clean, [resid(self.start_layer - 1)] if self.start_layer else [])
             objective, stream = _objective(task, batch, logits), seen.get(resid(self.start_layer - 1))
-            per_run = self.spliced.rows_at_once(batch.places.shape[1], self.max_rows) // len(batch.index)
-            per_run = max(1, per_run)
+            per_run = self.spliced.copies_at_once(batch.clean, self.max_rows)
             for begin in range(0, len(subgraphs), per_run):
                 part = subgraphs[begin : begin + per_run]
                 metric = self._forward(batch, part, values, objective, stream)

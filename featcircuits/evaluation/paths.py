@@ -117,8 +117,7 @@ class _Hypothesis:
         for site in self.spliced.sites:
             nodes = [node for node in parents if isinstance(node, Node) and node.site == site]
             sets = list(dict.fromkeys(parents[node] for node in nodes))
-            rows = self.spliced.rows_at_once(self.batch.places.shape[1], max_rows)
-            for chunk in pieces(torch.arange(len(sets)), max(1, rows // len(self.batch.index))):
+            for chunk in pieces(torch.arange(len(sets)), self.spliced.copies_at_once(self.batch.clean, max_rows)):
                 chosen = [sets[number] for number in chunk.tolist()]
                 arrived = self._run(chosen, until=site)
                 for given, x in zip(chosen, arrived, strict=True):

@@ -34,8 +34,7 @@ class GradDrop:
         sums = {site: [part.abs() for part in parts] for site, parts in at_clean.items()}
         terms = dict.fromkeys(sums, 1)
         dropped = writes(spliced)
-        rows = spliced.rows_at_once(states.batch.places.shape[1], self.max_rows, gradients=True)
-        per_run = max(1, rows // len(states.batch.index))
+        per_run = spliced.copies_at_once(states.batch.clean, self.max_rows, gradients=True)
         for begin in range(0, len(dropped), per_run):
             chunk = dropped[begin : begin + per_run]
             found = _dropped_gradients(spliced, states, chunk)

@@ -41,8 +41,7 @@ class IntegratedGradients:
         totals = {site: torch.zeros_like(state.x) for site, state in states.sites.items()}
         path = points(self.rule, self.steps)
         by_start = sorted(spliced.sites, key=lambda site: (spliced.entry(site).start, site))
-        rows = spliced.rows_at_once(states.batch.places.shape[1], self.max_rows, gradients=True)
-        per_run = max(1, rows // len(states.batch.index))
+        per_run = spliced.copies_at_once(states.batch.clean, self.max_rows, gradients=True)
         for start, sites in groupby(by_start, key=lambda site: spliced.entry(site).start):
             jobs = [(site, alpha, weight) for site in sites for alpha, weight in path]
             for begin in range(0, len(jobs), per_run):

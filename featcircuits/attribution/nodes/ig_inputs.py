@@ -44,8 +44,7 @@ class InputIntegratedGradients:
         count = len(states.batch.index)
         totals = {site: torch.zeros_like(state.x) for site, state in states.sites.items()}
         path = torch.tensor(points(self.rule, self.steps), dtype=torch.float64)
-        per_run = spliced.rows_at_once(states.batch.places.shape[1], self.max_rows, gradients=True) // count
-        for part in path.split(max(1, per_run)):
+        for part in path.split(spliced.copies_at_once(states.batch.clean, self.max_rows, gradients=True)):
             rows = torch.arange(count, device=spliced.device).repeat(len(part))
             alpha, weight = part.to(move.device, move.dtype).repeat_interleave(count, 0)[:, :, None, None].unbind(1)
             found = gradients(
