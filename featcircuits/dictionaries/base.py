@@ -1,10 +1,15 @@
-"""The runtime type of every dictionary: an affine decoder and a gated affine encoder."""
+"""The runtime type of every dictionary: a gated affine encoder and a decoder affine in the features.
+
+A dictionary reads an activation and explains one: the same for a sparse autoencoder, the MLP's
+input and output for a transcoder. `written = decode(f) + bypass(read) + error`, where only skip
+transcoders have a bypass, a linear way past the features.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,40 +18,82 @@ from featcircuits.dictionaries.products import combined, dots
 from featcircuits.errors import InputError
 
 
+class Statistics(NamedTuple):
+    """What the decoder's output is multiplied by and then moved by, where the input was normalised: [..., 1]."""
+
+    scale: Tensor
+    shift: Tensor
+
+
 @runtime_checkable
 class Dictionary(Protocol):
     """What the rest of the package asks of a dictionary; every method is pure.
 
     `encode` and `decode` define the features; the other methods are the linear algebra that
     attribution needs: decoder rows carry effects from an activation to its features, encoder rows
-    carry them from a feature to the activation it reads.
+    carry them from a feature to the activation it reads. A dictionary that normalises its input has
+    decoder rows in normalised units; `statistics` says what they are multiplied by at each position.
     """
 
     @property
     def kind(self) -> str: ...
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Of the activation it explains."""
+        ...
+
+    @property
+    def read_width(self) -> int:
+        """Of the activation it encodes."""
+        ...
+
+    @property
+    def transcodes(self) -> bool:
+        """Whether it reads the MLP's input and explains the MLP's output."""
+        ...
+
+    @property
+    def has_bypass(self) -> bool:
+        """Whether something linear goes past the features (a skip transcoder's skip)."""
+        ...
+
     @property
     def n_features(self) -> int: ...
 
     def encode(self, x: Tensor) -> Tensor:
-        """[..., width] -> [..., n_features]"""
+        """[..., read_width] -> [..., n_features]"""
         ...
 
-    def decode(self, features: Tensor) -> Tensor:
-        """[..., n_features] -> [..., width]; affine."""
+    def statistics(self, x: Tensor) -> Statistics | None:
+        """What decoding undoes of the normalisation of x [..., read_width]; None without one."""
+        ...
+
+    def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """[..., n_features] -> [..., width]; affine in the features, the bypass left out."""
+        ...
+
+    def bypass(self, x: Tensor) -> Tensor | None:
+        """[..., read_width] -> [..., width]: what goes past the features; linear. None without one."""
         ...
 
     def decode_change(self, change: Tensor) -> Tensor:
-        """decode(f + change) - decode(f), the same for every f."""
+        """decode(f + change) - decode(f), the same for every f; in normalised units."""
         ...
 
     def decoder_rows(self, ids: Tensor) -> Tensor:
-        """[n] -> [n, width]: what one unit of each feature writes."""
+        """[n] -> [n, width]: what one unit of each feature writes; in normalised units."""
         ...
 
     def encoder_rows(self, ids: Tensor) -> Tensor:
-        """[n] -> [n, width]: the gradient of each feature, where active, to the activation."""
+        """[n] -> [n, read_width]: the gradient of each feature, where active, to the normalised input."""
+        ...
+
+    def pull(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """[n, read_width]: a gradient at the normalised input as that at x."""
+        ...
+
+    def pull_bypass(self, gradient: Tensor) -> Tensor | None:
+        """[n, width] -> [n, read_width]: a gradient at what is written, back through the bypass."""
         ...
 
     def write(self, change: Tensor, row: Tensor, ids: Tensor, n_rows: int) -> Tensor:
@@ -68,6 +115,30 @@ class Dictionary(Protocol):
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Self: ...
 
 
+class SameSite:
+    """The parts of a dictionary that reads what it explains, as it is."""
+
+    width: int
+    transcodes = False
+    has_bypass = False
+
+    @property
+    def read_width(self) -> int:
+        return self.width
+
+    def statistics(self, x: Tensor) -> Statistics | None:
+        return None
+
+    def bypass(self, x: Tensor) -> Tensor | None:
+        return None
+
+    def pull(self, x: Tensor, gradient: Tensor) -> Tensor:
+        return gradient
+
+    def pull_bypass(self, gradient: Tensor) -> Tensor | None:
+        return None
+
+
 def check_numbers(dictionary: Dictionary) -> None:
     """Refuse weights that hold NaN or infinity."""
     for name, tensor in dictionary.tensors().items():
@@ -76,19 +147,39 @@ def check_numbers(dictionary: Dictionary) -> None:
 
 
 class Activation(Protocol):
-    """Pre-activations [..., n_features] to features; linear with slope 1 wherever it is not 0."""
+    """Pre-activations [..., n_features] to features; linear wherever it is not 0."""
+
+    @property
+    def slope(self) -> Tensor | None:
+        """[n_features]: of features to pre-activations where active; None for 1."""
+        ...
 
     def __call__(self, pre: Tensor) -> Tensor: ...
     def tensors(self) -> Mapping[str, Tensor]: ...
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Activation: ...
 
 
+class Normalisation(Protocol):
+    """What is done to the input before it is encoded."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def undone(self) -> bool:
+        """Whether decoding undoes it (in transcoders it does not)."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+    def statistics(self, x: Tensor) -> Statistics: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """`features = activation(x @ W_enc + b_enc)`, `x_hat = features @ W_dec + b_dec`.
+    """`f = activation((normalised(x) - centre) @ W_enc + b_enc)`, `x_hat = scale * (f @ W_dec + b_dec) + shift`.
 
-    Shapes: W_enc [width, n_features], b_enc [n_features], W_dec [n_features, width], b_dec [width].
-    A kind that subtracts b_dec from its input is folded into this form: b_enc - b_dec @ W_enc.
+    Shapes: W_enc [read_width, n_features], b_enc [n_features], W_dec [n_features, width], b_dec
+    [width], centre [read_width], W_skip [read_width, width]. Without a normalisation scale is 1 and
+    shift 0. Many published dictionaries have their b_dec as the centre.
     """
 
     kind: str
@@ -97,12 +188,23 @@ class Affine:
     W_dec: Tensor
     b_dec: Tensor
     activation: Activation
+    centre: Tensor | None = None
+    W_skip: Tensor | None = None
+    normalisation: Normalisation | None = None
+    transcodes: bool = False
 
     def __post_init__(self) -> None:
-        if self.W_enc.ndim != 2 or 0 in self.W_enc.shape:
-            raise InputError(f"{self.kind} dictionary: W_enc must be [width, features], found {list(self.W_enc.shape)}")
-        width, n_features = self.W_enc.shape
-        expected = {"b_enc": (n_features,), "W_dec": (n_features, width), "b_dec": (width,)}
+        for name in ("W_enc", "W_dec"):
+            shape = getattr(self, name).shape
+            if len(shape) != 2 or 0 in shape:
+                sides = "[width, features]" if name == "W_enc" else "[features, width]"
+                raise InputError(f"{self.kind} dictionary: {name} must be {sides}, found {list(shape)}")
+        read_width, n_features = self.W_enc.shape
+        width = self.W_dec.shape[1] if self.transcodes else read_width
+        expected = {
+            "b_enc": (n_features,), "W_dec": (n_features, width), "b_dec": (width,),
+            "centre": (read_width,), "W_skip": (read_width, width),
+        }  # fmt: skip
         # an activation has one number for each feature; whole numbers are settings such as k
         expected |= {name: (n_features,) for name, t in self.activation.tensors().items() if t.is_floating_point()}
         for name, tensor in self.tensors().items():
@@ -114,17 +216,36 @@ class Affine:
 
     @property
     def width(self) -> int:
+        return self.W_dec.shape[1]
+
+    @property
+    def read_width(self) -> int:
         return self.W_enc.shape[0]
+
+    @property
+    def has_bypass(self) -> bool:
+        return self.W_skip is not None
 
     @property
     def n_features(self) -> int:
         return self.W_enc.shape[1]
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.activation(x @ self.W_enc + self.b_enc)
+        z = x if self.normalisation is None else self.normalisation(x)
+        z = z if self.centre is None else z - self.centre
+        return self.activation(z @ self.W_enc + self.b_enc)
 
-    def decode(self, features: Tensor) -> Tensor:
-        return features @ self.W_dec + self.b_dec
+    def statistics(self, x: Tensor) -> Statistics | None:
+        if self.normalisation is None or not self.normalisation.undone:
+            return None
+        return self.normalisation.statistics(x)
+
+    def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
+        x = features @ self.W_dec + self.b_dec
+        return x if statistics is None else x * statistics.scale + statistics.shift
+
+    def bypass(self, x: Tensor) -> Tensor | None:
+        return None if self.W_skip is None else x @ self.W_skip
 
     def decode_change(self, change: Tensor) -> Tensor:
         return change @ self.W_dec
@@ -133,7 +254,18 @@ class Affine:
         return self.W_dec[ids]
 
     def encoder_rows(self, ids: Tensor) -> Tensor:
-        return self.W_enc[:, ids].T
+        rows, slope = self.W_enc[:, ids].T, self.activation.slope
+        return rows if slope is None else rows * slope[ids, None]
+
+    def pull(self, x: Tensor, gradient: Tensor) -> Tensor:
+        if self.normalisation is None:
+            return gradient
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.normalisation(x), x, gradient)[0]
+
+    def pull_bypass(self, gradient: Tensor) -> Tensor | None:
+        return None if self.W_skip is None else gradient @ self.W_skip.T
 
     def write(self, change: Tensor, row: Tensor, ids: Tensor, n_rows: int) -> Tensor:
         return combined(change, row, self.W_dec, ids, n_rows)
@@ -146,10 +278,21 @@ class Affine:
 
     def tensors(self) -> Mapping[str, Tensor]:
         weights = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
-        return {**weights, **self.activation.tensors()}
+        optional = {"centre": self.centre, "W_skip": self.W_skip}
+        return {**weights, **{n: t for n, t in optional.items() if t is not None}, **self.activation.tensors()}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Affine:
-        weights = (self.W_enc, self.b_enc, self.W_dec, self.b_dec)
-        W_enc, b_enc, W_dec, b_dec = (weight.detach().to(device, dtype) for weight in weights)
-        # rows are gathered from W_dec, so they had better lie together
-        return Affine(self.kind, W_enc, b_enc, W_dec.contiguous(), b_dec, self.activation.to(device, dtype))
+        def moved(weight: Tensor | None) -> Tensor | None:
+            return None if weight is None else weight.detach().to(device, dtype)
+
+        return replace(
+            self,
+            W_enc=moved(self.W_enc),
+            b_enc=moved(self.b_enc),
+            # rows are gathered from W_dec, so they had better lie together
+            W_dec=self.W_dec.detach().to(device, dtype).contiguous(),
+            b_dec=moved(self.b_dec),
+            activation=self.activation.to(device, dtype),
+            centre=moved(self.centre),
+            W_skip=moved(self.W_skip),
+        )

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from featcircuits.dictionaries.base import SameSite, Statistics
 from featcircuits.errors import InputError
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(SameSite):
     """features = x. No matrix is stored: rows are unit vectors, projections are copies."""
 
     width: int
@@ -34,7 +35,7 @@ class Identity:
     def encode(self, x: Tensor) -> Tensor:
         return x
 
-    def decode(self, features: Tensor) -> Tensor:
+    def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
         return features
 
     def decode_change(self, change: Tensor) -> Tensor:

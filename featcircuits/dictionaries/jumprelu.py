@@ -17,6 +17,8 @@ class JumpReLU:
 
     threshold: Tensor
 
+    slope = None
+
     def __call__(self, pre: Tensor) -> Tensor:
         return pre.relu() * (pre > self.threshold)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from featcircuits.dictionaries.base import Dictionary
+from featcircuits.dictionaries.base import Dictionary, Statistics
 from featcircuits.dictionaries.products import combined
 
 
@@ -23,15 +23,24 @@ class Offloaded:
     read: Callable[[], Dictionary]
     kind: str
     width: int
+    read_width: int
     n_features: int
+    transcodes: bool
+    has_bypass: bool
     device: torch.device | str
     dtype: torch.dtype
 
     def encode(self, x: Tensor) -> Tensor:
         return self._here().encode(x)
 
-    def decode(self, features: Tensor) -> Tensor:
-        return self._here().decode(features)
+    def statistics(self, x: Tensor) -> Statistics | None:
+        return self.read().statistics(x)
+
+    def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
+        return self._here().decode(features, statistics)
+
+    def bypass(self, x: Tensor) -> Tensor | None:
+        return self._here().bypass(x) if self.has_bypass else None
 
     def decode_change(self, change: Tensor) -> Tensor:
         return self._here().decode_change(change)
@@ -41,6 +50,12 @@ class Offloaded:
 
     def encoder_rows(self, ids: Tensor) -> Tensor:
         return self._home().encoder_rows(ids.cpu()).to(self.device)
+
+    def pull(self, x: Tensor, gradient: Tensor) -> Tensor:
+        return self.read().pull(x, gradient)
+
+    def pull_bypass(self, gradient: Tensor) -> Tensor | None:
+        return self._here().pull_bypass(gradient) if self.has_bypass else None
 
     def write(self, change: Tensor, row: Tensor, ids: Tensor, n_rows: int) -> Tensor:
         distinct, number = ids.unique(return_inverse=True)
@@ -70,4 +85,7 @@ class Offloaded:
 def offloaded(read: Callable[[], Dictionary]) -> Offloaded:
     """With the weights read anew at each use."""
     first = read()
-    return Offloaded(read, first.kind, first.width, first.n_features, "cpu", torch.float32)
+    return Offloaded(
+        read, first.kind, first.width, first.read_width, first.n_features, first.transcodes, first.has_bypass,
+        "cpu", torch.float32,
+    )  # fmt: skip

@@ -13,6 +13,8 @@ from featcircuits.dictionaries.base import Affine
 
 @dataclass(frozen=True)
 class ReLU:
+    slope = None
+
     def __call__(self, pre: Tensor) -> Tensor:
         return pre.relu()
 

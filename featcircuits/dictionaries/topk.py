@@ -16,6 +16,8 @@ from featcircuits.errors import InputError
 class TopK:
     k: int
 
+    slope = None
+
     def __call__(self, pre: Tensor) -> Tensor:
         top = pre.relu().topk(self.k, dim=-1)
         return torch.zeros_like(pre).scatter(-1, top.indices, top.values)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from featcircuits.dictionaries.base import SameSite, Statistics
 from featcircuits.errors import InputError
 
 
 @dataclass(frozen=True)
-class Whole:
+class Whole(SameSite):
     """features: none; error = x."""
 
     width: int
@@ -34,7 +35,7 @@ class Whole:
     def encode(self, x: Tensor) -> Tensor:
         return x[..., :0]
 
-    def decode(self, features: Tensor) -> Tensor:
+    def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
         return features.new_zeros(*features.shape[:-1], self.width)
 
     def decode_change(self, change: Tensor) -> Tensor:
