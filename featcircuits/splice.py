@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from featcircuits.models import Architecture
+from featcircuits.models import INPUTS, Architecture
 from featcircuits.sites import Site, resid
 from featcircuits.tokens import Tokens
 
@@ -35,6 +36,9 @@ _PER_LAYER = 34
 
 Edit = Callable[[Site, Tensor], Tensor]
 """(site, activation [row, slot, width]) -> the activation to go on with."""
+
+ReadingEdit = Callable[[Site, Tensor, Tensor], Tensor]
+"""(site, activation, what the site's dictionary reads [row, slot, read_width]) -> the activation to go on with."""
 
 
 class Start(NamedTuple):
@@ -66,6 +70,15 @@ class SplicedModel:
     @property
     def device(self) -> torch.device:
         return next(self.model.get_input_embeddings().parameters()).device
+
+    def read_site(self, site: Site) -> Site:
+        """Where the site's dictionary reads: the MLP's input for a transcoder, else the site itself."""
+        return Site(site.layer, "mlp_in") if self.dictionaries[site].transcodes else site
+
+    def with_reads(self, sites: Iterable[Site]) -> tuple[Site, ...]:
+        """The sites, and where the dictionaries among them read."""
+        sites = set(sites)
+        return tuple(sorted(sites | {self.read_site(site) for site in sites if site in self.dictionaries}))
 
     def only(self, sites: Iterable[Site]) -> SplicedModel:
         """The same model with these of its sites spliced."""
@@ -106,6 +119,21 @@ class SplicedModel:
             )
         return output.logits[:, 0] if answers_only else output.logits
 
+    def run_reading(
+        self, tokens: Tokens, edit: ReadingEdit, *, sites: Iterable[Site] | None = None, **options: Any
+    ) -> Tensor:
+        """`run`, for edits that also need what each site's dictionary reads in that very run."""
+        chosen = self.sites if sites is None else tuple(sites)
+        reads: dict[Site, Tensor] = {}
+
+        def both(site: Site, x: Tensor) -> Tensor:
+            if site not in self.dictionaries:
+                reads[site] = x
+                return x
+            return edit(site, x, reads.get(self.read_site(site), x))
+
+        return self.run(tokens, both, sites=self.with_reads(chosen), **options)
+
     def record(self, tokens: Tokens, sites: Iterable[Site] | None = None) -> tuple[Tensor, dict[Site, Tensor]]:
         """An unedited forward without gradients: answer logits and the activation at each site."""
         seen: dict[Site, Tensor] = {}
@@ -134,9 +162,19 @@ class SplicedModel:
 
     def entry(self, site: Site) -> Site:
         """Where a move of x at `site` may as well be put: the stream it is added to, if nothing else reads it."""
-        if site.kind == "embed" or (site.kind == "attn" and self.architecture.sequential):
+        if site.kind in ("embed", "attn_z") or (site.kind == "attn" and self.architecture.sequential):
             return site
         return resid(site.layer)
+
+    def start_at(self, site: Site, stream: Callable[[Site], Tensor], edit: Edit) -> Start | None:
+        """Where a partial forward begins whose first edited site is `site`; None where all layers run.
+
+        `stream` gives the residual stream at a residual site; it is edited where that is `site` itself.
+        """
+        if site.start == 0:
+            return None
+        entry = resid(site.start - 1)
+        return Start(site.start, edit(entry, stream(entry)) if entry == site else stream(entry))
 
 
 def _runs(site: Site, first_layer: int) -> bool:
@@ -148,19 +186,26 @@ def _editing(spliced: SplicedModel, sites: Iterable[Site], edit: Edit) -> Iterat
     with ExitStack() as stack:
         for site in sites:
             module = spliced.architecture.module(spliced.model, site)
-            stack.callback(module.register_forward_hook(_output_hook(site, edit)).remove)
+            call = partial(_edited, edit, site, spliced.device)
+            if site.kind in INPUTS:
+                handle = module.register_forward_pre_hook(lambda _, args, call=call: call(args))
+            else:
+                handle = module.register_forward_hook(lambda _, args, output, call=call: call(output))
+            stack.callback(handle.remove)
         yield
 
 
-def _output_hook(site: Site, edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        x = output[0] if isinstance(output, tuple) else output
-        edited = edit(site, x)
-        if edited is x:
-            return None
-        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+def _edited(edit: Edit, site: Site, home: torch.device, value: Any) -> Any:
+    """A module's arguments or output with the activation edited; None where it stays.
 
-    return hook
+    Edits compute on one device, wherever in a model that is spread over several the site is.
+    """
+    x = value[0] if isinstance(value, tuple) else value
+    edited = edit(site, x.to(home))
+    if edited is x:
+        return None
+    edited = edited.to(x.device)
+    return (edited, *value[1:]) if isinstance(value, tuple) else edited
 
 
 @contextmanager

@@ -4,12 +4,17 @@ At a site the clean activation is `x = decode(f) + error`. Patching moves each f
 `change` and the error by `error_change`; decode being affine, the activation moves by the sum of
 `change * decoder row` and `error_change`. Features that neither state activates cannot have an
 effect and are never stored: dense [example, position, feature] tensors live for one site at a time.
+
+A transcoder's features are read at the MLP's input. What goes past them, the bypass, belongs to no
+node: it is a wire, on which the nodes before the MLP reach those after it, and it is never patched.
+Where a dictionary normalises its input, decoder rows are multiplied by the clean run's `scale`, and
+what another scale or shift would change belongs to the error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -49,13 +54,15 @@ class Objective(NamedTuple):
 class SiteState:
     """One site of one batch.
 
-    `x`: clean activation, `x_change`: patched less clean activation, `error_change`: what of it no
-    feature explains; [example, slot, width]. The n feature entries are sorted by `row` = example *
+    `x`: clean activation, `x_change`: what patching all the site's nodes adds to it, `error_change`:
+    what of that no feature explains; [example, slot, width]. `read`: what the dictionary encodes in
+    the clean run [example, slot, read_width]. The n feature entries are sorted by `row` = example *
     slots + slot, each with its `feature`, its clean `value`, the `change` that patching brings, and
-    whether it is `active` in the clean run.
+    whether it is `active` in the clean run. `scale` [example * slots]: of decoder rows; None for 1.
     """
 
     x: Tensor
+    read: Tensor
     x_change: Tensor
     error_change: Tensor
     row: Tensor
@@ -63,10 +70,20 @@ class SiteState:
     value: Tensor
     change: Tensor
     active: Tensor
+    scale: Tensor | None = None
 
     @property
     def slots(self) -> int:
         return self.x.shape[1]
+
+    @property
+    def step(self) -> Tensor:
+        """[n]: how many decoder rows patching adds."""
+        return self.scaled(self.change, self.row)
+
+    def scaled(self, amount: Tensor, row: Tensor) -> Tensor:
+        """Amounts of features at positions `row`, in decoder rows; or gradients there, as those at features."""
+        return amount if self.scale is None else amount * self.scale[row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,21 +101,44 @@ class States:
 
 
 class MeanState(NamedTuple):
-    """A site's mean over prompts, place by place: features [place, n_features], x [place, width].
+    """A site's mean over prompts, place by place: features [place, n_features], x [place, width] less the bypass.
 
-    Decode being affine, the mean error is x - decode(features) of these.
+    Decode being affine, the mean error is x - decode(features) of these. `scale` [place, 1]: the mean
+    scale of decoder rows, where the dictionary has one.
     """
 
     features: Tensor
     x: Tensor
+    scale: Tensor | None
 
 
 class Patched(NamedTuple):
-    """What patching puts in at a site: x [example, slot, width], and features where they are not encode(x)."""
+    """What patching puts in at the nodes of a site.
 
-    x: Tensor
+    `x` [example, slot, width]: all of them together, None for nothing (the decoder's bias). Features
+    are those encoded from `read`, unless given. `scale` [example, slot, 1]: of decoder rows.
+    """
+
+    x: Tensor | None
+    read: Tensor | None = None
     features: Callable[[Tensor], Tensor] | None = None
     """rows (example * slots + slot) [n] -> features, broadcastable to [n, n_features]"""
+    scale: Tensor | None = None
+
+    def x_at(self, dictionary: Dictionary, rows: Tensor, clean: Tensor) -> Tensor:
+        """[n, width] at some rows; the bias is in the units of what is read there, `clean` [..., n, read_width]."""
+        if self.x is not None:
+            return self.x.flatten(0, 1)[rows]
+        none = clean.new_zeros(1, dictionary.n_features)
+        return dictionary.decode(none, dictionary.statistics(clean))
+
+    def features_at(self, dictionary: Dictionary, rows: Tensor) -> Tensor:
+        """Broadcastable to [n, n_features]."""
+        if self.features is not None:
+            return self.features(rows)
+        assert self.read is not None
+        read = self.read.flatten(0, 1)[rows]
+        return dictionary.encode(read.to(precision(read.dtype)))
 
 
 DENSE_NUMBERS = 1 << 23
@@ -115,11 +155,18 @@ def precision(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def encode(dictionary: Dictionary, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(features, error) of an activation, in the dictionary's precision."""
+def encode(dictionary: Dictionary, x: Tensor, read: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(features, error) of an activation, in the dictionary's precision; `read`: what it encodes where not x."""
     x = x.to(precision(x.dtype))
-    features = dictionary.encode(x)
-    return features, x - dictionary.decode(features)
+    read = x if read is None else read.to(x.dtype)
+    features = dictionary.encode(read)
+    return features, written(dictionary, x, read) - dictionary.decode(features, dictionary.statistics(read))
+
+
+def written(dictionary: Dictionary, x: Tensor, read: Tensor) -> Tensor:
+    """What the nodes of a site make of x: all but the bypass."""
+    past = dictionary.bypass(read) if dictionary.has_bypass else None
+    return x if past is None else x - past
 
 
 def states_of(
@@ -132,15 +179,14 @@ def states_of(
     """Run a batch and encode it at every spliced site."""
     batch = batch.to(spliced.device).narrowed(task.metric)
     streams = [resid(layer) for layer in range(-1, spliced.architecture.n_layers)]
-    wanted = sorted({*spliced.sites, *streams})
-    logits, clean = spliced.record(batch.clean, wanted)
+    logits, clean = spliced.record(batch.clean, spliced.with_reads({*spliced.sites, *streams}))
     check_finite(logits, clean)
     patched_logits, patched = None, None
     noise = Noise() if baseline == "noise" else baseline
     if isinstance(noise, Noise):
         patched_logits, patched = _noised(spliced, task, batch, noise)
     elif batch.corrupted is not None:
-        patched_logits, patched = spliced.record(batch.corrupted, spliced.sites)
+        patched_logits, patched = spliced.record(batch.corrupted, spliced.with_reads(spliced.sites))
     if patched_logits is not None and patched is not None:
         check_finite(patched_logits, patched)
     answers = Answers(batch.answers.clean, batch.answers.corrupted, logits.float())
@@ -149,7 +195,7 @@ def states_of(
     return States(
         batch=batch,
         sites={
-            site: _site_state(dictionary, clean[site], baseline_at(site), batch)
+            site: _site_state(dictionary, clean[site], clean[spliced.read_site(site)], baseline_at(site), batch)
             for site, dictionary in spliced.dictionaries.items()
         },
         streams={site: clean[site] for site in streams},
@@ -168,7 +214,7 @@ def _noised(spliced: SplicedModel, task: Task, batch: Batch, noise: Noise) -> tu
         return seen[site]
 
     with torch.no_grad():
-        logits = spliced.run(batch.clean, add, sites=sorted({EMBED, *spliced.sites}), answers_only=True)
+        logits = spliced.run(batch.clean, add, sites=spliced.with_reads({EMBED, *spliced.sites}), answers_only=True)
     return logits, seen
 
 
@@ -181,54 +227,68 @@ def _baseline(
 ) -> Callable[[Site], Patched]:
     """site -> what patching puts in."""
     if baseline == "zero":
-        return lambda site: patched_by_zero(spliced, site, batch)
+        return lambda site: patched_by_zero(spliced, site)
     if baseline == "mean" and means is not None:
         return lambda site: patched_by_mean(means[site], batch)
     assert patched is not None  # noise is patched in from the noised run as pairs are from the corrupted one
-    return lambda site: Patched(patched[site])
+    return lambda site: patched_by_run(spliced, site, patched)
 
 
-def patched_by_zero(spliced: SplicedModel, site: Site, batch: Batch) -> Patched:
+def patched_by_zero(spliced: SplicedModel, site: Site) -> Patched:
     """No features and no error: the site emits its decoder's bias."""
-    dictionary = spliced.dictionaries[site]
-    none = torch.zeros(1, dictionary.n_features, device=spliced.device, dtype=precision(spliced.model.dtype))
-    return Patched(dictionary.decode(none).expand(*batch.places.shape, -1), lambda rows: none)
+    none = torch.zeros(
+        1, spliced.dictionaries[site].n_features, device=spliced.device, dtype=precision(spliced.model.dtype)
+    )
+    return Patched(None, features=lambda rows: none)
 
 
 def patched_by_mean(mean: MeanState, batch: Batch) -> Patched:
     """The mean at the same place."""
     places = batch.places.clamp(min=0)
-    return Patched(mean.x[places], lambda rows: mean.features[places.flatten()[rows]])
+    scale = None if mean.scale is None else mean.scale[places]
+    return Patched(mean.x[places], features=lambda rows: mean.features[places.flatten()[rows]], scale=scale)
 
 
-def _site_state(dictionary: Dictionary, x: Tensor, patched: Patched, batch: Batch) -> SiteState:
+def patched_by_run(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor]) -> Patched:
+    """What another run holds at the site, and where its dictionary reads."""
+    dictionary = spliced.dictionaries[site]
+    x, read = (seen[at].to(precision(seen[at].dtype)) for at in (site, spliced.read_site(site)))
+    statistics = dictionary.statistics(read)
+    return Patched(written(dictionary, x, read), read, scale=None if statistics is None else statistics.scale)
+
+
+def _site_state(dictionary: Dictionary, x: Tensor, read: Tensor, patched: Patched, batch: Batch) -> SiteState:
     """Only active and changing features are kept; dense features exist for a few rows at a time."""
     real = (batch.clean.mask > 0).flatten()
     wide = precision(x.dtype)
-    before, after = x.flatten(0, 1).to(wide), patched.x.flatten(0, 1).to(wide)
+    reads = read.flatten(0, 1).to(wide)
+    before = written(dictionary, x.flatten(0, 1).to(wide), reads)
+    after = patched.x_at(dictionary, torch.arange(len(reads), device=x.device), reads).to(wide)
     size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
-    parts = [_entries(dictionary, before, after, patched.features, rows) for rows in real.nonzero()[:, 0].split(size)]
+    parts = [_entries(dictionary, reads, patched, rows) for rows in real.nonzero()[:, 0].split(size)]
     row, feature, value, change, active = (torch.cat(columns) for columns in zip(*parts, strict=True))
     x_change = (after - before) * real[:, None]
+    statistics = dictionary.statistics(reads)
+    scale = None if statistics is None else statistics.scale[:, 0]
+    state = SiteState(x, read, x_change.view(x.shape), x_change, row, feature, value, change, active, scale)
     # x = decode(f) + error on both sides, and decode is affine
-    error_change = x_change - dictionary.write(change, row, feature, len(before))
-    return SiteState(x, x_change.view(x.shape), error_change.view(x.shape), row, feature, value, change, active)
+    error_change = x_change - dictionary.write(state.step, row, feature, len(before))
+    return replace(state, error_change=error_change.view(x.shape))
 
 
-def _entries(
-    dictionary: Dictionary, before: Tensor, after: Tensor, patched: Callable[[Tensor], Tensor] | None, rows: Tensor
-) -> tuple[Tensor, ...]:
+def _entries(dictionary: Dictionary, reads: Tensor, patched: Patched, rows: Tensor) -> tuple[Tensor, ...]:
     """(row, feature, value, change, active) of the features that are active or change at some rows."""
-    if patched is None:
+    if patched.features is None and patched.read is not None:
         # tokens before the first difference are the same in both runs, and need one encoding
-        moved = (before[rows] != after[rows]).any(-1)
-        both = dictionary.encode(torch.cat([before[rows], after[rows[moved]]]))
+        before, after = reads[rows], patched.read.flatten(0, 1)[rows].to(reads.dtype)
+        moved = (before != after).any(-1)
+        both = dictionary.encode(torch.cat([before, after[moved]]))
         features = both[: len(rows)]
         change = torch.zeros_like(features)
         change[moved] = both[len(rows) :] - features[moved]
     else:
-        features = dictionary.encode(before[rows])
-        change = patched(rows) - features
+        features = dictionary.encode(reads[rows])
+        change = patched.features_at(dictionary, rows) - features
     active = dictionary.is_active(features)
     at, feature = ((change != 0) | active).nonzero(as_tuple=True)
     return rows[at], feature, features[at, feature], change[at, feature], active[at, feature]
@@ -273,19 +333,36 @@ def mean_states(spliced: SplicedModel, task: Task, batch_size: int) -> dict[Site
     counts = torch.zeros(n_places, device=spliced.device, dtype=torch.long)
     for batch in task.batches(batch_size):
         batch = batch.to(spliced.device)
-        logits, seen = spliced.record(batch.corrupted or batch.clean, spliced.sites)
+        logits, seen = spliced.record(batch.corrupted or batch.clean, spliced.with_reads(spliced.sites))
         check_finite(logits, seen)
         place, real = batch.places.flatten(), batch.places.flatten() >= 0
         counts += torch.bincount(place[real], minlength=n_places)
         for site, dictionary in spliced.dictionaries.items():
-            x = seen[site].flatten(0, 1)[real].to(precision(seen[site].dtype))
+            read = seen[spliced.read_site(site)].flatten(0, 1)[real]
+            read = read.to(precision(read.dtype))
+            x = written(dictionary, seen[site].flatten(0, 1)[real].to(read.dtype), read)
             if site not in totals:
-                totals[site] = MeanState(
-                    x.new_zeros(n_places, dictionary.n_features), x.new_zeros(n_places, x.shape[1])
-                )
-            size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
-            for some, at in zip(x.split(size), place[real].split(size), strict=True):
-                totals[site].features.index_add_(0, at, dictionary.encode(some))
-                totals[site].x.index_add_(0, at, some)
+                totals[site] = _no_state(dictionary, x, n_places)
+            _add_states(totals[site], dictionary, x, read, place[real])
     counts = counts.clamp(min=1)[:, None]
-    return {site: MeanState(t.features / counts, t.x / counts) for site, t in totals.items()}
+    return {site: MeanState(*(None if t is None else t / counts for t in total)) for site, total in totals.items()}  # type: ignore[arg-type]
+
+
+def _no_state(dictionary: Dictionary, x: Tensor, n_places: int) -> MeanState:
+    scaled = dictionary.statistics(x[:0].new_zeros(1, dictionary.read_width)) is not None
+    return MeanState(
+        x.new_zeros(n_places, dictionary.n_features),
+        x.new_zeros(n_places, x.shape[1]),
+        x.new_zeros(n_places, 1) if scaled else None,
+    )
+
+
+def _add_states(total: MeanState, dictionary: Dictionary, x: Tensor, read: Tensor, place: Tensor) -> None:
+    """Dense features exist for a few rows at a time."""
+    size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
+    for some, at in zip(read.split(size), place.split(size), strict=True):
+        total.features.index_add_(0, at, dictionary.encode(some))
+    total.x.index_add_(0, place, x)
+    statistics = dictionary.statistics(read)
+    if total.scale is not None and statistics is not None:
+        total.scale.index_add_(0, place, statistics.scale)

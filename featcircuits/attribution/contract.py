@@ -13,5 +13,5 @@ def contract(state: SiteState, spliced: SplicedModel, site: Site, coefficient: T
     """change . coefficient, feature by feature (through its decoder row) and for the error vector."""
     coefficient = coefficient.to(state.change.dtype)
     at_features = spliced.dictionaries[site].gradient_at(coefficient.flatten(0, 1), state.row, state.feature)
-    features = state.change * at_features
+    features = state.step * at_features
     return features, (state.error_change * coefficient).sum(-1)

@@ -128,37 +128,44 @@ class AblatedModel:
         n_examples, places = len(batch.index), batch.places.flatten()
         rows = torch.arange(n_examples, device=self.spliced.device).repeat(len(subgraphs))
 
-        def ablate(site: Site, x: Tensor) -> Tensor:
+        def ablate(site: Site, x: Tensor, read: Tensor) -> Tensor:
             # [subgraph, example * slots + slot, width]; dense features exist for a few rows at a time
-            arriving = x.unflatten(0, (len(subgraphs), n_examples)).flatten(1, 2)
+            arriving, reads = (t.unflatten(0, (len(subgraphs), n_examples)).flatten(1, 2) for t in (x, read))
             dictionary, value, result = self.spliced.dictionaries[site], values(site), arriving.clone()
             size = max(1, DENSE_NUMBERS // (len(subgraphs) * (dictionary.n_features + 1)))
             for some in (places >= 0).nonzero()[:, 0].split(size):
                 kept = torch.stack([subgraph.keeps(site, self.errors, places[some]) for subgraph in subgraphs])
-                result[:, some] = _ablated(dictionary, arriving[:, some], value, some, kept).to(x.dtype)
+                result[:, some] = _ablated(dictionary, arriving[:, some], reads[:, some], value, some, kept).to(x.dtype)
             return result.view_as(x)
 
         begin = None if stream is None else Start(self.start_layer, stream[rows])
         with torch.no_grad():
-            logits = self.spliced.run(batch.clean.select(rows), ablate, start=begin, answers_only=True)
+            logits = self.spliced.run_reading(batch.clean.select(rows), ablate, start=begin, answers_only=True)
         return -objective.select(rows)(logits).unflatten(0, (len(subgraphs), n_examples))
 
 
-def _ablated(dictionary: Dictionary, x: Tensor, value: Patched, rows: Tensor, kept: Tensor) -> Tensor:
+def _ablated(dictionary: Dictionary, x: Tensor, read: Tensor, value: Patched, rows: Tensor, kept: Tensor) -> Tensor:
     """x [subgraph, n, width] with every node that is not `kept` [subgraph, n, n_features + 1] at its value.
 
     With x = decode(f) + error and y the same of the values: where the error is kept the result is x plus
-    what the ablated features change, where it is ablated it is y less what the kept ones do.
+    what the ablated features change, where it is ablated it is y less what the kept ones do (in the units
+    of x and of y, where a dictionary normalises what it reads). A bypass goes on with what arrives.
     """
-    x = x.to(precision(x.dtype))
-    y = value.x.flatten(0, 1)[rows].to(x.dtype)
-    features = dictionary.encode(x)
-    change = (dictionary.encode(y) if value.features is None else value.features(rows)) - features
+    x, read = x.to(precision(x.dtype)), read.to(precision(x.dtype))
+    y, features = value.x_at(dictionary, rows, read).to(x.dtype), dictionary.encode(read)
+    past = dictionary.bypass(read) if dictionary.has_bypass else None
+    change = value.features_at(dictionary, rows) - features
     feature_kept, error_kept = kept[..., :-1], kept[..., -1:]
-    change = torch.where(error_kept, change, -change).masked_fill(feature_kept == error_kept, 0).flatten(0, 1)
+    change = torch.where(error_kept, change, -change).masked_fill(feature_kept == error_kept, 0)
+    statistics = dictionary.statistics(read)
+    if statistics is not None:
+        own = statistics.scale
+        other = own if value.scale is None else value.scale.flatten(0, 1)[rows].to(own.dtype)
+        change = change * torch.where(error_kept, own, other)
+    change = change.flatten(0, 1)
     row, feature = change.nonzero(as_tuple=True)
-    written = dictionary.write(change[row, feature], row, feature, len(change))
-    return torch.where(error_kept, x, y) + written.view_as(x)
+    wrote = dictionary.write(change[row, feature], row, feature, len(change))
+    return torch.where(error_kept, x, y if past is None else y + past) + wrote.view_as(x)
 
 
 def _objective(task: Task, batch: Batch, reference: Tensor) -> Objective:

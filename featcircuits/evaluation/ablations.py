@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import MeanState, Patched, check_finite, mean_states, patched_by_mean, patched_by_zero
+from featcircuits.states import (
+    MeanState,
+    Patched,
+    check_finite,
+    mean_states,
+    patched_by_mean,
+    patched_by_run,
+    patched_by_zero,
+)
 from featcircuits.tasks import Batch, Task
 
 Values = Callable[[Site], Patched]
@@ -34,7 +41,7 @@ class Zero:
     """Features and error 0: a site with everything ablated emits its decoder's bias."""
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
-        return lambda site: patched_by_zero(spliced, site, batch)
+        return lambda site: patched_by_zero(spliced, site)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +67,19 @@ class Resample:
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
         # all runs happen here: the values are asked for inside another forward's hooks
         if isinstance(self.rows, Mapping):
-            states = {
-                site: _states(spliced.only([site]), task, batch, self.rows[str(site)])[site] for site in spliced.sites
+            found = {
+                site: _values(spliced.only([site]), task, batch, self.rows[str(site)])[site] for site in spliced.sites
             }
         else:
-            states = _states(spliced, task, batch, self.rows)
-        return lambda site: Patched(states[site])
+            found = _values(spliced, task, batch, self.rows)
+        return lambda site: found[site]
 
 
-def _states(spliced: SplicedModel, task: Task, batch: Batch, rows: Sequence[int]) -> dict[Site, Tensor]:
+def _values(spliced: SplicedModel, task: Task, batch: Batch, rows: Sequence[int]) -> dict[Site, Patched]:
     other = task.batch([int(rows[number]) for number in batch.index.tolist()]).to(spliced.device)
-    logits, seen = spliced.record(other.corrupted or other.clean, spliced.sites)
+    logits, seen = spliced.record(other.corrupted or other.clean, spliced.with_reads(spliced.sites))
     check_finite(logits, seen)
-    return seen
+    return {site: patched_by_run(spliced, site, seen) for site in spliced.sites}
 
 
 def _zero(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:

@@ -14,7 +14,10 @@ from featcircuits.sites import Site
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["FAMILIES", "Architecture", "Family", "Fused", "architecture_of"]
+__all__ = ["FAMILIES", "INPUTS", "Architecture", "Family", "Fused", "architecture_of"]
+
+INPUTS = ("attn_z", "mlp_in")
+"""Kinds of sites that are the input of their module; the others are its output."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Architecture:
     model_type: str
     n_layers: int
     width: int
+    head_width: int
     sequential: bool
     """Whether a layer's MLP reads its attention's output (GPT-NeoX's parallel blocks do not)."""
 
@@ -32,14 +36,28 @@ class Architecture:
         return list(model.get_submodule(self.family.layers).children())
 
     def module(self, model: PreTrainedModel, site: Site) -> nn.Module:
-        """The module whose output is the site."""
+        """The module whose output is the site, or for the kinds in `INPUTS` the one whose input it is."""
         if site.kind == "embed":
             return model.get_input_embeddings()
         if not 0 <= site.layer < self.n_layers:
-            raise InputError(f"site {site}: the model has layers 0 to {self.n_layers - 1}")
-        layer = self.layers(model)[site.layer]
-        inner = {"resid": "", "attn": self.family.attn, "mlp": self.family.mlp}[site.kind]
+            raise InputError(f"site {site}: the model has {self.n_layers} layers, 0 to {self.n_layers - 1}")
+        layer, family = self.layers(model)[site.layer], self.family
+        inner = {
+            "attn_z": family.projection, "attn": family.attn, "mlp_in": family.mlp_module, "mlp": family.mlp,
+            "resid": "",
+        }[site.kind]  # fmt: skip
         return layer.get_submodule(inner)
+
+    def attention_write(self, model: PreTrainedModel, layer: int) -> nn.Module:
+        """From the heads side by side (attn_z) to what the attention adds to the stream (attn)."""
+        family, block = self.family, self.layers(model)[layer]
+        projection = block.get_submodule(family.projection)
+        inside = family.projection.startswith(f"{family.attn}.")
+        return projection if inside else nn.Sequential(projection, block.get_submodule(family.attn))
+
+    def site_width(self, model: PreTrainedModel, site: Site) -> int:
+        """Of the activation at a site."""
+        return self.width if site.kind != "attn_z" else self.head_width * model.config.num_attention_heads
 
     def norms(self, model: PreTrainedModel) -> list[nn.Module]:
         """Every norm on the residual path, the final one last."""
@@ -84,4 +102,5 @@ def architecture_of(model: PreTrainedModel) -> Architecture:
             f"{type(model).__name__} is not the causal language model of family {config.model_type!r} "
             f"(layers at {family.layers!r} and a head); load it with AutoModelForCausalLM"
         )
-    return Architecture(family, config.model_type, n_layers, config.hidden_size, family.sequential(config))
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Architecture(family, config.model_type, n_layers, config.hidden_size, head_width, family.sequential(config))

@@ -28,6 +28,7 @@ class Family:
 
     A site is the output of its module (the first element where that is a tuple). `attn` and `mlp`
     name the module whose output is added to the residual stream: the post-norm where there is one.
+    `projection` and `mlp_module` are known by their inputs, the sites attn_z and mlp_in.
     The embedding and the unembedding are found through transformers itself.
     """
 
@@ -41,6 +42,10 @@ class Family:
     """The MLP's elementwise nonlinearity."""
     queries_keys: tuple[str, ...] | Fused
     """What makes the attention pattern: the projections of queries and keys."""
+    projection: str
+    """The attention's output projection, which reads the heads side by side."""
+    mlp_module: str = "mlp"
+    """The MLP without its norms."""
     product: str | None = None
     """The module whose input is the product of a gate and the MLP's other branch."""
     qk_norms: tuple[str, ...] = ()
@@ -75,6 +80,7 @@ GPT2 = Family(
     norms=("ln_1", "ln_2"),
     activation="mlp.act",
     queries_keys=Fused("attn.c_attn", _gpt2_values),
+    projection="attn.c_proj",
 )
 GPT_NEOX = Family(
     layers="gpt_neox.layers",
@@ -84,6 +90,7 @@ GPT_NEOX = Family(
     norms=("input_layernorm", "post_attention_layernorm"),
     activation="mlp.act",
     queries_keys=Fused("attention.query_key_value", _gpt_neox_values),
+    projection="attention.dense",
     sequential=lambda config: not config.use_parallel_residual,
 )
 _LLAMA: dict[str, Any] = {
@@ -92,6 +99,7 @@ _LLAMA: dict[str, Any] = {
     "activation": "mlp.act_fn",
     "product": "mlp.down_proj",
     "queries_keys": ("self_attn.q_proj", "self_attn.k_proj"),
+    "projection": "self_attn.o_proj",
 }
 _QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 _PRE_NORMS = {"attn": "self_attn", "mlp": "mlp", "norms": ("input_layernorm", "post_attention_layernorm")}

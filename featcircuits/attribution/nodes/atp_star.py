@@ -118,7 +118,7 @@ def _by_site(
         features[changed] = of(
             site,
             state.row[changed],
-            lambda part: dictionary.decoder_rows(state.feature[changed[part]]) * state.change[changed[part], None],
+            lambda part: dictionary.decoder_rows(state.feature[changed[part]]) * state.step[changed[part], None],
         ).to(features.dtype)
         error_rows = (errors != 0).any(-1).nonzero()[:, 0]
         error = torch.zeros_like(errors[:, 0])

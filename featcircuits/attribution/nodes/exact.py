@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from featcircuits.attribution.sparse import pieces
-from featcircuits.sites import Site, resid
-from featcircuits.splice import SplicedModel, Start
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel
 from featcircuits.states import SiteState, States
 
 
@@ -33,7 +33,7 @@ class ExactPatching:
         error_rows = (errors != 0).any(-1).nonzero()[:, 0]
         features = torch.empty_like(state.change)
         for part in pieces(torch.arange(len(state.row), device=spliced.device), max_rows):
-            moves = spliced.dictionaries[site].decoder_rows(state.feature[part]) * state.change[part, None]
+            moves = spliced.dictionaries[site].decoder_rows(state.feature[part]) * state.step[part, None]
             features[part] = patched_metric(spliced, states, site, state.row[part], moves).to(features.dtype)
         error = torch.zeros_like(errors[:, 0])
         for part in pieces(error_rows, max_rows):
@@ -52,10 +52,8 @@ def patched_metric(spliced: SplicedModel, states: States, site: Site, rows: Tens
         moved[each, slot] += moves.to(x.dtype)
         return moved
 
-    entry, begin = spliced.entry(site), None
-    if entry.start > 0:
-        stream = states.streams[resid(entry.start - 1)][example]
-        begin = Start(entry.start, stream if entry.kind == "attn" else move(entry, stream))
+    entry = spliced.entry(site)
+    begin = spliced.start_at(entry, lambda stream: states.streams[stream][example], move)
     with torch.no_grad():
         logits = spliced.run(
             states.batch.clean.select(example),
