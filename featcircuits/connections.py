@@ -1,18 +1,19 @@
 """Which sites are directly connected, and through what.
 
-The full graph of a block: the residual stream before it reaches attention, MLP and the stream
-after it; attention and MLP write to that stream; in sequential blocks the MLP also reads the
-attention's output. Where a suite lacks a site, paths through it belong to the connection between
-its neighbours, so a connection is any path whose inner sites are all absent.
+The full graph of a block: the residual stream before it reaches the attention's heads, the MLP and
+the stream after it; heads reach the attention's output; attention and MLP write to the stream; in
+sequential blocks the MLP also reads the attention's output. Where a suite lacks a site, paths
+through it belong to the connection between its neighbours, so a connection is any path whose inner
+sites are all absent, or let something past their features (the bypass of a skip transcoder).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from featcircuits.sites import Site, all_sites, resid
+from featcircuits.sites import STREAM, Site, all_sites, resid
 
 
 class Through(IntEnum):
@@ -21,7 +22,7 @@ class Through(IntEnum):
     SKIP = 0
     """Only additions to the residual stream: the Jacobian is the identity at each position."""
     MLP = 1
-    """Norms and MLPs: each position by itself."""
+    """Norms, MLPs and projections: each position by itself."""
     ATTENTION = 2
     """Attention: positions mix."""
 
@@ -34,20 +35,23 @@ class Connection(NamedTuple):
     through: Through
 
 
-_STEP = {"resid": Through.SKIP, "mlp": Through.MLP, "attn": Through.ATTENTION}
+_STEP = {"resid": Through.SKIP, "mlp": Through.MLP, "attn": Through.MLP, "attn_z": Through.ATTENTION}
+"""What a site's readers pass to reach it, by its kind."""
 
 
-def connections(sites: Sequence[Site], n_layers: int, sequential: bool) -> list[Connection]:
-    """Every direct connection among `sites` and to the metric, in forward order."""
+def connections(
+    sites: Sequence[Site], n_layers: int, sequential: bool, bypassed: Collection[Site] = ()
+) -> list[Connection]:
+    """Every direct connection among `sites` and to the metric, in forward order; `bypassed` sites end no path."""
     present = set(sites)
-    found = [c for site in sites for c in _from(site, present, n_layers, sequential)]
+    found = [c for site in sites for c in _from(site, present, present - set(bypassed), n_layers, sequential)]
     return sorted(found, key=lambda c: (c.downstream is None, c.downstream or c.upstream, c.upstream))
 
 
-def _from(source: Site, present: set[Site], n_layers: int, sequential: bool) -> Iterator[Connection]:
+def _from(source: Site, present: set[Site], ends: set[Site], n_layers: int, sequential: bool) -> Iterator[Connection]:
     reached: dict[Site, Through] = {source: Through.SKIP}
-    for site in all_sites(n_layers):
-        if site not in reached or (site in present and site != source):
+    for site in all_sites(n_layers, _STEP):
+        if site not in reached or (site in ends and site != source):
             continue
         for reader in _readers(site, n_layers, sequential):
             through = max(reached[site], _STEP[reader.kind])
@@ -56,17 +60,20 @@ def _from(source: Site, present: set[Site], n_layers: int, sequential: bool) -> 
         if site in present and site != source:
             yield Connection(source, site, through)
     last = resid(n_layers - 1)
-    if last in reached and (last == source or last not in present):
+    if last in reached and (last == source or last not in ends):
         yield Connection(source, None, reached[last])
 
 
 def _readers(site: Site, n_layers: int, sequential: bool) -> Iterator[Site]:
     """The sites that read this one directly in the full graph."""
-    if site.kind in ("embed", "resid"):
-        layer = site.layer + 1
-        if layer < n_layers:
-            yield from (Site(layer, "attn"), Site(layer, "mlp"), resid(layer))
+    layer = site.layer
+    if site.kind in STREAM:
+        if layer + 1 < n_layers:
+            yield from (Site(layer + 1, "attn_z"), Site(layer + 1, "mlp"), resid(layer + 1))
+        return
+    if site.kind == "attn_z":
+        yield Site(layer, "attn")
         return
     if site.kind == "attn" and sequential:
-        yield Site(site.layer, "mlp")
-    yield resid(site.layer)
+        yield Site(layer, "mlp")
+    yield resid(layer)

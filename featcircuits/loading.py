@@ -13,7 +13,7 @@ from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.base import check_numbers
 from featcircuits.errors import InputError
 from featcircuits.models import Architecture, architecture_of
-from featcircuits.sites import Site, all_sites
+from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.states import precision
 
@@ -58,7 +58,7 @@ def load(
     if found is not None:
         check_model(found, model, architecture)
         given = {str(site): dictionary for site, dictionary in found.dictionaries(offload).items()}
-    checked = _checked(given or {}, architecture)
+    checked = _checked(given or {}, model, architecture)
     if found is None:
         for dictionary in checked.values():
             check_numbers(dictionary)
@@ -128,23 +128,28 @@ def _pretrained(source: str, tokenizer: Any, dtype: torch.dtype | None) -> tuple
     return model, tokenizer
 
 
-def _checked(dictionaries: Mapping[str, Dictionary], architecture: Architecture) -> dict[Site, Dictionary]:
+def _checked(
+    dictionaries: Mapping[str, Dictionary], model: PreTrainedModel, architecture: Architecture
+) -> dict[Site, Dictionary]:
     """In forward order; every site and width fits the model."""
-    n_layers, width = architecture.n_layers, architecture.width
     if not dictionaries:
         raise InputError("the suite has no dictionaries")
     by_site = {Site.parse(name): dictionary for name, dictionary in dictionaries.items()}
-    known = all_sites(n_layers)
     for site, dictionary in by_site.items():
         if not isinstance(dictionary, Dictionary):
             raise InputError(
                 f"site {site}: {type(dictionary).__name__} is not a dictionary; make one with featcircuits.dictionaries"
             )
-        if site not in known:
-            raise InputError(f"site {site}: the model has {n_layers} layers, 0 to {n_layers - 1}")
-        if dictionary.width != width:
-            raise InputError(
-                f"site {site}: the dictionary is {dictionary.width} wide, the model's activation {width}; "
-                "it belongs to another model or site"
-            )
+        if site.kind == "mlp_in":
+            raise InputError(f"site {site}: an MLP's input is only read; a transcoder stands at mlp_{site.layer}")
+        architecture.module(model, site)  # refuses layers that the model does not have
+        if dictionary.transcodes and site.kind != "mlp":
+            raise InputError(f"site {site}: a transcoder explains an MLP's output; put it at an mlp site")
+        read = Site(site.layer, "mlp_in") if dictionary.transcodes else site
+        for what, found, at in (("", dictionary.width, site), ("'s input", dictionary.read_width, read)):
+            if found != (width := architecture.site_width(model, at)):
+                raise InputError(
+                    f"site {site}: the dictionary{what} is {found} wide, the model's activation {width}; "
+                    "it belongs to another model or site"
+                )
     return {site: by_site[site] for site in sorted(by_site)}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.hooks import RemovableHandle
 
 from featcircuits.models import INPUTS, Architecture
 from featcircuits.sites import Site, resid
@@ -186,17 +187,18 @@ def _editing(spliced: SplicedModel, sites: Iterable[Site], edit: Edit) -> Iterat
     with ExitStack() as stack:
         for site in sites:
             module = spliced.architecture.module(spliced.model, site)
-            call = partial(_edited, edit, site, spliced.device)
-            if site.kind in INPUTS:
-                handle = module.register_forward_pre_hook(lambda _, args, call=call: call(args))
-            else:
-                handle = module.register_forward_hook(lambda _, args, output, call=call: call(output))
-            stack.callback(handle.remove)
+            stack.callback(_hooked(module, site, partial(_edited, edit, site, spliced.device)).remove)
         yield
 
 
+def _hooked(module: nn.Module, site: Site, edited: Callable[[Any], Any]) -> RemovableHandle:
+    if site.kind in INPUTS:
+        return module.register_forward_pre_hook(lambda _, args: edited(args))
+    return module.register_forward_hook(lambda _, args, output: edited(output))
+
+
 def _edited(edit: Edit, site: Site, home: torch.device, value: Any) -> Any:
-    """A module's arguments or output with the activation edited; None where it stays.
+    """A module's arguments or output with the activation edited; None where it stays as it is.
 
     Edits compute on one device, wherever in a model that is spread over several the site is.
     """

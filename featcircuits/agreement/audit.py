@@ -17,7 +17,7 @@ from featcircuits.nodes import Node
 from featcircuits.propagation import propagation
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import encode
+from featcircuits.states import encode, written
 from featcircuits.tasks import Task
 
 QUADRATURES = (("left", 10), ("midpoint", 10), ("gauss", 2), ("gauss", 3), ("gauss", 5), ("gauss", 10))
@@ -54,11 +54,13 @@ def _splice(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual
     for batch in task.batches(batch_size):
         with torch.no_grad():
             bare = spliced.run(batch.clean, answers_only=True)
-        logits, seen = spliced.record(batch.clean, spliced.sites)
+        logits, seen = spliced.record(batch.clean, spliced.with_reads(spliced.sites))
         worst = max(worst, _relative(logits - bare, bare))
         for site, dictionary in spliced.dictionaries.items():
-            features, error = encode(dictionary, seen[site])
-            parts[site] = max(parts[site], _relative(dictionary.decode(features) + error - seen[site], seen[site]))
+            x, read = seen[site], seen[spliced.read_site(site)]
+            features, error = encode(dictionary, x, read)
+            rebuilt = dictionary.decode(features, dictionary.statistics(read)) + error
+            parts[site] = max(parts[site], _relative(rebuilt - written(dictionary, x, read), x))
     where, largest = max(parts.items(), key=lambda item: item[1])
     return [
         Residual("the unedited splice changes no logit", "logits", worst, True),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.attribution.selection import Selection, SiteSelection
-from featcircuits.connections import Connection, Through
+from featcircuits.connections import Connection, Through, connections
 from featcircuits.dictionaries import Dictionary
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel, frozen
@@ -36,20 +36,28 @@ class Edges(NamedTuple):
     value: Tensor
 
 
+class _Arrival(NamedTuple):
+    """A site's activation, and what its dictionary reads where that is another one."""
+
+    x: Tensor
+    read: Tensor | None
+
+
 class _Cut(NamedTuple):
     """`incoming`: what arrives at each site, as a function of the `leaves` before it."""
 
-    incoming: Mapping[Site, Tensor]
+    incoming: Mapping[Site, _Arrival]
     leaves: Mapping[Site, Tensor]
     metric: Tensor
 
 
 class _Targets(NamedTuple):
-    """Downstream nodes with the gradient that each sends back to its site's activation."""
+    """Downstream nodes with the gradients that each sends back to its site's activation, and to what is read."""
 
     row: Tensor
     node: Tensor
     seed: Tensor
+    read_seed: Tensor | None
 
 
 def batch_edges(
@@ -68,9 +76,9 @@ def batch_edges(
                 continue
             targets = targets_of(spliced.dictionaries[site], states.sites[site], coefficients[site], selection[site])
             for arc, part, table, index in pulled_back(cut, into, targets):
-                at = _Targets(*(column[part] for column in targets))
+                at = (targets.row[part], targets.node[part])
                 source = (spliced.dictionaries[arc.upstream], states.sites[arc.upstream], selection[arc.upstream])
-                yield from ((arc, edges) for edges in _contract(arc.through, at, table, index, *source))
+                yield from ((arc, edges) for edges in _contract(arc.through, *at, table, index, *source))
 
 
 def metric_gradients(
@@ -93,34 +101,50 @@ def metric_gradients(
     return found
 
 
+def arcs_of(spliced: SplicedModel) -> list[Connection]:
+    """Every direct connection of the model's sites."""
+    bypassed = [site for site, dictionary in spliced.dictionaries.items() if dictionary.has_bypass]
+    return connections(spliced.sites, spliced.architecture.n_layers, spliced.architecture.sequential, bypassed)
+
+
 def cut_forward(spliced: SplicedModel, states: States) -> _Cut:
-    incoming: dict[Site, Tensor] = {}
+    incoming: dict[Site, _Arrival] = {}
     leaves: dict[Site, Tensor] = {}
 
-    def cut(site: Site, x: Tensor) -> Tensor:
-        incoming[site] = x
+    def cut(site: Site, x: Tensor, read: Tensor) -> Tensor:
+        dictionary = spliced.dictionaries[site]
+        incoming[site] = _Arrival(x, read if dictionary.transcodes else None)
         leaves[site] = x.detach().requires_grad_()
-        return leaves[site]
+        if not dictionary.has_bypass:
+            return leaves[site]
+        past = dictionary.bypass(read.to(states.sites[site].change.dtype))
+        assert past is not None
+        # the wire past the features: no change of value, a way for the gradient
+        return leaves[site] + (past - past.detach()).to(x.dtype)
 
-    logits = spliced.run(states.batch.clean, cut, answers_only=True)
+    logits = spliced.run_reading(states.batch.clean, cut, answers_only=True)
     return _Cut(incoming, leaves, states.objective(logits))
 
 
 def targets_of(dictionary: Dictionary, state: SiteState, coefficient: Tensor, chosen: SiteSelection) -> _Targets:
-    """Features send back their gradient along their encoder row, errors what the features leave over."""
-    flat = coefficient.flatten(0, 1).to(state.change.dtype)
+    """Features send back their gradient along their encoder row, errors what features and bypass leave over."""
+    flat, reads = (t.flatten(0, 1).to(state.change.dtype) for t in (coefficient, state.read))
     error_row = chosen.target_errors.nonzero()[:, 0]
     beside_error = chosen.target_errors[state.row] & state.active
     entries = (chosen.target_entries | beside_error).nonzero()[:, 0]
     row, feature = state.row[entries], state.feature[entries]
-    read = dictionary.gradient_at(flat, row, feature)[:, None] * dictionary.encoder_rows(feature)
-    left_over = flat.clone().index_add_(0, row, read * beside_error[entries, None], alpha=-1)
+    at_feature = state.scaled(dictionary.gradient_at(flat, row, feature), row)
+    read = dictionary.pull(reads[row], at_feature[:, None] * dictionary.encoder_rows(feature))
+    explained = torch.zeros_like(reads).index_add_(0, row, read * beside_error[entries, None])[error_row]
     target = chosen.target_entries[entries]
-    return _Targets(
-        torch.cat([row[target], error_row]),
-        torch.cat([feature[target], torch.full_like(error_row, dictionary.n_features)]),
-        torch.cat([read[target], left_over[error_row]]),
-    )
+    rows = torch.cat([row[target], error_row])
+    nodes = torch.cat([feature[target], torch.full_like(error_row, dictionary.n_features)])
+    if not dictionary.transcodes:
+        return _Targets(rows, nodes, torch.cat([read[target], flat[error_row] - explained]), None)
+    past = dictionary.pull_bypass(flat[error_row])
+    explained = explained if past is None else explained + past
+    written = torch.cat([flat.new_zeros(int(target.sum()), flat.shape[1]), flat[error_row]])
+    return _Targets(rows, nodes, written, torch.cat([read[target], -explained]))
 
 
 def pulled_back(
@@ -139,20 +163,24 @@ def pulled_back(
     if not inner or not len(everything):
         return
     incoming = cut.incoming[inner[0].downstream]  # type: ignore[index]
-    n_rows, slots = incoming.shape[:2].numel(), incoming.shape[1]
+    arrived = [incoming.x] if incoming.read is None else [incoming.x, incoming.read]
+    n_rows, slots = incoming.x.shape[:2].numel(), incoming.x.shape[1]
     # each backward carries one target per example, or per row where positions do not mix
     turn = _turn(targets.row if through == Through.MLP else targets.row // slots)
-    per_run = max(1, _NUMBERS // incoming.numel())
+    per_run = max(1, _NUMBERS // sum(x.numel() for x in arrived))
     for first in range(0, int(turn.max()) + 1, per_run):
         part = ((turn >= first) & (turn < first + per_run)).nonzero()[:, 0]
         count = int(turn[part].max()) + 1 - first
         index = (turn[part] - first) * n_rows
-        seeds = torch.zeros(count * n_rows, incoming.shape[-1], dtype=incoming.dtype, device=incoming.device)
-        seeds[index + targets.row[part]] = targets.seed[part].to(incoming.dtype)
+        seeds = []
+        for x, seed in zip(arrived, (targets.seed, targets.read_seed), strict=False):
+            assert seed is not None
+            seeds.append(x.new_zeros(count * n_rows, x.shape[-1]))
+            seeds[-1][index + targets.row[part]] = seed[part].to(x.dtype)
         pulled = torch.autograd.grad(
-            incoming,
+            arrived,
             [cut.leaves[arc.upstream] for arc in inner],
-            grad_outputs=seeds.view(count, *incoming.shape),
+            grad_outputs=[seed.view(count, *x.shape) for seed, x in zip(seeds, arrived, strict=True)],
             is_grads_batched=True,
             retain_graph=True,
         )
@@ -171,7 +199,8 @@ def _turn(group: Tensor) -> Tensor:
 
 def _contract(
     through: Through,
-    targets: _Targets,
+    target_row: Tensor,
+    target_node: Tensor,
     table: Tensor,
     index: Tensor,
     dictionary: Dictionary,
@@ -185,18 +214,18 @@ def _contract(
         return table[index[target] + (0 if through == Through.SKIP else row)]
 
     entry = (chosen.source_entries & (state.change != 0)).nonzero()[:, 0]
-    for t, e in _pairs(targets.row // slots, state.row[entry] // slots, table.shape[-1]):
+    for t, e in _pairs(target_row // slots, state.row[entry] // slots, table.shape[-1]):
         row, feature = state.row[entry[e]], state.feature[entry[e]]
         at = index[t] + (0 if through == Through.SKIP else row)
-        value = dictionary.gradient_at(table, at, feature) * state.change[entry[e]]
-        yield _nonzero(Edges(targets.row[t], targets.node[t], row, feature, value))
+        value = dictionary.gradient_at(table, at, feature) * state.step[entry[e]]
+        yield _nonzero(Edges(target_row[t], target_node[t], row, feature, value))
     error = state.error_change.flatten(0, 1)
     error_row = (chosen.source_errors & (error != 0).any(-1)).nonzero()[:, 0]
-    for t, e in _pairs(targets.row // slots, error_row // slots, table.shape[-1]):
+    for t, e in _pairs(target_row // slots, error_row // slots, table.shape[-1]):
         row = error_row[e]
         value = (vectors(t, row) * error[row]).sum(-1)
         node = torch.full_like(row, dictionary.n_features)
-        yield _nonzero(Edges(targets.row[t], targets.node[t], row, node, value))
+        yield _nonzero(Edges(target_row[t], target_node[t], row, node, value))
 
 
 def _pairs(group: Tensor, other: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]]:

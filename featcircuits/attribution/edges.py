@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from featcircuits.attribution.contract import contract
-from featcircuits.attribution.direct import Edges, batch_edges, metric_gradients
+from featcircuits.attribution.direct import Edges, arcs_of, batch_edges, metric_gradients
 from featcircuits.attribution.effects import NodeEffects
 from featcircuits.attribution.exact_edges import batch_exact_edges
 from featcircuits.attribution.nodes import DEFAULT_METHOD, Estimator, method_named
 from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
-from featcircuits.connections import Connection, connections
+from featcircuits.connections import Connection
 from featcircuits.errors import InputError
 from featcircuits.ledger import InMemory, Ledger, Part, columns
 from featcircuits.nodes import METRIC, Node, Place
@@ -120,7 +120,7 @@ def edge_effects(
         raise InputError("method 'exact' patches edges one by one; give it a collection of nodes, not a threshold")
     fixed = None if isinstance(nodes, NodeEffects) else NodeSet(nodes, spliced, task.places)
     same = effects is not None and method_named(effects.method, effects.options) == estimator
-    arcs = connections(spliced.sites, spliced.architecture.n_layers, spliced.architecture.sequential)
+    arcs = arcs_of(spliced)
     ledger, batch_size = ledger or InMemory(), fitting_batch(spliced, task, batch_size)
     todo = ledger.todo(STAGE, task.count_batches(batch_size))
     batches = _batches(spliced, task, effects, baseline or "paired", batch_size, todo)

@@ -22,9 +22,9 @@ from featcircuits.attribution.nodes.exact import patched_metric
 from featcircuits.attribution.selection import NodeSet
 from featcircuits.attribution.sparse import pieces
 from featcircuits.connections import Connection, Through
-from featcircuits.sites import Site, resid
-from featcircuits.splice import SplicedModel, Start
-from featcircuits.states import States, encode
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel
+from featcircuits.states import States, moved_between, rewired
 
 _NUMBERS = 1 << 24
 """How many numbers the features of one piece may be."""
@@ -83,44 +83,44 @@ def _source_moves(spliced: SplicedModel, states: States, site: Site, at: Occurre
     keys = state.row * (dictionary.n_features + 1) + state.feature
     wanted = at.row[features] * (dictionary.n_features + 1) + at.node[features]
     place = torch.searchsorted(keys, wanted).clamp(max=max(0, len(keys) - 1))
-    change = torch.zeros_like(wanted, dtype=state.change.dtype)
+    step = torch.zeros_like(wanted, dtype=state.change.dtype)
     if len(keys):
         # a node that is active in neither run does not move
-        change = torch.where(keys[place] == wanted, state.change[place], change)
-    vectors[features] = dictionary.decoder_rows(at.node[features]) * change[:, None]
+        step = torch.where(keys[place] == wanted, state.step[place], step)
+    vectors[features] = dictionary.decoder_rows(at.node[features]) * step[:, None]
     return vectors
 
 
 @torch.no_grad()
 def _held_run(
     spliced: SplicedModel, states: States, site: Site, rows: Tensor, vectors: Tensor, until: Site | None
-) -> Tensor:
-    """What arrives at `until` (or the metric) when `site` moves and every other spliced site is held."""
+) -> tuple[Tensor, Tensor]:
+    """When `site` moves and all other nodes are held: (activation, what is read) at `until`, or the change of m twice.
+
+    A bypass is no node and goes on with what arrives.
+    """
     slots = states.sites[site].slots
     example, slot = rows // slots, rows % slots
     each = torch.arange(len(rows), device=rows.device)
-    arrived: list[Tensor] = []
+    arrived: list[tuple[Tensor, Tensor]] = []
 
-    def hold(at: Site, x: Tensor) -> Tensor:
+    def hold(at: Site, x: Tensor, read: Tensor) -> Tensor:
         if at == until:
-            arrived.append(x)
+            arrived.append((x, read))
             raise _Arrived
-        value = states.sites[at].x[example]
+        state = states.sites[at]
+        value = rewired(spliced.dictionaries[at], state.x[example], state.read[example], read)
         if at == site:
             value[each, slot] += vectors.to(value.dtype)
         return value
 
-    entry, start = resid(site.start - 1), None
-    if site.start > 0:
-        stream = states.streams[entry][example]
-        start = Start(site.start, hold(entry, stream) if entry == site else stream)
+    start = spliced.start_at(site, lambda stream: states.streams[stream][example], lambda at, x: hold(at, x, x))
     try:
-        logits = spliced.run(
-            states.batch.clean.select(example), hold, sites=spliced.sites, start=start, answers_only=True
-        )
+        logits = spliced.run_reading(states.batch.clean.select(example), hold, start=start, answers_only=True)
     except _Arrived:
         return arrived[0]
-    return states.objective.select(example)(logits) - states.metric_clean[example]
+    change = states.objective.select(example)(logits) - states.metric_clean[example]
+    return change, change
 
 
 class _Arrived(Exception):
@@ -128,7 +128,7 @@ class _Arrived(Exception):
 
 
 def _metric_edges(spliced: SplicedModel, states: States, site: Site, at: Occurrences, vectors: Tensor) -> Edges:
-    value = _held_run(spliced, states, site, at.row, vectors, None)
+    value, _ = _held_run(spliced, states, site, at.row, vectors, None)
     return Edges(at.row, torch.zeros_like(at.row), at.row, at.node, value)
 
 
@@ -139,22 +139,22 @@ def _arrivals(
     assert arc.downstream is not None
     state, dictionary = states.sites[arc.downstream], spliced.dictionaries[arc.downstream]
     slots = state.slots
-    clean = state.x[at.row // slots]
+    clean, clean_read = state.x[at.row // slots], state.read[at.row // slots]
     if arc.through == Through.SKIP:
         x = clean.clone()
         x[torch.arange(len(at.row), device=x.device), at.row % slots] += vectors.to(x.dtype)
+        read = x
     else:
-        x = _held_run(spliced, states, arc.upstream, at.row, vectors, arc.downstream)
-    before, after = encode(dictionary, clean), encode(dictionary, x)
+        x, read = _held_run(spliced, states, arc.upstream, at.row, vectors, arc.downstream)
+    change = moved_between(dictionary, clean, clean_read, x, read)
     source, target = (at.row[:, None] // slots == targets.row // slots).nonzero(as_tuple=True)
     slot, node = targets.row[target] % slots, targets.node[target]
     is_error = node == dictionary.n_features
     feature = node.clamp(max=max(0, dictionary.n_features - 1))
-    moved = torch.zeros_like(source, dtype=after[1].dtype)
+    vector = change.error[source, slot]
     if dictionary.n_features:
-        moved = (after[0] - before[0])[source, slot, feature]
-    vector = dictionary.decoder_rows(feature) * moved[:, None] if dictionary.n_features else after[1][source, slot] * 0
-    vector = torch.where(is_error[:, None], (after[1] - before[1])[source, slot], vector)
+        steps = change.steps[source, slot, feature]
+        vector = torch.where(is_error[:, None], vector, dictionary.decoder_rows(feature) * steps[:, None])
     moves = (vector != 0).any(-1)
     return Moves(source[moves], targets.row[target][moves], node[moves], vector[moves])
 

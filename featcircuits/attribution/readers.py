@@ -107,6 +107,18 @@ def _clean_run(
 
 
 @torch.no_grad()
+def in_stream(spliced: SplicedModel, states: States, moves: Moves) -> Moves:
+    """Moves of heads as what they move of the attention's output, through its projection; others as they are."""
+    if moves.site.kind != "attn_z":
+        return moves
+    site, dtype = Site(moves.site.layer, "attn"), spliced.model.dtype
+    write = spliced.architecture.attention_write(spliced.model, site.layer)
+    heads = states.sites[moves.site].x.flatten(0, 1)[moves.row]
+    change = write(heads + moves.vector.to(dtype)) - write(heads)
+    return Moves(site, moves.row, change.to(moves.vector.dtype))
+
+
+@torch.no_grad()
 def first_hop(spliced: SplicedModel, states: States, readers: Readers, moves: Moves) -> FirstHop:
     """What every first-hop reader makes of each move, in every term."""
     site, slots = moves.site, states.batch.clean.ids.shape[1]

@@ -13,5 +13,9 @@ def writes(spliced: SplicedModel) -> list[Site]:
 
 def reads(spliced: SplicedModel, write: Site, site: Site) -> bool:
     """Whether what `site` holds can reach the module that writes."""
-    same_layer = write.layer == site.layer and (site.kind, write.kind) == ("attn", "mlp")
-    return write.layer > site.layer or (same_layer and spliced.architecture.sequential)
+    if write.layer != site.layer:
+        return write.layer > site.layer
+    sequential = spliced.architecture.sequential
+    return (site.kind == "attn_z" and (write.kind == "attn" or sequential)) or (
+        (site.kind, write.kind) == ("attn", "mlp") and sequential
+    )

@@ -24,18 +24,19 @@ import torch
 from torch import Tensor
 
 from featcircuits.attribution.contract import contract
-from featcircuits.attribution.direct import cut_forward, metric_gradients, pulled_back, targets_of
+from featcircuits.attribution.direct import arcs_of, cut_forward, metric_gradients, pulled_back, targets_of
 from featcircuits.attribution.nodes.atp import AttributionPatching
 from featcircuits.attribution.nodes.exact import patched_metric
 from featcircuits.attribution.selection import NodeSet, select_above
 from featcircuits.circuit import Circuit
-from featcircuits.connections import Through, connections
+from featcircuits.connections import Through
 from featcircuits.diagnostics.directions import along, outside, ratio, row_part
+from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
 from featcircuits.nodes import Node
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel, frozen
-from featcircuits.states import States, encode, states_of
+from featcircuits.states import States, precision, states_of
 from featcircuits.tasks import Task
 
 MESSAGE = "may act through a normally inactive pathway"
@@ -111,7 +112,7 @@ def illusion(
     states = states_of(spliced, task, task.batch(range(len(task))))
     batch = states.batch
     assert batch.corrupted is not None
-    _, other = spliced.record(batch.corrupted, spliced.sites)
+    _, other = spliced.record(batch.corrupted, spliced.with_reads(spliced.sites))
     seen = _Seen(spliced, states, other, _readers(spliced, states), spliced.rows_at_once(task.longest, max_rows))
     found = []
     for site in spliced.sites:
@@ -132,7 +133,7 @@ def _readers(spliced: SplicedModel, states: States) -> dict[Site, dict[int, Tens
     coefficients = AttributionPatching().coefficients(spliced, states)
     effects = {site: contract(state, spliced, site, coefficients[site]) for site, state in states.sites.items()}
     selection = select_above(states, effects, 0.0)
-    arcs = connections(spliced.sites, spliced.architecture.n_layers, spliced.architecture.sequential)
+    arcs = arcs_of(spliced)
     found: dict[Site, dict[int, list[Tensor]]] = {site: {} for site in spliced.sites}
     for site, direct in metric_gradients(spliced, states, coefficients, arcs).items():
         for row, vector in enumerate(direct.flatten(0, 1)):
@@ -173,7 +174,7 @@ class _Seen:
         if not len(rows):
             return None
         state = self.states.sites[site]
-        change = (self.corrupted[site] - state.x).flatten(0, 1)[rows].to(moves.dtype)
+        change = state.x_change.flatten(0, 1)[rows].to(moves.dtype)
         seen = torch.stack([self._row_part(site, row, move) for row, move in zip(rows.tolist(), moves, strict=True)])
         effect, whole, read = (self._effect(site, rows, vectors) for vectors in (moves, change, along(change, seen)))
         dormancy, beyond = self._downstream(site, rows, moves)
@@ -200,7 +201,7 @@ class _Seen:
                 total[here] += state.error_change.flatten(0, 1)[here]
                 continue
             entry = ((state.feature == node.feature) & (places[state.row] == number[node.place])).nonzero()[:, 0]
-            step = dictionary.decoder_rows(state.feature[entry]) * state.change[entry, None]
+            step = dictionary.decoder_rows(state.feature[entry]) * state.step[entry, None]
             total.index_add_(0, state.row[entry], step.to(total.dtype))
         rows = (total != 0).any(-1).nonzero()[:, 0]
         return rows, total[rows]
@@ -221,7 +222,7 @@ class _Seen:
     def _downstream(self, site: Site, rows: Tensor, moves: Tensor) -> tuple[float, float]:
         """(share of newly active features after the site, share of coordinates out of range, its own included)."""
         new, active, beyond, count = 0, 0, 0.0, 0
-        for at, x, example, slot in self._patched(site, rows, moves):
+        for at, x, read, example, slot in self._patched(site, rows, moves):
             own = self.states.sites[at]
             # tokens before the patched one cannot tell of it
             after = torch.arange(x.shape[1], device=x.device) >= slot[:, None]
@@ -233,27 +234,35 @@ class _Seen:
             if at == site:
                 continue
             dictionary = self.spliced.dictionaries[at]
-            woken = (encode(dictionary, x)[0] != 0)[real]
-            before = (encode(dictionary, own.x)[0] != 0)[example][real]
-            other = (encode(dictionary, self.corrupted[at])[0] != 0)[example][real]
+            woken = _fires(dictionary, read)[real]
+            before = _fires(dictionary, own.read)[example][real]
+            other = _fires(dictionary, self.corrupted[self.spliced.read_site(at)])[example][real]
             new += int((woken & ~before & ~other).sum())
             active += int(woken.sum())
         return (new / active if active else 0.0), (beyond / count if count else 0.0)
 
-    def _patched(self, site: Site, rows: Tensor, moves: Tensor) -> Iterator[tuple[Site, Tensor, Tensor, Tensor]]:
-        """(site, activation there, example, patched slot) of the patched runs, at the site and after it."""
+    def _patched(self, site: Site, rows: Tensor, moves: Tensor) -> Iterator[tuple[Site, *tuple[Tensor, ...]]]:
+        """(site, activation, what is read there, example, patched slot) of patched runs, at the site and after."""
         slots = self.states.sites[site].slots
         for part in torch.arange(len(rows), device=rows.device).split(self.max_rows):
             example, slot = rows[part] // slots, rows[part] % slots
-            seen: dict[Site, Tensor] = {}
+            seen: dict[Site, tuple[Tensor, Tensor]] = {}
 
-            def move(at: Site, x: Tensor, part: Tensor = part, slot: Tensor = slot, seen: dict = seen) -> Tensor:
+            def move(
+                at: Site, x: Tensor, read: Tensor, part: Tensor = part, slot: Tensor = slot, seen: dict = seen
+            ) -> Tensor:
+                same = read is x
                 if at == site:
                     x = x.clone()
                     x[torch.arange(len(part), device=x.device), slot] += moves[part].to(x.dtype)
-                seen[at] = x
+                seen[at] = (x, x if same else read)
                 return x
 
             with torch.no_grad():
-                self.spliced.run(self.states.batch.clean.select(example), move, answers_only=True)
-            yield from ((at, x, example, slot) for at, x in seen.items() if at >= site)
+                self.spliced.run_reading(self.states.batch.clean.select(example), move, answers_only=True)
+            yield from ((at, x, read, example, slot) for at, (x, read) in seen.items() if at >= site)
+
+
+def _fires(dictionary: Dictionary, read: Tensor) -> Tensor:
+    """Which features are not 0."""
+    return dictionary.encode(read.to(precision(read.dtype))) != 0

@@ -26,7 +26,7 @@ from featcircuits.nodes import METRIC, Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import Objective, check_finite, encode
+from featcircuits.states import Objective, check_finite, moved_between, rewired
 from featcircuits.tasks import Batch, Task
 
 
@@ -105,7 +105,7 @@ class _Hypothesis:
         batch = batch.to(spliced.device).narrowed(task.metric)
         assert batch.corrupted is not None
         logits, _ = spliced.record(batch.clean, [])
-        other, corrupted = spliced.record(batch.corrupted, spliced.sites)
+        other, corrupted = spliced.record(batch.corrupted, spliced.with_reads(spliced.sites))
         check_finite(other, corrupted)
         answers = Answers(batch.answers.clean, batch.answers.corrupted, logits.float())
         objective = Objective(task.metric, answers)
@@ -119,30 +119,35 @@ class _Hypothesis:
             sets = list(dict.fromkeys(parents[node] for node in nodes))
             for chunk in pieces(torch.arange(len(sets)), self.spliced.copies_at_once(self.batch.clean, max_rows)):
                 chosen = [sets[number] for number in chunk.tolist()]
-                arrived = self._run(chosen, until=site)
-                for given, x in zip(chosen, arrived, strict=True):
-                    self._read(site, (node for node in nodes if parents[node] == given), x)
-        (logits,) = self._run([parents[METRIC]], until=None)
+                arrived, read = self._run(chosen, until=site)
+                for given, *at in zip(chosen, arrived, read, strict=True):
+                    self._read(site, (node for node in nodes if parents[node] == given), *at)
+        (logits,), _ = self._run([parents[METRIC]], until=None)
         return tuple(-m.cpu() for m in (self.clean_metric, self.corrupted_metric, self.objective(logits)))  # type: ignore[return-value]
 
     @torch.no_grad()
-    def _run(self, sets: list[frozenset[Node]], until: Site | None) -> tuple[Tensor, ...]:
-        """What arrives at a site (or the logits) when the sites before it hold each set's values."""
+    def _run(self, sets: list[frozenset[Node]], until: Site | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """What arrives at a site and is read there (or the logits, twice), the sites before it holding each set."""
         count = len(self.batch.index)
-        arrived: list[Tensor] = []
-
-        def hold(at: Site, x: Tensor) -> Tensor:
-            if at == until:
-                arrived.append(x)
-                raise _Arrived
-            return torch.cat([self._held(at, given) for given in sets]).to(x.dtype)
-
+        arrived: list[tuple[Tensor, Tensor]] = []
         rows = torch.arange(count, device=self.spliced.device).repeat(len(sets))
+
+        def hold(at: Site, x: Tensor, read: Tensor) -> Tensor:
+            if at == until:
+                arrived.append((x, read))
+                raise _Arrived
+            value = torch.cat([self._held(at, given) for given in sets]).to(x.dtype)
+            return rewired(self.spliced.dictionaries[at], value, self._corrupted_read(at)[rows], read)
+
         try:
-            out = self.spliced.run(self.batch.clean.select(rows), hold, answers_only=True)
+            logits = self.spliced.run_reading(self.batch.clean.select(rows), hold, answers_only=True)
+            out = (logits, logits)
         except _Arrived:
             out = arrived[0]
-        return out.split(count)
+        return out[0].split(count), out[1].split(count)
+
+    def _corrupted_read(self, site: Site) -> Tensor:
+        return self.corrupted[self.spliced.read_site(site)]
 
     def _held(self, site: Site, given: frozenset[Node]) -> Tensor:
         x = self.corrupted[site]
@@ -151,18 +156,17 @@ class _Hypothesis:
                 x = x + self.moves[node].to(x.dtype)
         return x
 
-    def _read(self, site: Site, nodes: Iterable[Node], x: Tensor) -> None:
+    def _read(self, site: Site, nodes: Iterable[Node], x: Tensor, read: Tensor) -> None:
         """Each node's value in what arrived, less its corrupted one."""
         dictionary = self.spliced.dictionaries[site]
-        features, error = encode(dictionary, x)
-        before, error_before = encode(dictionary, self.corrupted[site])
+        change = moved_between(dictionary, self.corrupted[site], self._corrupted_read(site), x, read)
         for node in nodes:
             here = (self.batch.places == self.places[node.place])[..., None]
             if node.feature is None:
-                move = error - error_before
+                move = change.error
             else:
                 row = dictionary.decoder_rows(torch.tensor([node.feature], device=x.device))
-                move = (features - before)[..., node.feature, None] * row
+                move = change.steps[..., node.feature, None] * row
             self.moves[node] = move * here
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featcircuits.attribution.readers import FirstHop, Moves, Readers, first_hop, read_clean
+from featcircuits.attribution.readers import FirstHop, Moves, Readers, first_hop, in_stream, read_clean
 from featcircuits.attribution.sparse import pieces
 from featcircuits.attribution.writes import reads, writes
 from featcircuits.sites import Site
@@ -106,9 +106,9 @@ def _by_site(
     def of(site: Site, rows: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
         found = []
         for part in pieces(torch.arange(len(rows), device=rows.device), max_rows):
-            moves = Moves(site, rows[part], vectors(part))
+            moves = in_stream(spliced, states, Moves(site, rows[part], vectors(part)))
             hop = first_hop(spliced, states, readers, moves)
-            found.append(combine(site, effect(readers, moves, hop)))
+            found.append(combine(moves.site, effect(readers, moves, hop)))
         return torch.cat(found) if found else torch.empty(0, device=rows.device)
 
     def at(site: Site, state: SiteState) -> tuple[Tensor, Tensor]:
