@@ -18,14 +18,23 @@ from featcircuits.metrics import metric_named
 from featcircuits.nodes import METRIC, Node
 from featcircuits.sites import Site, all_sites
 from featcircuits.splice import SplicedModel
-from featcircuits.states import encode
-from tests.tiny import FAMILIES, LAYERS, random_task, spliced_model, tiny_model, tolerance
+from tests.tiny import (
+    ALL_SITES,
+    FAMILIES,
+    KINDS,
+    put_together,
+    random_task,
+    seen_at,
+    spliced_model,
+    taken_apart,
+    tiny_model,
+    tolerance,
+)
 
-ALL = [str(site) for site in all_sites(LAYERS)]
 families = st.sampled_from(FAMILIES)
-kinds = st.sampled_from(["relu", "jumprelu", "topk"])
+kinds = st.sampled_from(KINDS)
 seeds = st.integers(0, 5)
-some_sites = st.lists(st.sampled_from(ALL), min_size=1, max_size=len(ALL), unique=True)
+some_sites = st.lists(st.sampled_from(ALL_SITES), min_size=1, max_size=len(ALL_SITES), unique=True)
 
 
 def outgoing(effects: EdgeEffects) -> dict[Node, float]:
@@ -41,7 +50,10 @@ def outgoing(effects: EdgeEffects) -> dict[Node, float]:
 def test_outgoing_edges_add_up_to_the_nodes_effect(
     family: str, kind: str, names: list[str], aggregate: str, seed: int
 ) -> None:
-    """AtP, all downstream nodes kept; where a site is missing, its paths belong to the neighbouring edge."""
+    """AtP, all downstream nodes kept; where a site is missing, its paths belong to the neighbouring edge.
+
+    So do paths past the features of a skip transcoder.
+    """
     spliced = spliced_model(tiny_model(family, seed), kind, names)
     task = random_task(2, 4, seed, aggregate=aggregate)
     nodes = fc.node_effects(spliced, task, method="atp")
@@ -71,12 +83,14 @@ def ig_coefficients(spliced: SplicedModel, task: fc.Task, steps: int) -> dict[Si
     """Mean gradient on the left points of the straight path, site by site."""
     batch = task.batch([0])
     assert batch.corrupted is not None
-    clean, corrupted = spliced.record(batch.clean)[1], spliced.record(batch.corrupted)[1]
     found = {}
-    for site in spliced.sites:
-        total = torch.zeros_like(clean[site])
+    for site, dictionary in spliced.dictionaries.items():
+        (x1, read), (x2, read2) = seen_at(spliced, batch.clean, site), seen_at(spliced, batch.corrupted, site)
+        features, error = taken_apart(dictionary, x2, read2, units=read)
+        change = put_together(dictionary, features, error, read) - x1
+        total = torch.zeros_like(x1)
         for step in range(steps):
-            x = (clean[site] + step / steps * (corrupted[site] - clean[site])).requires_grad_()
+            x = (x1 + step / steps * change).requires_grad_()
             logits = spliced.run(batch.clean, lambda s, _, x=x: x, sites=[site], answers_only=True)
             total += torch.autograd.grad(-metric_named(task.metric)(logits, batch.answers).sum(), x)[0]
         found[site] = total / steps
@@ -89,36 +103,44 @@ def edge_oracle(
     batch = task.batch([0])
     assert batch.corrupted is not None
     leaves: dict[Site, Tensor] = {}
-    at_target: list[Tensor] = []
+    at_target: list[tuple[Tensor, Tensor]] = []
 
-    def cut(site: Site, x: Tensor) -> Tensor:
+    def cut(site: Site, x: Tensor, read: Tensor) -> Tensor:
         if site == target.site:
-            at_target.append(x)
+            at_target.append((x, read))
         leaves[site] = x.detach().requires_grad_()
-        return leaves[site]
+        dictionary = spliced.dictionaries[site]
+        past = dictionary.bypass(read) if dictionary.has_bypass else torch.zeros_like(x)
+        return leaves[site] + past - past.detach()
 
-    spliced.run(batch.clean, cut)
-    features, error = encode(spliced.dictionaries[target.site], at_target[0])
+    spliced.run_reading(batch.clean, cut)
+    dictionary, (at, read) = spliced.dictionaries[target.site], at_target[0]
+    # in the units of the clean run, whose statistics do not move
+    features, error = taken_apart(dictionary, at, read, units=read.detach())
+    statistics = dictionary.statistics(read.detach())
     place = int(target.place)  # type: ignore[arg-type]
     coefficient = coefficients[target.site][0, place]
     if target.is_error:
         value = (coefficient * error[0, place]).sum()
     else:
-        row = spliced.dictionaries[target.site].decoder_rows(torch.tensor([target.feature]))[0]
-        value = (coefficient @ row) * features[0, place, target.feature]
+        row = dictionary.decoder_rows(torch.tensor([target.feature]))[0]
+        scale = 1.0 if statistics is None else statistics.scale[0, place]
+        value = ((coefficient @ row) * scale * features[0, place, target.feature]).sum()
     if source.site >= target.site:
         return 0.0
     gradient = torch.autograd.grad(value, leaves[source.site], allow_unused=True)[0]
     if gradient is None:
         return 0.0
-    x, x2 = spliced.record(batch.clean)[1][source.site], spliced.record(batch.corrupted)[1][source.site]
+    (x, read), (x2, read2) = (seen_at(spliced, run, source.site) for run in (batch.clean, batch.corrupted))
     dictionary = spliced.dictionaries[source.site]
-    (f, e), (f2, e2) = encode(dictionary, x), encode(dictionary, x2)
+    (f, e), (f2, e2) = taken_apart(dictionary, x, read), taken_apart(dictionary, x2, read2, units=read)
     place = int(source.place)  # type: ignore[arg-type]
     if source.is_error:
         return (gradient[0, place] @ (e2 - e)[0, place]).item()
-    change = (f2 - f)[0, place, source.feature]
-    return (gradient[0, place] @ dictionary.decoder_rows(torch.tensor([source.feature]))[0] * change).item()
+    patched = f.clone()
+    patched[0, place, source.feature] = f2[0, place, source.feature]
+    moved = put_together(dictionary, patched, e, read) - put_together(dictionary, f, e, read)
+    return (gradient[0, place] @ moved[0, place]).item()
 
 
 def test_a_set_of_nodes_gives_the_same_edges_as_a_threshold() -> None:

@@ -21,7 +21,7 @@ from featcircuits.nodes import Node
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.states import encode
-from tests.tiny import FAMILIES, LAYERS, random_task, spliced_model, tiny_model
+from tests.tiny import FAMILIES, KINDS, LAYERS, random_task, spliced_model, tiny_model
 
 families = st.sampled_from(FAMILIES)
 ablations = st.sampled_from(["mean", "zero", "resample"])
@@ -47,6 +47,8 @@ def every_node(spliced: SplicedModel, task: fc.Task) -> list[Node]:
 
 @given(
     family=families,
+    kind=st.sampled_from(KINDS),
+    sites=st.sampled_from([None, ["attn_z_0", "mlp_0", "attn_1", "mlp_1", "mlp_2"]]),
     ablation=ablations,
     errors=st.sampled_from(["nodes", "keep", "remove"]),
     start_layer=st.integers(0, LAYERS - 1),
@@ -55,9 +57,17 @@ def every_node(spliced: SplicedModel, task: fc.Task) -> list[Node]:
 )
 @settings(max_examples=30, deadline=None)
 def test_the_full_circuit_scores_one_and_the_empty_one_zero(
-    family: str, ablation: str, errors: str, start_layer: int, aggregate: str, seed: int
+    family: str,
+    kind: str,
+    sites: list[str] | None,
+    ablation: str,
+    errors: str,
+    start_layer: int,
+    aggregate: str,
+    seed: int,
 ) -> None:
-    spliced, task = spliced_model(tiny_model(family, seed)), random_task(3, 4, seed, aggregate=aggregate)
+    spliced = spliced_model(tiny_model(family, seed), kind, sites)
+    task = random_task(3, 4, seed, aggregate=aggregate)
     options = {"ablation": ablation, "errors": errors, "start_layer": start_layer, "sizes": (), "seed": seed}
     full = fc.evaluate(spliced, circuit_of(every_node(spliced, task), task), task, **options)
     empty = fc.evaluate(spliced, circuit_of([], task), task, **options)

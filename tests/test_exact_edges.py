@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,18 +11,31 @@ import torch
 from torch import Tensor
 
 import featcircuits as fc
+from featcircuits.attribution.direct import arcs_of
 from featcircuits.circuit import Circuit, Endpoint, NodeScore
-from featcircuits.connections import connections
-from featcircuits.dictionaries import relu
+from featcircuits.dictionaries import Affine, Dictionary, relu
 from featcircuits.evaluation.paths import explained_effect
 from featcircuits.examples import Example
+from featcircuits.models import INPUTS
 from featcircuits.nodes import METRIC, Node
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import encode
-from tests.tiny import FAMILIES, LAYERS, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
+from tests.tiny import (
+    FAMILIES,
+    KINDS,
+    LAYERS,
+    WIDTH,
+    made_linear,
+    n_hooks,
+    random_task,
+    spliced_model,
+    taken_apart,
+    tiny_model,
+    tolerance,
+)
 
 Hook = Callable[[Tensor], Tensor]
+Seen = dict[Site, Tensor]
 
 
 def hooked(spliced: SplicedModel, ids: Tensor, edits: dict[Site, Hook]) -> Tensor:
@@ -29,10 +43,17 @@ def hooked(spliced: SplicedModel, ids: Tensor, edits: dict[Site, Hook]) -> Tenso
     handles = []
     for site, edit in edits.items():
 
-        def hook(_m: Any, _a: Any, out: Any, edit: Hook = edit) -> Any:
+        def on_output(_m: Any, _a: Any, out: Any, edit: Hook = edit) -> Any:
             return (edit(out[0]), *out[1:]) if isinstance(out, tuple) else edit(out)
 
-        handles.append(spliced.architecture.module(spliced.model, site).register_forward_hook(hook))
+        def on_input(_m: Any, args: Any, edit: Hook = edit) -> Any:
+            return (edit(args[0]), *args[1:])
+
+        module = spliced.architecture.module(spliced.model, site)
+        if site.kind in INPUTS:
+            handles.append(module.register_forward_pre_hook(on_input))
+        else:
+            handles.append(module.register_forward_hook(on_output))
     with torch.no_grad():
         logits = spliced.model(input_ids=ids).logits[:, -1]
     for handle in handles:
@@ -40,47 +61,58 @@ def hooked(spliced: SplicedModel, ids: Tensor, edits: dict[Site, Hook]) -> Tenso
     return logits
 
 
-def part_of(spliced: SplicedModel, node: Node, at: Tensor) -> Tensor:
-    """What the node adds to an activation [1, position, width]."""
-    dictionary, part, place = spliced.dictionaries[node.site], torch.zeros_like(at), node.place
-    features, error = encode(dictionary, at)
+def part_of(spliced: SplicedModel, node: Node, seen: Seen, units: Seen) -> Tensor:
+    """What the node adds to an activation [1, position, width], in the units of what is read in `units`."""
+    dictionary, part, place = spliced.dictionaries[node.site], torch.zeros_like(seen[node.site]), node.place
+    read_site = spliced.read_site(node.site)
+    features, error = taken_apart(dictionary, seen[node.site], seen[read_site], units[read_site])
     if node.feature is None:
         part[:, place] = error[:, place]
     else:
-        row = dictionary.decoder_rows(torch.tensor([node.feature]))
+        row, statistics = dictionary.decoder_rows(torch.tensor([node.feature])), dictionary.statistics(units[read_site])
+        row = row if statistics is None else row * statistics.scale[:, place]
         part[:, place] = features[:, place, node.feature, None] * row
     return part
 
 
-def activations(spliced: SplicedModel, ids: Tensor) -> dict[Site, Tensor]:
-    seen: dict[Site, Tensor] = {}
+def activations(spliced: SplicedModel, ids: Tensor) -> Seen:
+    """At every site, and where transcoders read."""
+    seen: Seen = {}
 
     def keep(site: Site) -> Hook:
         return lambda x: seen.setdefault(site, x)
 
-    hooked(spliced, ids, {site: keep(site) for site in spliced.sites})
+    hooked(spliced, ids, {site: keep(site) for site in spliced.with_reads(spliced.sites)})
     return seen
 
 
-def holding(values: dict[Site, Tensor]) -> dict[Site, Hook]:
-    """Hooks that put these activations in place of the model's own."""
+def holding(spliced: SplicedModel, values: Seen, now: Seen | None = None) -> dict[Site, Hook]:
+    """Hooks that put these activations in place of the model's own; bypasses go on with what they read `now`."""
+    now = {} if now is None else now
+
+    def note(site: Site) -> Hook:
+        return lambda x: now.setdefault(site, x)
 
     def hold(site: Site) -> Hook:
-        return lambda _: values[site]
+        def put(_: Tensor) -> Tensor:
+            dictionary, read = spliced.dictionaries[site], spliced.read_site(site)
+            past = dictionary.bypass(now[read] - values[read]) if dictionary.has_bypass else None
+            return values[site] if past is None else values[site] + past
 
-    return {site: hold(site) for site in values}
+        return put
+
+    return {site: hold(site) if site in spliced.dictionaries else note(site) for site in values}
 
 
-def arriving(spliced: SplicedModel, ids: Tensor, values: dict[Site, Tensor], at: Site) -> Tensor:
-    """What arrives at a site when all others hold given activations."""
-    seen: list[Tensor] = []
+def arriving(spliced: SplicedModel, ids: Tensor, values: Seen, at: Site) -> Seen:
+    """What arrives at a site, and is read there, when all others hold given activations."""
+    seen: Seen = {}
 
     def note(x: Tensor) -> Tensor:
-        seen.append(x)
-        return x
+        return seen.setdefault(at, x)
 
-    hooked(spliced, ids, {**holding(values), at: note})
-    return seen[0]
+    hooked(spliced, ids, {**holding(spliced, values, seen), at: note})
+    return seen
 
 
 def slow_edge(spliced: SplicedModel, task: fc.Task, upstream: Node, downstream: Node | str) -> float:
@@ -97,11 +129,11 @@ def _slow_edge(spliced: SplicedModel, example: Example, upstream: Node, downstre
         return (logits[example.corrupted_answers[0]] - logits[example.clean_answers[0]]).item()
 
     site = upstream.site
-    moved = {**x, site: x[site] + part_of(spliced, upstream, y[site]) - part_of(spliced, upstream, x[site])}
+    moved = {**x, site: x[site] + part_of(spliced, upstream, y, x) - part_of(spliced, upstream, x, x)}
     if isinstance(downstream, str):
-        return metric(holding(moved)) - metric({})
+        return metric(holding(spliced, moved)) - metric({})
     arrived = arriving(spliced, clean, moved, downstream.site)
-    step = part_of(spliced, downstream, arrived) - part_of(spliced, downstream, x[downstream.site])
+    step = part_of(spliced, downstream, arrived, x) - part_of(spliced, downstream, x, x)
     return metric({downstream.site: lambda v: v + step}) - metric({})
 
 
@@ -117,14 +149,21 @@ def chosen_nodes(spliced: SplicedModel, task: fc.Task, count: int = 3) -> list[N
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("sites", [None, ["embed", "mlp_0", "attn_1", "resid_1", "mlp_2"]])
-def test_exact_edges_equal_one_patch_at_a_time(family: str, sites: list[str] | None) -> None:
+@pytest.mark.parametrize(
+    ("kind", "sites"),
+    [
+        ("relu", None),
+        ("relu", ["embed", "mlp_0", "attn_1", "resid_1", "mlp_2"]),
+        *((kind, ["embed", "attn_z_0", "mlp_0", "attn_z_1", "attn_1", "mlp_1", "resid_1"]) for kind in KINDS[3:]),
+    ],
+)
+def test_exact_edges_equal_one_patch_at_a_time(family: str, kind: str, sites: list[str] | None) -> None:
     """With all sites spliced, and with some absent, whose paths belong to their neighbours' edges."""
-    spliced, task = spliced_model(tiny_model(family), sites=sites), random_task(2, 4)
+    spliced, task = spliced_model(tiny_model(family), kind, sites), random_task(2, 4)
     nodes = chosen_nodes(spliced, task)
     found = {(u, d): v for u, d, v in fc.edge_effects(spliced, task, nodes, method="exact", max_rows=5).edges()}
     scale = max(map(abs, found.values()))
-    arcs = {(a.upstream, a.downstream) for a in connections(spliced.sites, LAYERS, spliced.architecture.sequential)}
+    arcs = {(a.upstream, a.downstream) for a in arcs_of(spliced)}
     assert {(u.site, d.site if isinstance(d, Node) else None) for u, d in found} <= arcs
     pairs = [(u, d) for u in nodes for d in nodes if (u.site, d.site) in arcs]
     some: list[tuple[Node, Node | str]] = [*pairs[:: max(1, len(pairs) // 12)]]
@@ -144,14 +183,21 @@ def always_on(spliced: SplicedModel) -> SplicedModel:
         return torch.randn(*shape, generator=generator, dtype=torch.float64) * 0.25
 
     bias, zero = torch.full((5,), 1e3, dtype=torch.float64), torch.zeros(WIDTH, dtype=torch.float64)
-    return fc.load(
-        spliced.model, {str(site): relu(normal(WIDTH, 5), bias, normal(5, WIDTH), zero) for site in spliced.sites}
-    )
+
+    def always(site: Site) -> Dictionary:
+        own = spliced.dictionaries[site]
+        assert isinstance(own, Affine)
+        made = relu(normal(WIDTH, 5), bias, normal(5, WIDTH), zero)
+        return replace(made, transcodes=own.transcodes, W_skip=own.W_skip)
+
+    return fc.load(spliced.model, {str(site): always(site) for site in spliced.sites})
 
 
+@pytest.mark.parametrize("kind", ["relu", "transcoder", "skip_transcoder"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_on_a_linear_model_estimated_edges_are_exact(family: str) -> None:
-    spliced, task = always_on(spliced_model(made_linear(tiny_model(family)))), random_task(2, 4)
+def test_on_a_linear_model_estimated_edges_are_exact(family: str, kind: str) -> None:
+    sites = ["embed", "attn_0", "mlp_0", "resid_0", "attn_z_1", "mlp_1", "attn_2", "mlp_2"]
+    spliced, task = always_on(spliced_model(made_linear(tiny_model(family)), kind, sites)), random_task(2, 4)
     nodes = chosen_nodes(spliced, task)
     exact = {(u, d): v for u, d, v in fc.edge_effects(spliced, task, nodes, method="exact").edges()}
     scale = max(map(abs, exact.values()))
@@ -213,7 +259,7 @@ def whole_graph(spliced: SplicedModel, task: fc.Task) -> Circuit:
         for place in task.places
         for feature in (*range(dictionary.n_features), None)
     ]
-    arcs = connections(spliced.sites, LAYERS, spliced.architecture.sequential)
+    arcs = arcs_of(spliced)
     by_site: dict[Site, list[Node]] = {}
     for node in nodes:
         by_site.setdefault(node.site, []).append(node)
@@ -262,14 +308,14 @@ def test_a_hypothesis_is_what_hand_made_hooks_compute() -> None:
     example = task.examples[0]
     clean, corrupted = torch.tensor([example.clean]), torch.tensor([example.corrupted])
     x, y = activations(spliced, clean), activations(spliced, corrupted)
-    current, arrived = y, x[chain[0].site]
+    current, arrived = y, x
     for node, following in zip(chain, [*chain[1:], None], strict=True):
         site = node.site
-        moved = y[site] + part_of(spliced, node, arrived) - part_of(spliced, node, y[site])
+        moved = y[site] + part_of(spliced, node, arrived, y) - part_of(spliced, node, y, y)
         current = {**y, site: moved}  # only the next node reads this one: all else stays corrupted
         if following is not None:
             arrived = arriving(spliced, clean, current, following.site)
-    logits = hooked(spliced, clean, holding(current))[0]
+    logits = hooked(spliced, clean, holding(spliced, current))[0]
     expected = logits[example.clean_answers[0]] - logits[example.corrupted_answers[0]]
     assert found.hypothesis[0].item() == pytest.approx(expected.item(), abs=1e-9)
 

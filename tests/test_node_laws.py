@@ -16,10 +16,23 @@ from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.states import encode, mean_states
 from featcircuits.tasks import Batch
-from tests.tiny import FAMILIES, LAYERS, made_linear, random_task, spliced_model, tiny_model, tolerance
+from tests.tiny import (
+    ALL_SITES,
+    FAMILIES,
+    KINDS,
+    LAYERS,
+    made_linear,
+    put_together,
+    random_task,
+    seen_at,
+    spliced_model,
+    taken_apart,
+    tiny_model,
+    tolerance,
+)
 
 families = st.sampled_from(FAMILIES)
-kinds = st.sampled_from(["relu", "jumprelu", "topk"])
+kinds = st.sampled_from(KINDS)
 seeds = st.integers(0, 5)
 laws = settings(max_examples=12, deadline=None)
 
@@ -41,25 +54,28 @@ def states(spliced: SplicedModel, task: fc.Task) -> tuple[Batch, dict[Site, Tens
 @laws
 def test_exact_patching_is_the_slow_obvious_loop(family: str, kind: str, seed: int) -> None:
     """Encode, replace one feature (or the error), decode, add the error, run on."""
-    spliced, task = spliced_model(tiny_model(family, seed), kind), random_task(2, 4, seed)
-    found = fc.node_effects(spliced, task, method="exact")
-    batch, clean, corrupted = states(spliced, task)
-    before = m(spliced, task, batch)
     generator = np.random.default_rng(seed)
-    for site in generator.choice([str(site) for site in spliced.sites], 3, replace=False):
-        site = Site.parse(site)
-        dictionary = spliced.dictionaries[site]
-        (f, e), (f2, e2) = encode(dictionary, clean[site]), encode(dictionary, corrupted[site])
+    names = [*generator.choice(ALL_SITES, 3, replace=False), "mlp_1"]
+    spliced, task = spliced_model(tiny_model(family, seed), kind, sorted(set(names))), random_task(2, 4, seed)
+    found = fc.node_effects(spliced, task, method="exact")
+    batch = task.batch(range(len(task)))
+    assert batch.corrupted is not None
+    before = m(spliced, task, batch)
+    for site, dictionary in spliced.dictionaries.items():
+        (x, read), (x2, read2) = seen_at(spliced, batch.clean, site), seen_at(spliced, batch.corrupted, site)
+        (f, e), (f2, e2) = taken_apart(dictionary, x, read), taken_apart(dictionary, x2, read2, units=read)
         for feature, position in zip(generator.integers(0, 24, 4), generator.integers(0, 4, 4), strict=True):
             patched = f.clone()
             patched[:, position, feature] = f2[:, position, feature]
-            by_feature = m(spliced, task, batch, lambda s, x: dictionary.decode(patched) + e if s == site else x)  # noqa: B023
+            value = put_together(dictionary, patched, e, read)
+            by_feature = m(spliced, task, batch, lambda s, x, v=value: v if s == site else x)  # noqa: B023
             torch.testing.assert_close(
                 found.features(site)[:, position, feature], by_feature - before, rtol=1e-6, atol=2e-6
             )
             error = e.clone()
             error[:, position] = e2[:, position]
-            by_error = m(spliced, task, batch, lambda s, x: dictionary.decode(f) + error if s == site else x)  # noqa: B023
+            value = put_together(dictionary, f, error, read)
+            by_error = m(spliced, task, batch, lambda s, x, v=value: v if s == site else x)  # noqa: B023
             torch.testing.assert_close(found.error(site)[:, position], by_error - before, rtol=1e-6, atol=2e-6)
 
 
@@ -80,24 +96,30 @@ def test_patching_every_node_of_a_full_cut_is_the_corrupted_run(family: str, lay
 @given(family=families, kind=kinds, seed=seeds)
 @settings(max_examples=8, deadline=None)
 def test_integrated_gradients_add_up_to_the_sites_total(family: str, kind: str, seed: int) -> None:
-    """All nodes of a site at all positions sum to m(site patched whole) - m(clean).
+    """All nodes of a site at all positions sum to m(all its nodes patched) - m(clean).
 
-    Many points: a path that passes near zero makes a norm's slope jump.
+    A bypass is no node: it stays what it is. Many points: a path that passes near zero makes a norm's slope jump.
     """
     spliced, task = spliced_model(tiny_model(family, seed), kind), random_task(2, 4, seed)
     found = fc.node_effects(spliced, task, method="ig", rule="gauss", steps=200)
-    batch, clean, corrupted = states(spliced, task)
+    batch = task.batch(range(len(task)))
+    assert batch.corrupted is not None
     before = m(spliced, task, batch)
-    for site in spliced.sites:
-        whole = m(spliced, task, batch, lambda s, x, site=site: corrupted[s] if s == site else x)
+    for site, dictionary in spliced.dictionaries.items():
+        (_, read), (x2, read2) = seen_at(spliced, batch.clean, site), seen_at(spliced, batch.corrupted, site)
+        features, error = taken_apart(dictionary, x2, read2, units=read)
+        patched = put_together(dictionary, features, error, read)
+        whole = m(spliced, task, batch, lambda s, x, at=site, v=patched: v if s == at else x)
         total = found.features(site).sum((1, 2)) + found.error(site).sum(1)
         torch.testing.assert_close(total, whole - before, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_on_a_linear_model_all_estimators_agree(family: str) -> None:
+def test_on_a_linear_model_all_estimators_agree(family: str, kind: str) -> None:
     """Without nonlinearity a gradient is exact; only the dictionaries' gates remain, and they cut nothing here."""
-    spliced, task = spliced_model(made_linear(tiny_model(family)), "jumprelu"), random_task(3, 5)
+    model = made_linear(tiny_model(family))
+    spliced, task = spliced_model(model, kind, ["embed", "attn_z_0", "attn_1", "mlp_1", "resid_1"]), random_task(3, 5)
     exact = fc.node_effects(spliced, task, method="exact")
     assert exact.total_effect.abs().min() > 1e-3
     for method, options in {"atp": {}, "ig": {"steps": 3}}.items():

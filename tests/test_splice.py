@@ -14,7 +14,18 @@ from featcircuits.sites import EMBED, Site, resid
 from featcircuits.splice import SplicedModel, Start, gradients
 from featcircuits.states import encode
 from featcircuits.tokens import Tokens
-from tests.tiny import FAMILIES, LAYERS, VOCABULARY, n_hooks, spliced_model, tiny_model, tolerance
+from tests.tiny import (
+    ALL_SITES,
+    FAMILIES,
+    KINDS,
+    LAYERS,
+    VOCABULARY,
+    n_hooks,
+    put_together,
+    spliced_model,
+    tiny_model,
+    tolerance,
+)
 
 PUSH = torch.randn(16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 PROMPTS = [[5, 9, 3, 7, 1], [8, 2, 6], [4, 4, 11, 30]]
@@ -38,10 +49,10 @@ def same(site: Site, x: Tensor) -> Tensor:
     return x
 
 
-def recomposed(spliced: SplicedModel, site: Site, x: Tensor) -> Tensor:
+def recomposed(spliced: SplicedModel, site: Site, x: Tensor, read: Tensor) -> Tensor:
     """decode(f) + error, written out."""
-    features, error = encode(spliced.dictionaries[site], x)
-    return spliced.dictionaries[site].decode(features) + error
+    features, error = encode(spliced.dictionaries[site], x, read)
+    return put_together(spliced.dictionaries[site], features, error, read)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -58,15 +69,16 @@ def test_unedited_splice_is_the_bare_model_to_the_bit(family: str, side: str, dt
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_decode_plus_error_is_the_activation(family: str, attention: str) -> None:
+def test_decode_plus_error_is_the_activation(family: str, kind: str, attention: str) -> None:
     model = tiny_model(family)
     if family != "gemma2":
         model.set_attn_implementation(attention)
-    spliced, tokens = spliced_model(model), Tokens.pad(PROMPTS, 0)
+    spliced, tokens = spliced_model(model, kind, list(ALL_SITES)), Tokens.pad(PROMPTS, 0)
     with torch.no_grad():
         bare = spliced.run(tokens)
-        rebuilt = spliced.run(tokens, lambda site, x: recomposed(spliced, site, x))
+        rebuilt = spliced.run_reading(tokens, lambda *at: recomposed(spliced, *at))
     real = tokens.mask > 0
     torch.testing.assert_close(rebuilt[real], bare[real], rtol=tolerance(family), atol=tolerance(family))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from transformers import PreTrainedModel
 
 import featcircuits as fc
 from featcircuits.dictionaries import Dictionary, jumprelu, relu, topk
-from featcircuits.sites import all_sites
+from featcircuits.sites import Site, all_sites
 from featcircuits.splice import SplicedModel
+from featcircuits.tokens import Tokens
 
 LAYERS, WIDTH, HEADS, VOCABULARY = 3, 16, 2, 40
 _SHARED: dict[str, Any] = {
@@ -71,6 +73,13 @@ def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64) -
     return model.to(dtype).eval()
 
 
+KINDS = ("relu", "jumprelu", "topk", "transcoder", "skip_transcoder")
+"""Kinds of random dictionaries; transcoders stand at MLPs, among ReLU dictionaries at other sites."""
+
+ALL_SITES = tuple(map(str, all_sites(LAYERS, ("attn_z", "attn", "mlp", "resid"))))
+"""Every site that a dictionary can stand at."""
+
+
 def random_dictionary(kind: str = "relu", width: int = WIDTH, n_features: int = 24, seed: int = 0) -> Dictionary:
     """A dictionary that reconstructs badly, so that its error term matters."""
     generator = torch.Generator().manual_seed(seed)
@@ -84,15 +93,42 @@ def random_dictionary(kind: str = "relu", width: int = WIDTH, n_features: int = 
         return jumprelu(*weights, b_dec, torch.rand(n_features, generator=generator, dtype=torch.float64) * 0.5)
     if kind == "topk":
         return topk(*weights, b_dec, k=6)
+    if kind == "transcoder":
+        return replace(relu(*weights, b_dec), transcodes=True)
+    if kind == "skip_transcoder":
+        return replace(relu(*weights, b_dec), transcodes=True, W_skip=normal(width, width) * 0.3)
     return relu(*weights, b_dec)
 
 
 def spliced_model(
     model: PreTrainedModel, kind: str = "relu", sites: list[str] | None = None, seed: int = 0
 ) -> SplicedModel:
-    """Random dictionaries at the given sites, or at all."""
+    """Random dictionaries at the given sites, or at the embedding and each layer's attn, mlp and resid."""
     names = sites if sites is not None else [str(site) for site in all_sites(LAYERS)]
-    return fc.load(model, {name: random_dictionary(kind, seed=seed + i) for i, name in enumerate(names)})
+
+    def at(name: str) -> str:
+        return "relu" if "transcoder" in kind and not name.startswith("mlp") else kind
+
+    return fc.load(model, {name: random_dictionary(at(name), seed=seed + i) for i, name in enumerate(names)})
+
+
+def seen_at(spliced: SplicedModel, tokens: Tokens, site: Site) -> tuple[Tensor, Tensor]:
+    """(activation, what the site's dictionary reads) of a plain forward."""
+    seen = spliced.record(tokens, spliced.with_reads([site]))[1]
+    return seen[site], seen[spliced.read_site(site)]
+
+
+def taken_apart(dictionary: Dictionary, x: Tensor, read: Tensor, units: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(features, error) by hand; `units`: the reading whose statistics the decoder's output is in."""
+    features = dictionary.encode(read)
+    past = dictionary.bypass(read) if dictionary.has_bypass else torch.zeros_like(x)
+    return features, x - past - dictionary.decode(features, dictionary.statistics(read if units is None else units))
+
+
+def put_together(dictionary: Dictionary, features: Tensor, error: Tensor, read: Tensor) -> Tensor:
+    """The activation again, written out."""
+    past = dictionary.bypass(read) if dictionary.has_bypass else 0.0
+    return dictionary.decode(features, dictionary.statistics(read)) + past + error
 
 
 def random_task(count: int = 3, length: int = 5, seed: int = 0, **options: Any) -> fc.Task:
