@@ -118,7 +118,8 @@ class SplicedModel:
                 position_ids=tokens.positions,
                 use_cache=False,
             )
-        return output.logits[:, 0] if answers_only else output.logits
+        logits = output.logits.to(self.device)  # a model spread over devices has its head elsewhere
+        return logits[:, 0] if answers_only else logits
 
     def run_reading(
         self, tokens: Tokens, edit: ReadingEdit, *, sites: Iterable[Site] | None = None, **options: Any

@@ -210,7 +210,7 @@ def _bytes(kept: Kept) -> int:
     tensors = [*kept.coefficients.values(), *kept.states.streams.values()]
     for state in kept.states.sites.values():
         tensors += [value for value in vars(state).values() if isinstance(value, Tensor)]
-    return sum(tensor.nbytes for tensor in tensors)
+    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
 
 def effects_of(
