@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from experiments.sae_training import measure, record, text, train
 from experiments.sae_training.activations import collect
 from featcircuits.dictionaries import jumprelu
-from featcircuits.dictionaries.files import sha256
 from featcircuits.models import architecture_of
 from featcircuits.sites import Site, all_sites
+from featcircuits.sources import sha256
 from featcircuits.splice import SplicedModel
 from featcircuits.suites import fingerprint
 
@@ -46,7 +46,7 @@ def train_suite(
     dictionaries = {}
     for site in sites:
         print(f"{site}: {len(activations[site])} tokens", flush=True)
-        tensors = train.train(activations.pop(site), recipe)
+        tensors: dict[str, Any] = train.train(activations.pop(site), recipe)
         save_file(tensors, out / "sites" / f"{site}.safetensors")
         dictionaries[site] = jumprelu(**tensors)
     figures = measure.measure(bare, dictionaries, rows[-n_held_out:])

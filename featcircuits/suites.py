@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from featcircuits.dictionaries import Dictionary, load_dictionary
-from featcircuits.dictionaries.files import check_hash, read_dictionary
+from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.offloaded import offloaded
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
+from featcircuits.sources import check_hash, load_source, read_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,11 +72,11 @@ class Suite:
         found: dict[Site, Dictionary] = {}
         for name, record in self.sites.items():
             path = _inside(self.folder, record["source"], f"sites.{name}.source")
-            dictionary = load_dictionary(path, record.get("sha256"))
+            dictionary = load_source(path, record.get("sha256"))
             if offload == "cpu":
                 dictionary = offloaded(partial(_given, dictionary))
             elif offload == "disk":
-                dictionary = offloaded(partial(read_dictionary, path))
+                dictionary = offloaded(partial(read_source, path))
             found[Site.parse(name)] = dictionary
         return found
 

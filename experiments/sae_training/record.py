@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from featcircuits.dictionaries.files import sha256
+from featcircuits.sources import sha256
 
 LIBRARIES = ("sae-lens", "torch", "transformers")
 

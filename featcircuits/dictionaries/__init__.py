@@ -1,11 +1,17 @@
-"""Dictionaries: sparse autoencoders, the identity and the whole, one small file a kind."""
+"""Dictionaries: sparse autoencoders, transcoders, the identity and the whole, one small file a kind."""
 
+from featcircuits.dictionaries.abstopk import abstopk
 from featcircuits.dictionaries.base import Activation, Affine, Dictionary
-from featcircuits.dictionaries.files import load_dictionary
+from featcircuits.dictionaries.gated import gated
+from featcircuits.dictionaries.groupmax import groupmax
 from featcircuits.dictionaries.identity import identity
 from featcircuits.dictionaries.jumprelu import jumprelu
+from featcircuits.dictionaries.normalisation import ConstantNorm, LayerNorm
 from featcircuits.dictionaries.relu import relu
 from featcircuits.dictionaries.topk import topk
 from featcircuits.dictionaries.whole import whole
 
-__all__ = ["Activation", "Affine", "Dictionary", "identity", "jumprelu", "load_dictionary", "relu", "topk", "whole"]
+__all__ = [
+    "Activation", "Affine", "ConstantNorm", "Dictionary", "LayerNorm", "abstopk", "gated", "groupmax",
+    "identity", "jumprelu", "relu", "topk", "whole",
+]  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, Self, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -173,6 +173,15 @@ class Normalisation(Protocol):
     def statistics(self, x: Tensor) -> Statistics: ...
 
 
+class Options(TypedDict, total=False):
+    """What every kind of dictionary may have besides its encoder and decoder; the fields of `Affine`."""
+
+    centre: Tensor | None
+    W_skip: Tensor | None
+    normalisation: Normalisation | None
+    transcodes: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Affine:
     """`f = activation((normalised(x) - centre) @ W_enc + b_enc)`, `x_hat = scale * (f @ W_dec + b_dec) + shift`.
@@ -279,7 +288,11 @@ class Affine:
     def tensors(self) -> Mapping[str, Tensor]:
         weights = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
         optional = {"centre": self.centre, "W_skip": self.W_skip}
-        return {**weights, **{n: t for n, t in optional.items() if t is not None}, **self.activation.tensors()}
+        settings = {"transcodes": torch.tensor(True)} if self.transcodes else {}
+        if self.normalisation is not None:
+            settings["normalisation"] = torch.tensor(list(self.normalisation.name.encode()), dtype=torch.uint8)
+        given = {name: tensor for name, tensor in optional.items() if tensor is not None}
+        return {**weights, **given, **self.activation.tensors(), **settings}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Affine:
         def moved(weight: Tensor | None) -> Tensor | None:

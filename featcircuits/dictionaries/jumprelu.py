@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from featcircuits.dictionaries.base import Affine
+from featcircuits.dictionaries.base import Affine, Options
 
 
 @dataclass(frozen=True, eq=False)
 class JumpReLU:
-    """z where z > threshold, else 0; never negative. threshold [n_features]."""
+    """z where z > threshold, else 0; never negative where `rectified`. threshold [n_features]."""
 
     threshold: Tensor
+    rectified: bool = True
 
     slope = None
 
     def __call__(self, pre: Tensor) -> Tensor:
-        return pre.relu() * (pre > self.threshold)
+        return (pre.relu() if self.rectified else pre) * (pre > self.threshold)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        return {"threshold": self.threshold}
+        settings = {} if self.rectified else {"rectified": torch.tensor(False)}
+        return {"threshold": self.threshold, **settings}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> JumpReLU:
-        return JumpReLU(self.threshold.detach().to(device, dtype))
+        return replace(self, threshold=self.threshold.detach().to(device, dtype))
 
 
-def jumprelu(W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, threshold: Tensor) -> Affine:
-    """`f = z if z > threshold else 0`, `z = x @ W_enc + b_enc`; b_dec is not subtracted from x."""
-    return Affine("jumprelu", W_enc, b_enc, W_dec, b_dec, JumpReLU(threshold))
+def jumprelu(
+    W_enc: Tensor,
+    b_enc: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
+    threshold: Tensor,
+    *,
+    rectified: bool = True,
+    **options: Unpack[Options],
+) -> Affine:
+    """`f = z if z > threshold else 0`, `z = x @ W_enc + b_enc`.
+
+    b_dec is not subtracted from x unless it is the `centre` too. A feature whose threshold is
+    negative stays at 0 or above unless `rectified` is false.
+    """
+    return Affine("jumprelu", W_enc, b_enc, W_dec, b_dec, JumpReLU(threshold, rectified), **options)

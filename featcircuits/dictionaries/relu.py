@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from featcircuits.dictionaries.base import Affine
+from featcircuits.dictionaries.base import Affine, Options
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,6 @@ class ReLU:
         return self
 
 
-def relu(W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor) -> Affine:
-    """`f = relu(x @ W_enc + b_enc)`; b_dec is not subtracted from x."""
-    return Affine("relu", W_enc, b_enc, W_dec, b_dec, ReLU())
+def relu(W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, **options: Unpack[Options]) -> Affine:
+    """`f = relu(x @ W_enc + b_enc)`; b_dec is not subtracted from x unless it is the `centre` too."""
+    return Affine("relu", W_enc, b_enc, W_dec, b_dec, ReLU(), **options)

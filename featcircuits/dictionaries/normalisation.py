@@ -1,0 +1,49 @@
+"""What is done to an activation before it is encoded; what decoding needs to undo it is returned, never kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featcircuits.dictionaries.base import Statistics
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """`(x - mean) / (std + eps)`, std with n - 1; undone as `y * std + mean`, without the eps, as SAELens does."""
+
+    undone: bool = True
+    eps: float = 1e-5
+
+    name = "layer_norm"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        std, mean = self.statistics(x)
+        return (x - mean) / (std + self.eps)
+
+    def statistics(self, x: Tensor) -> Statistics:
+        mean = x.mean(-1, keepdim=True)
+        return Statistics((x - mean).std(-1, keepdim=True), mean)
+
+
+@dataclass(frozen=True)
+class ConstantNorm:
+    """`x * sqrt(width) / |x|`, and the norm put back in decoding; 0 stays 0."""
+
+    undone: bool = True
+
+    name = "constant_norm_rescale"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x / self.statistics(x).scale
+
+    def statistics(self, x: Tensor) -> Statistics:
+        norm = x.norm(dim=-1, keepdim=True) / math.sqrt(x.shape[-1])
+        return Statistics(norm.clamp_min(torch.finfo(x.dtype).tiny), torch.zeros_like(norm))
+
+
+NORMALISATIONS = {kind.name: kind for kind in (LayerNorm, ConstantNorm)}
+"""By the name that configs give them."""

@@ -1,0 +1,112 @@
+"""Transcoder sets of circuit-tracer: `layer_3.safetensors` and the like, with `config.yaml` beside them.
+
+W_enc is stored [features, width], nothing is subtracted, and without a relu after it a top-k or a
+negative threshold lets negative features through.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from featcircuits.dictionaries import Affine, jumprelu, relu, topk
+from featcircuits.errors import InputError
+from featcircuits.sources.contract import Found, Origin, Source
+from featcircuits.sources.files import (
+    Load,
+    check_floats,
+    check_names,
+    check_size,
+    number_of,
+    read_yaml,
+    setting,
+    shapes,
+)
+from featcircuits.sources.refused import refuse
+
+CONFIG = "config.yaml"
+
+_MATRICES = ("W_enc", "b_enc", "W_dec", "b_dec")
+_THRESHOLD = "activation_function.threshold"
+_LAYER = re.compile(r"layer_(\d{1,6})\.safetensors")
+
+
+def recognises(path: Path) -> bool:
+    """By the name and the config, or, where a repository has none, by an encoder that lies the other way."""
+    if not path.is_file() or not _LAYER.fullmatch(path.name):
+        return False
+    return (path.parent / CONFIG).is_file() or _lies_on_its_side(shapes(path))
+
+
+def _lies_on_its_side(tensors: Mapping[str, Tensor]) -> bool:
+    encoder, bias = (tensors.get(name) for name in ("W_enc", "b_enc"))
+    return (
+        encoder is not None and bias is not None and encoder.dim() == 2 and encoder.shape[0] != encoder.shape[1]
+        and encoder.shape[:1] == bias.shape
+    )  # fmt: skip
+
+
+def read(path: Path, load: Load) -> Found:
+    config = read_yaml(path.parent / CONFIG) if (path.parent / CONFIG).is_file() else {}
+    kind = setting(config, "model_kind", str) or "transcoder_set"
+    if kind != "transcoder_set":
+        refuse(kind)
+        raise InputError(f"model_kind is {kind!r}; known: 'transcoder_set'")
+    tensors = load(path)
+    settings = ("k",) if "k" in tensors else ()
+    check_floats({name: tensor for name, tensor in tensors.items() if name not in settings})
+    return Found(_dictionary(config, tensors), _origin(config, path))
+
+
+def _dictionary(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Affine:
+    check_names(tensors, _MATRICES, (_THRESHOLD, "k", "W_skip"))
+    for name in ("W_enc", "W_skip"):
+        if name in tensors and tensors[name].dim() != 2:
+            raise InputError(f"{name} must have two dimensions, found {list(tensors[name].shape)}")
+    skip = tensors["W_skip"].T if "W_skip" in tensors else None
+    matrices: dict[str, Any] = {**{name: tensors[name] for name in _MATRICES}, "W_enc": tensors["W_enc"].T}
+    activation = _activation(config, tensors)
+    if activation == "topk":
+        return topk(**matrices, k=_k_of(config, tensors), rectified=False, W_skip=skip, transcodes=True)
+    if activation == "jump_relu":
+        threshold = tensors[_THRESHOLD]
+        return jumprelu(**matrices, threshold=threshold, rectified=False, W_skip=skip, transcodes=True)
+    return relu(**matrices, W_skip=skip, transcodes=True)
+
+
+def _activation(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """The tensors say it; a config that says it too must agree."""
+    stored = "jump_relu" if _THRESHOLD in tensors else "topk" if "k" in tensors else None
+    given = setting(config, "activation", str)
+    if given not in (None, "relu", "topk", "jump_relu"):
+        raise InputError(f"the activation is {given!r}; known: relu, topk, jump_relu")
+    if (stored and given and stored != given) or (given == "jump_relu" and stored is None):
+        raise InputError(f"the config says activation = {given}, but the tensors are {sorted(tensors)}")
+    return stored or given or "relu"
+
+
+def _k_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
+    k = setting(config, "k", int)
+    if "k" in tensors:
+        k = number_of(tensors["k"], "k")
+        check_size(config, "k", k)
+    if k is None:
+        raise InputError("neither the tensors nor the config give k, how many features a token may have")
+    return k
+
+
+def _origin(config: Mapping[str, Any], path: Path) -> Origin:
+    layer = path.stem.removeprefix("layer_")
+    read, written = (setting(config, f"feature_{end}_hook", str) for end in ("input", "output"))
+    return Origin(
+        f"blocks.{layer}.{read}" if read else None,
+        f"blocks.{layer}.{written}" if written else None,
+        setting(config, "model_name", str),
+    )
+
+
+CIRCUIT_TRACER = Source("circuit-tracer", (CONFIG,), recognises, read)

@@ -1,0 +1,175 @@
+"""Folders of dictionary_learning: `ae.pt`, with `config.json` beside it.
+
+The tensors' names say the class. Two classes have the same names, so there the config decides.
+An `AutoEncoder` is given unit decoder rows on loading, as the library does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featcircuits.dictionaries import Affine, gated, jumprelu, relu, topk
+from featcircuits.errors import InputError
+from featcircuits.sources.contract import Found, Origin, Source, home
+from featcircuits.sources.files import (
+    Load,
+    at_least_float32,
+    check_floats,
+    check_names,
+    check_size,
+    number_of,
+    read_json,
+    setting,
+)
+from featcircuits.sources.refused import refuse
+
+WEIGHTS, CONFIG = "ae.pt", "config.json"
+
+_LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")
+_MATRICES = ("W_enc", "b_enc", "W_dec", "b_dec")
+_K = ("k", "threshold")
+
+
+def recognises(path: Path) -> bool:
+    return home(path, WEIGHTS) is not None
+
+
+def read(path: Path, load: Load) -> Found:
+    folder = path if path.is_dir() else path.parent
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    trainer = setting(config, "trainer", dict) or {}
+    buffer = setting(config, "buffer", dict) or {}
+    if setting(buffer, "io", str) == "in_and_out":
+        raise InputError("it was trained from a module's input to its output, which these folders have no class for")
+    tensors = load(folder / WEIGHTS)
+    check_floats({name: t for name, t in tensors.items() if name not in ("k", "group_sizes")})
+    dictionary = _dictionary(tensors, _class_of(trainer, tensors), trainer)
+    check_size(trainer, "activation_dim", dictionary.read_width)
+    check_size(trainer, "dict_size", dictionary.n_features)
+    reads_output = setting(buffer, "io", str) in (None, "out")
+    return Found(dictionary, Origin(_hook(trainer) if reads_output else None, None, setting(trainer, "lm_name", str)))
+
+
+def _class_of(trainer: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """From the tensors; the config is asked where they leave a choice, and must not contradict them."""
+    given = setting(trainer, "dict_class", str)
+    if given is not None and given not in _BUILDERS:
+        refuse({"CrossCoder": "crosscoder"}.get(given, ""))
+        raise InputError(f"dict_class is {given!r}; known: {', '.join(_BUILDERS)}")
+    possible = [name for name, (mark, _) in _BUILDERS.items() if mark <= set(tensors)]
+    if given in ("AutoEncoder", "AutoEncoderNew") and possible in (["AutoEncoder"], ["AutoEncoderNew"]):
+        return possible[0]  # the trainers write AutoEncoder for both
+    if given is None and len(possible) == 1:
+        return possible[0]
+    if given not in possible:
+        raise InputError(
+            f"the config's dict_class is {given!r}, but the tensors {sorted(tensors)} are those of "
+            f"{' or '.join(possible) or 'no known class'}"
+        )
+    return given
+
+
+def _autoencoder(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
+    check_names(tensors, (*_LINEAR, "bias"))
+    encoder, bias, decoder = (at_least_float32(tensors[name]) for name in _LINEAR)
+    if decoder.dim() != 2 or encoder.shape[:1] != decoder.shape[1:] or bias.shape != decoder.shape[1:]:
+        raise InputError(
+            f"encoder.weight {list(encoder.shape)}, encoder.bias {list(bias.shape)} and decoder.weight "
+            f"{list(decoder.shape)} differ"
+        )
+    norm = decoder.norm(dim=0)
+    # the library leaves a decoder alone that is close to unit norm
+    unit = torch.isclose(norm, torch.ones_like(norm)).all() | (norm == 0)
+    norm = torch.where(unit, 1.0, norm)
+    return relu(encoder.T * norm, bias * norm, (decoder / norm).T, tensors["bias"], centre=tensors["bias"])
+
+
+def _autoencoder_new(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
+    check_names(tensors, (*_LINEAR, "decoder.bias"))
+    return relu(**_transposed(tensors), b_dec=tensors["decoder.bias"])
+
+
+def _gated(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
+    check_names(tensors, ("encoder.weight", "decoder.weight", "decoder_bias", "gate_bias", "mag_bias", "r_mag"))
+    matrices = _transposed({**tensors, "encoder.bias": tensors["gate_bias"]})
+    return gated(
+        matrices["W_enc"], matrices["b_enc"], tensors["r_mag"], tensors["mag_bias"], matrices["W_dec"],
+        tensors["decoder_bias"], centre=tensors["decoder_bias"],
+    )  # fmt: skip
+
+
+def _jumprelu(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
+    check_names(tensors, (*_MATRICES, "threshold"))
+    return jumprelu(*(tensors[name] for name in (*_MATRICES, "threshold")))
+
+
+def _topk(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
+    check_names(tensors, (*_LINEAR, "b_dec"), _K)
+    k = setting(trainer, "k", int)
+    if "k" in tensors:
+        check_size(trainer, "k", number_of(tensors["k"], "k"))
+        k = number_of(tensors["k"], "k")
+    if k is None:
+        raise InputError("neither the tensors nor the config give k, how many features a token may have")
+    return topk(**_transposed(tensors), b_dec=tensors["b_dec"], k=k, centre=tensors["b_dec"])
+
+
+def _batch_topk(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
+    check_names(tensors, (*_LINEAR, "b_dec", "threshold"), ("k",))
+    return _thresholded(_transposed(tensors), tensors)
+
+
+def _matryoshka(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
+    check_names(tensors, (*_MATRICES, "threshold"), ("k", "group_sizes"))
+    return _thresholded({name: tensors[name] for name in _MATRICES[:3]}, tensors)
+
+
+def _thresholded(matrices: dict[str, Any], tensors: Mapping[str, Tensor]) -> Affine:
+    """One threshold for all features; below 0, as after a short training, it lets every positive one through."""
+    if tensors["threshold"].numel() != 1:
+        raise InputError(f"threshold must be a single number, found the shape {list(tensors['threshold'].shape)}")
+    threshold = tensors["threshold"].reshape(()).expand(matrices["b_enc"].shape)
+    return jumprelu(**matrices, b_dec=tensors["b_dec"], threshold=threshold, centre=tensors["b_dec"])
+
+
+def _transposed(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """torch.nn.Linear keeps [out, in]."""
+    encoder, bias, decoder = (tensors[name] for name in _LINEAR)
+    for name, weight in (("encoder.weight", encoder), ("decoder.weight", decoder)):
+        if weight.dim() != 2:
+            raise InputError(f"{name} must have two dimensions, found {list(weight.shape)}")
+    return {"W_enc": encoder.T, "b_enc": bias, "W_dec": decoder.T}
+
+
+_BUILDERS = {
+    "AutoEncoder": ({*_LINEAR, "bias"}, _autoencoder),
+    "AutoEncoderNew": ({*_LINEAR, "decoder.bias"}, _autoencoder_new),
+    "GatedAutoEncoder": ({"gate_bias", "mag_bias", "r_mag"}, _gated),
+    "JumpReluAutoEncoder": ({*_MATRICES, "threshold"}, _jumprelu),
+    "AutoEncoderTopK": ({*_LINEAR, "b_dec"}, _topk),
+    "BatchTopKSAE": ({*_LINEAR, "b_dec", "threshold"}, _batch_topk),
+    "MatryoshkaBatchTopKSAE": ({*_MATRICES, "threshold", "group_sizes"}, _matryoshka),
+}
+"""Each class: the tensors that mark it, and its builder."""
+
+
+def _dictionary(tensors: dict[str, Tensor], name: str, trainer: Mapping[str, Any]) -> Affine:
+    return _BUILDERS[name][1](tensors, trainer)
+
+
+_HOOKS = {"resid_post": "hook_resid_post", "mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
+
+
+def _hook(trainer: Mapping[str, Any]) -> str | None:
+    """The module's name is free text; trainers of the library's scripts write `resid_post_layer_3`."""
+    match = re.fullmatch(r"(\w+)_layer_(\d{1,6})", setting(trainer, "submodule_name", str) or "")
+    return None if match is None or match[1] not in _HOOKS else f"blocks.{match[2]}.{_HOOKS[match[1]]}"
+
+
+DICTIONARY_LEARNING = Source("dictionary_learning", (WEIGHTS, CONFIG), recognises, read)

@@ -1,0 +1,251 @@
+"""Files that may be damaged or hostile: tensors and configs out of them, or one `InputError`.
+
+Tensors come mapped where the format allows it, so that only what is touched is read, or as shapes
+alone. Nothing in a file is executed, and nothing is believed before it is checked: a name, a size
+or a number that cannot be right is refused here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featcircuits.errors import InputError
+
+Load = Callable[[Path], dict[str, Tensor]]
+"""`mapped` or `shapes`."""
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_LARGEST_CONFIG = 16 << 20
+_LEAST_SHARE = 0.01
+"""Of an archive's bytes to those it unpacks to. Weights hardly shrink."""
+
+
+def mapped(path: Path) -> dict[str, Tensor]:
+    """All tensors of a .safetensors, .npz or .pt file."""
+    return _read(path, shapes_only=False)
+
+
+def shapes(path: Path) -> dict[str, Tensor]:
+    """The same without their numbers, on the meta device; single numbers are read, since they are settings."""
+    return _read(path, shapes_only=True)
+
+
+def _read(path: Path, shapes_only: bool) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    return _READERS[path.suffix](path, shapes_only)
+
+
+def _safetensors(path: Path, shapes_only: bool) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: _tensor(file, name, shapes_only) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); it may be truncated or damaged") from None
+
+
+def _tensor(file: Any, name: str, shapes_only: bool) -> Tensor:
+    shape = file.get_slice(name).get_shape()
+    if shapes_only and math.prod(shape) > 1:
+        return torch.empty(shape, dtype=_DTYPES.get(file.get_slice(name).get_dtype(), torch.int64), device="meta")
+    return file.get_tensor(name)
+
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); it may be truncated or damaged") from None
+
+
+def _npz(path: Path, shapes_only: bool) -> dict[str, Tensor]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if path.stat().st_size < _LEAST_SHARE * sum(member.file_size for member in members):
+                raise ValueError("it unpacks to more than a hundred times its size")
+            return {m.filename.removesuffix(".npy"): _array(archive, m, shapes_only) for m in members}
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{path}: not a readable npz file ({error}); it may be truncated or damaged") from None
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shapes_only: bool) -> Tensor:
+    with archive.open(member) as file:
+        shape, dtype = _header(file)
+        if dtype.kind != "f" or dtype.itemsize > 8:
+            raise ValueError(f"{member.filename} holds {dtype}, not floats")
+        # read_array would reserve whatever the header asks for
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise ValueError(f"{member.filename} is shorter than its shape {list(shape)}")
+    if shapes_only and math.prod(shape) > 1:
+        return torch.empty(shape, dtype=torch.float32, device="meta")
+    with archive.open(member) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    return torch.from_numpy(np.ascontiguousarray(array.astype(dtype.newbyteorder("="), copy=False)))
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"npy version {version} is not known")
+    shape, _, dtype = readers[version](file)
+    return shape, dtype
+
+
+def _pickled(path: Path, shapes_only: bool) -> dict[str, Tensor]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    # weights_only runs no code of the file's, but what its bytes make the reader raise has no bounds
+    except Exception as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{path}: not readable as PyTorch weights without executing code ({first_line}); "
+            "it may be truncated, damaged or not a state dict"
+        ) from None
+    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise InputError(f"{path}: not a state dict; it must hold tensors by name")
+    for name, tensor in found.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise InputError(f"{path}: {name} is not a plain tensor")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise InputError(f"{path}: {name} repeats its numbers to the shape {list(tensor.shape)}")
+    if shapes_only:
+        return {str(name): t.to("meta") if t.numel() > 1 else t for name, t in found.items()}
+    return {str(name): tensor.detach() for name, tensor in found.items()}
+
+
+_READERS: Mapping[str, Callable[[Path, bool], dict[str, Tensor]]] = {
+    ".safetensors": _safetensors,
+    ".npz": _npz,
+    ".pt": _pickled,
+}
+
+
+def check_names(tensors: Collection[str], needed: Collection[str], optional: Collection[str] = ()) -> None:
+    """Refuse tensors that are missing, and those that nobody would read: they would change the features."""
+    if set(needed) <= set(tensors) <= set(needed) | set(optional):
+        return
+    more = f", and may hold {sorted(optional)}" if optional else ""
+    raise InputError(f"holds the tensors {sorted(tensors)}; a dictionary of this kind holds {sorted(needed)}{more}")
+
+
+def check_floats(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not floats of a usual size."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            raise InputError(f"{name} holds {str(tensor.dtype).removeprefix('torch.')}, not floats")
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Where weights are combined, half precision would lose what is in them."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def number_of(tensor: Tensor, name: str) -> int:
+    """A whole number that is stored as a tensor."""
+    if tensor.numel() != 1 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InputError(f"{name} must be a single whole number, found {tensor.dtype} of shape {list(tensor.shape)}")
+    return int(tensor.item())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A config that is a JSON object."""
+    return _record(path, json.loads, "JSON")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A config that is a YAML mapping of plain values."""
+    import yaml
+
+    def parse(text: str) -> Any:
+        try:
+            return yaml.safe_load(text)
+        # the parser raises its own errors, and those of the values' constructors
+        except (yaml.YAMLError, TypeError, AttributeError, LookupError, OverflowError) as error:
+            raise ValueError(str(error).split("\n")[0]) from None
+
+    return _record(path, parse, "YAML")
+
+
+def _record(path: Path, parse: Callable[[str], Any], what: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.stat().st_size > _LARGEST_CONFIG:
+        raise InputError(f"{path}: {path.stat().st_size} bytes are too many for a config")
+    try:
+        record = parse(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path}: not valid {what} ({error})") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: must hold settings by name, found a {type(record).__name__}")
+    return record
+
+
+T = TypeVar("T", bound="int | float | str | bool | dict[str, Any]")
+
+
+def setting(record: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
+    """A config's value if it has one; refused where it is of another type."""
+    value = record.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{name} is {_shown(value)}, but must be {_KINDS[kind]}")
+    return value
+
+
+_KINDS: Mapping[type, str] = {int: "a whole number", str: "text", bool: "true or false", dict: "a table"}
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def check_size(record: Mapping[str, Any], name: str, found: int) -> None:
+    """Refuse a config that gives another size than its tensors have."""
+    given = setting(record, name, int)
+    if given is not None and given != found:
+        raise InputError(f"the config says {name} = {given}, but the tensors have {found}")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_hash(path: Path, expected: str | None) -> None:
+    """Refuse a file that is missing or not the one that was recorded; None records nothing."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the suite is incomplete")
+    if expected:
+        compare_hash(path, sha256(path), expected)
+
+
+def compare_hash(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise InputError(
+            f"{path}: sha256 is {found[:12]}..., but the suite records {expected[:12]}...; "
+            "the file was changed or damaged: restore it, or rebuild the suite"
+        )

@@ -1,0 +1,91 @@
+"""Names that other libraries give to places in a model, as sites.
+
+TransformerLens counts places inside a block (`blocks.3.hook_resid_post`); Hugging Face names are
+those of modules (`model.layers.3.mlp`), with `.output` or `.input` behind them in some configs.
+"""
+
+from __future__ import annotations
+
+import re
+
+from featcircuits.errors import InputError
+from featcircuits.sites import EMBED, Site, resid
+
+_TRANSFORMER_LENS = re.compile(r"blocks\.(\d{1,6})\.(.+)")
+_HUGGING_FACE = re.compile(r"(?:\w+\.)*(?:layers|h)\.(\d{1,6})(?:\.(.+))?")
+_EMBEDDING = re.compile(r"hook_embed|(?:\w+\.)*(?:embed_tokens|embed_in|wte)(?:\.output)?")
+
+_PLACES = {
+    "hook_attn_out": "attn",
+    "attn.hook_z": "attn_z",
+    "hook_mlp_out": "mlp",
+    "mlp.hook_out": "mlp",
+}
+_MODULES = {
+    "attn": "attn",
+    "attention": "attn",
+    "self_attn": "attn",
+    "self_attn.o_proj.input": "attn_z",
+    "mlp": "mlp",
+    "post_feedforward_layernorm": "mlp",
+}
+_MLP_INPUTS = ("ln2.hook_normalized", "mlp.hook_in", "pre_feedforward_layernorm", "mlp.input", "mlp")
+"""After the block's number; what a transcoder may read."""
+
+
+def site_of_hook(hook_name: str, hook_name_out: str | None = None) -> Site:
+    """The site of a dictionary that reads `hook_name` and, if it is a transcoder, explains `hook_name_out`.
+
+    Raises `InputError` where there is no such site: the stream between attention and MLP, single
+    heads, queries, keys and values, the inputs of norms.
+    """
+    if hook_name_out is not None:
+        return _transcoder(hook_name, hook_name_out)
+    if _EMBEDDING.fullmatch(hook_name):
+        return EMBED
+    layer, place = _split(hook_name)
+    if place == "hook_resid_pre":
+        return resid(layer - 1)
+    if place in ("hook_resid_post", ""):
+        return resid(layer)
+    kind = _PLACES.get(place) or _MODULES.get(place)
+    if kind is None:
+        raise _unknown(hook_name)
+    return Site(layer, kind)
+
+
+def _transcoder(hook_name: str, hook_name_out: str) -> Site:
+    site = site_of_hook(hook_name_out)
+    layer, place = _split(hook_name)
+    if site.kind != "mlp" or place not in _MLP_INPUTS:
+        raise InputError(
+            f"a transcoder from {hook_name!r} to {hook_name_out!r} has no site: it must read an MLP's input, after "
+            "the norm, and explain the same MLP's output"
+        )
+    if layer != site.layer:
+        raise InputError(
+            f"a transcoder from {hook_name!r} to {hook_name_out!r} crosses layers; only the output of the same layer's "
+            "MLP can be explained"
+        )
+    return site
+
+
+def _split(hook_name: str) -> tuple[int, str]:
+    match = _TRANSFORMER_LENS.fullmatch(hook_name)
+    if match is not None:
+        return int(match[1]), match[2]
+    match = _HUGGING_FACE.fullmatch(hook_name)
+    if match is None:
+        raise _unknown(hook_name)
+    return int(match[1]), _without_output(match[2] or "")
+
+
+def _without_output(place: str) -> str:
+    return "" if place == "output" else place.removesuffix(".output")
+
+
+def _unknown(hook_name: str) -> InputError:
+    return InputError(
+        f"no site stands for the hook {hook_name!r}: dictionaries are spliced in at the embedding, at the output of a "
+        "layer's attention, MLP or block, at the heads side by side (attn.hook_z), and, as transcoders, around an MLP"
+    )

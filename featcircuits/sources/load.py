@@ -1,0 +1,101 @@
+"""Any path to its dictionary: the table of families, tried in order."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from featcircuits.dictionaries import Affine
+from featcircuits.dictionaries.base import check_numbers
+from featcircuits.errors import InputError
+from featcircuits.sources.circuit_tracer import CIRCUIT_TRACER
+from featcircuits.sources.contract import Found, Source, SourceInfo, info_of
+from featcircuits.sources.dictionary_learning import DICTIONARY_LEARNING
+from featcircuits.sources.files import Load, compare_hash, mapped, shapes
+from featcircuits.sources.files import sha256 as file_sha256
+from featcircuits.sources.gemma_scope import GEMMA_SCOPE, GEMMA_SCOPE_2
+from featcircuits.sources.plain import PLAIN
+from featcircuits.sources.sae_lens import SAE_LENS
+from featcircuits.sources.sparsify import SPARSIFY
+
+SOURCES = (SAE_LENS, GEMMA_SCOPE_2, GEMMA_SCOPE, SPARSIFY, DICTIONARY_LEARNING, CIRCUIT_TRACER, PLAIN)
+"""The plain reader comes last: it takes any safetensors file."""
+
+
+def source_kinds() -> Mapping[str, tuple[str, ...]]:
+    """Each family's name, and the files that its folders hold."""
+    return {source.name: source.files for source in SOURCES}
+
+
+def load_source(path: str | Path, sha256: str | None = None) -> Affine:
+    """The dictionary of a file or folder, its numbers checked, and its hash where one is recorded.
+
+    Raises `InputError` naming the file and what is wrong with it. Warns where the files leave out
+    something that the features depend on.
+    """
+    path = Path(path)
+    _check_exists(path)
+    if sha256:
+        compare_hash(path, hash_of(path), sha256)
+    found = _found(path, mapped)
+    try:
+        check_numbers(found.dictionary)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if found.warning:
+        warnings.warn(f"{path}: {found.warning}", stacklevel=2)
+    return found.dictionary
+
+
+def read_source(path: str | Path) -> Affine:
+    """One that was checked before: weights are mapped where the format allows it, and read where they are touched."""
+    return _found(Path(path), mapped).dictionary
+
+
+def describe(path: str | Path) -> SourceInfo:
+    """What is at a path, without reading its weights."""
+    path = Path(path)
+    return info_of(_source_of(path).name, _found(path, shapes))
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's bytes; of a folder, one digest over the files that its family reads."""
+    path = Path(path)
+    _check_exists(path)
+    return hash_of(path)
+
+
+def hash_of(path: Path) -> str:
+    if path.is_file():
+        return file_sha256(path)
+    files = [path / name for name in _source_of(path).files if (path / name).is_file()]
+    lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file() and not path.is_dir():
+        raise InputError(f"{path}: no such file; the suite is incomplete")
+
+
+def _source_of(path: Path) -> Source:
+    _check_exists(path)
+    for source in SOURCES:
+        if source.recognises(path):
+            return source
+    known = "; ".join(f"{name} ({' and '.join(files)})" for name, files in source_kinds().items() if files)
+    raise InputError(f"{path}: not a dictionary that is known; known are safetensors files and folders of {known}")
+
+
+def _found(path: Path, load: Load) -> Found:
+    """Errors of a family's reader name the path that the user gave."""
+    try:
+        found = _source_of(path).read(path, load)
+        # a transcoder at another place than around an MLP would be spliced in where it does not belong
+        if found.dictionary.transcodes:
+            _ = info_of("", found).site
+    except InputError as error:
+        raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+    return found

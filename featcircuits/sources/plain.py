@@ -1,0 +1,61 @@
+"""Plain safetensors dictionaries: one file, the tensors present say the kind.
+
+`W_enc [read width, features]`, `b_enc`, `W_dec [features, width]`, `b_dec`; with `threshold
+[features]` a JumpReLU, with `k` a top-k, with `b_gate`, `r_mag`, `b_mag` instead of `b_enc` a gated
+one, otherwise a ReLU. `centre [read width]` is subtracted from the input. `W_skip [width, read
+width]` makes it a skip transcoder. The file's metadata may say `hook_name`, `hook_name_out` (which
+makes it a transcoder) and `model_name`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from featcircuits.dictionaries import Affine, gated, jumprelu, relu, topk
+from featcircuits.errors import InputError
+from featcircuits.sources.contract import Found, Origin, Source
+from featcircuits.sources.files import Load, check_floats, metadata_of, number_of
+
+_MATRICES = frozenset({"W_enc", "b_enc", "W_dec", "b_dec"})
+
+KINDS: Mapping[frozenset[str], Callable[..., Affine]] = {
+    _MATRICES: relu,
+    _MATRICES | {"threshold"}: jumprelu,
+    _MATRICES | {"k"}: topk,
+    _MATRICES - {"b_enc"} | {"b_gate", "r_mag", "b_mag"}: gated,
+}
+"""Which constructor takes exactly these tensors, and the optional ones."""
+
+_OPTIONAL = {"centre", "W_skip"}
+
+
+def recognises(path: Path) -> bool:
+    return path.is_file() and path.suffix == ".safetensors"
+
+
+def read(path: Path, load: Load) -> Found:
+    tensors = load(path)
+    make = KINDS.get(frozenset(tensors) - _OPTIONAL)
+    if make is None:
+        known = " or ".join(sorted(str(sorted(names)) for names in KINDS))
+        raise InputError(f"holds the tensors {sorted(tensors)}; a dictionary holds {known}")
+    check_floats({name: tensor for name, tensor in tensors.items() if name != "k"})
+    metadata = metadata_of(path)
+    origin = Origin(*(metadata.get(name) for name in Origin._fields))
+    return Found(make(**_arguments(tensors, origin)), origin)
+
+
+def _arguments(tensors: dict[str, Tensor], origin: Origin) -> dict[str, Any]:
+    given: dict[str, Any] = dict(tensors)
+    if "k" in given:
+        given["k"] = number_of(given["k"], "k")
+    if "W_skip" in given:
+        given["W_skip"] = given["W_skip"].T
+    return {**given, "transcodes": "W_skip" in given or origin.hook_name_out is not None}
+
+
+PLAIN = Source("plain safetensors", (), recognises, read)

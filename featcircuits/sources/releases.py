@@ -1,0 +1,132 @@
+"""Dictionaries of the releases that SAELens knows by name, through its own loaders."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from featcircuits.dictionaries import Affine
+from featcircuits.dictionaries.base import check_numbers
+from featcircuits.errors import InputError
+from featcircuits.sources import sae_lens as own
+from featcircuits.sources.contract import Found, SourceInfo, info_of
+from featcircuits.sources.hub import fetch, from_hub
+from featcircuits.sources.load import describe
+from featcircuits.sources.refused import refuse
+
+_OWN_READERS = ("gemma_3", "sparsify")
+"""SAELens asks the network for the first, whatever is cached, and fails on the second's files."""
+
+_REFUSED = {"mntss_clt_layer_transcoder": "cross_layer_transcoder", "temporal": "temporal"}
+
+
+def from_release(release: str, sae_id: str) -> Affine:
+    """A dictionary by SAELens release and id; a repository that is in no release may stand for one.
+
+    Features are those of SAELens, a known normalisation factor folded in. `HF_HUB_OFFLINE=1`
+    forbids the network. Raises `InputError` for an unknown release or id, for what cannot be had,
+    and for kinds that cannot be spliced in.
+    """
+    record = _record(release, sae_id)
+    if record.get("conversion_func") in _OWN_READERS:
+        return from_hub(record["repo_id"], record["path"])
+    found = _found(release, sae_id)
+    try:
+        check_numbers(found.dictionary)
+    except InputError as error:
+        raise InputError(f"{release}, {sae_id}: {error}") from None
+    if found.warning:
+        warnings.warn(f"{release}, {sae_id}: {found.warning}", stacklevel=2)
+    return found.dictionary
+
+
+def describe_release(release: str, sae_id: str) -> SourceInfo:
+    """What a release's dictionary is; its weights are downloaded, since their sizes may be nowhere else."""
+    record = _record(release, sae_id)
+    if record.get("conversion_func") in _OWN_READERS:
+        return describe(fetch(record["repo_id"], record["path"]))
+    return info_of(f"SAELens release {release}", _found(release, sae_id))
+
+
+def _record(release: str, sae_id: str) -> Mapping[str, Any]:
+    """What the release table says: repository, path, loader. Empty for a bare repository."""
+    table = release_table()
+    if release not in table:
+        if "/" in release:
+            return {}
+        raise InputError(f"unknown SAELens release {release!r}{_close(release, table)}")
+    entry = table[release]
+    refuse(_REFUSED.get(entry.get("conversion_func") or "", ""))
+    ids = {sae["id"]: sae for sae in entry["saes"]}
+    if sae_id not in ids:
+        raise InputError(f"SAELens release {release!r} has no id {sae_id!r}{_close(sae_id, ids)}")
+    path = str(ids[sae_id]["path"])
+    if entry.get("conversion_func") == "gemma_3" and path.startswith("clt/"):
+        refuse("cross_layer_transcoder")
+    return {"repo_id": entry["repo_id"], "conversion_func": entry.get("conversion_func"), "path": path}
+
+
+def _close(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or sorted(known)[:5]
+    return f"; close to it: {', '.join(close)}"
+
+
+@functools.cache
+def release_table() -> Mapping[str, Any]:
+    """The table that SAELens carries, read without importing it, which takes ten seconds and more."""
+    import yaml
+
+    spec = importlib.util.find_spec("sae_lens")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("releases need SAELens, which is not installed: pip install sae-lens")
+    path = Path(next(iter(spec.submodule_search_locations))) / "pretrained_saes.yaml"
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+
+
+def _found(release: str, sae_id: str) -> Found:
+    config, tensors = _loaded(release, sae_id)
+    try:
+        return own.build(config, tensors)
+    except InputError as error:
+        raise InputError(f"{release}, {sae_id}: {error}") from None
+
+
+def _loaded(release: str, sae_id: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with _safe_pickles(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from huggingface_hub.errors import HfHubHTTPError
+        from sae_lens import SAE
+
+        try:
+            sae = SAE.from_pretrained(release, sae_id)
+        except (HfHubHTTPError, OSError, ValueError, KeyError, RuntimeError) as error:
+            first = str(error).strip().split("\n")[0] or type(error).__name__
+            raise InputError(
+                f"{release}, {sae_id}: SAELens could not load it ({first}); without a network it must be in the "
+                "Hugging Face cache"
+            ) from None
+    return sae.cfg.to_dict(), {name: tensor.detach() for name, tensor in sae.state_dict().items()}
+
+
+@contextmanager
+def _safe_pickles() -> Iterator[None]:
+    """Some loaders call torch.load without asking for weights alone, which older versions of it then execute."""
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before

@@ -1,0 +1,171 @@
+"""SAELens folders: `cfg.json` and `sae_weights.safetensors`, of versions 3 to 6.
+
+Read here, since importing the library takes longer than most traces. Features are those of its
+`encode`: every threshold is a strict >, and b_dec is subtracted where `apply_b_dec_to_input` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from featcircuits.dictionaries import Affine, abstopk, gated, jumprelu, relu, topk
+from featcircuits.dictionaries.base import Normalisation
+from featcircuits.dictionaries.normalisation import NORMALISATIONS
+from featcircuits.errors import InputError
+from featcircuits.sources.contract import Found, Origin, Source, home
+from featcircuits.sources.files import Load, at_least_float32, check_floats, check_names, check_size, read_json, setting
+from featcircuits.sources.refused import refuse
+
+WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+
+_MATRICES = ("W_enc", "b_enc", "W_dec", "b_dec")
+
+
+class _Architecture(NamedTuple):
+    make: Callable[..., Affine]
+    tensors: tuple[str, ...] = _MATRICES
+    transcodes: bool = False
+
+
+ARCHITECTURES: Mapping[str, _Architecture] = {
+    "standard": _Architecture(relu),
+    "gated": _Architecture(gated, ("W_enc", "b_gate", "r_mag", "b_mag", "W_dec", "b_dec")),
+    "jumprelu": _Architecture(jumprelu, (*_MATRICES, "threshold")),
+    "topk": _Architecture(topk),
+    "abstopk": _Architecture(abstopk),
+    "transcoder": _Architecture(relu, transcodes=True),
+    "skip_transcoder": _Architecture(relu, (*_MATRICES, "W_skip"), transcodes=True),
+    "jumprelu_transcoder": _Architecture(jumprelu, (*_MATRICES, "threshold"), transcodes=True),
+    "jumprelu_skip_transcoder": _Architecture(jumprelu, (*_MATRICES, "threshold", "W_skip"), transcodes=True),
+}
+
+
+def recognises(path: Path) -> bool:
+    return home(path, WEIGHTS) is not None
+
+
+def read(path: Path, load: Load) -> Found:
+    folder = path if path.is_dir() else path.parent
+    return build(read_json(folder / CONFIG), load(folder / WEIGHTS))
+
+
+def build(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Found:
+    """A config as SAELens writes it, and the tensors of that class."""
+    name = _architecture_of(config)
+    architecture = ARCHITECTURES[name]
+    tensors = _without_scaling(tensors)
+    check_names(tensors, architecture.tensors)
+    check_floats(tensors)
+    given: dict[str, Any] = dict(tensors)
+    if "W_skip" in given:
+        given["W_skip"] = given["W_skip"].T
+    if architecture.make in (topk, abstopk):
+        given["k"] = _k_of(config)
+        if setting(config, "rescale_acts_by_decoder_norm", bool):
+            given |= _rescaled(tensors)
+    normalisation, warning = _normalisation_of(config, undone=not architecture.transcodes)
+    dictionary = architecture.make(
+        **given,
+        centre=_centre_of(config, tensors, architecture.transcodes),
+        normalisation=normalisation,
+        transcodes=architecture.transcodes,
+    )
+    check_size(config, "d_in", dictionary.read_width)
+    check_size(config, "d_sae", dictionary.n_features)
+    check_size(config, "d_out", dictionary.width)
+    return Found(dictionary, _origin_of(config, architecture.transcodes), warning)
+
+
+def _architecture_of(config: Mapping[str, Any]) -> str:
+    """Before version 6 top-k was an activation function of the standard architecture."""
+    name = setting(config, "architecture", str) or "standard"
+    activation = setting(config, "activation_fn_str", str) or setting(config, "activation_fn", str) or "relu"
+    if activation == "topk" and name == "standard":
+        name = "topk"
+    if activation not in ("relu", "topk"):
+        raise InputError(f"the activation function is {activation!r}; known: 'relu', 'topk'")
+    if name not in ARCHITECTURES:
+        refuse(name)
+        raise InputError(f"the architecture is {name!r}; known: {', '.join(ARCHITECTURES)}")
+    if setting(config, "reshape_activations", str) not in (None, "none", "hook_z"):
+        raise InputError(f"reshape_activations is {config['reshape_activations']!r}; known: 'none', 'hook_z'")
+    return name
+
+
+def _without_scaling(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Old versions stored a factor for features; it must be 1."""
+    rest = dict(tensors)
+    factor = rest.pop("scaling_factor", None)
+    if factor is not None and not factor.is_meta and not torch.allclose(factor.float(), torch.ones(())):
+        raise InputError("scaling_factor is not 1 everywhere: features rescaled by fine-tuning are not read")
+    return rest
+
+
+def _k_of(config: Mapping[str, Any]) -> int:
+    old = setting(config, "activation_fn_kwargs", dict) or {}
+    k = setting(config, "k", int) or setting(old, "k", int)
+    if k is None:
+        raise InputError("the config gives no k, how many features a token may have")
+    return k
+
+
+def _rescaled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Features are ranked and returned times their decoder row's norm, and divided by it in decoding."""
+    W_enc, b_enc, W_dec = (at_least_float32(tensors[name]) for name in ("W_enc", "b_enc", "W_dec"))
+    if W_dec.dim() != 2 or W_enc.dim() != 2 or W_enc.shape[1:] != W_dec.shape[:1] or b_enc.shape != W_dec.shape[:1]:
+        raise InputError(f"W_enc {list(W_enc.shape)}, b_enc {list(b_enc.shape)} and W_dec {list(W_dec.shape)} differ")
+    norm = W_dec.norm(dim=1)
+    divisor = torch.where(norm > 0, norm, 1.0)
+    return {"W_enc": W_enc * norm, "b_enc": b_enc * norm, "W_dec": W_dec / divisor[:, None]}
+
+
+def _normalisation_of(config: Mapping[str, Any], undone: bool) -> tuple[Normalisation | None, str | None]:
+    """The normalisation, and a warning where it cannot be done."""
+    name = config.get("normalize_activations")
+    if isinstance(name, bool):
+        name = "expected_average_only_in" if name else "none"
+    name = setting({"normalize_activations": name}, "normalize_activations", str) or "none"
+    if name == "expected_average_only_in":
+        return None, (
+            "it was trained on activations scaled to a norm of sqrt(width), and the factor is not in its folder: "
+            "features are right only if it was folded into the weights before they were saved"
+        )
+    if name == "none":
+        return None, None
+    if name not in NORMALISATIONS:
+        refuse(name)
+        raise InputError(
+            f"normalize_activations is {name!r}; known: none, expected_average_only_in, {', '.join(NORMALISATIONS)}"
+        )
+    return NORMALISATIONS[name](undone), None
+
+
+def _centre_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor], transcodes: bool) -> Tensor | None:
+    subtracted = setting(config, "apply_b_dec_to_input", bool)
+    if transcodes and subtracted:
+        raise InputError("apply_b_dec_to_input is true, but a transcoder's b_dec belongs to what it explains")
+    return None if transcodes or subtracted is False else tensors["b_dec"]
+
+
+def _origin_of(config: Mapping[str, Any], transcodes: bool) -> Origin:
+    """Version 6 keeps it apart, and where a Hugging Face name is given, that is what was read."""
+    record = setting(config, "metadata", dict) or config
+    name = _first(record, "hf_hook_name", "hook_name", "hook_point")
+    out = _first(record, "hf_hook_name_out", "hook_name_out") if transcodes else None
+    head = setting(record, "hook_head_index", int)
+    head = setting(record, "hook_point_head_index", int) if head is None else head
+    # no site stands for a single head, and so none for a name with a number behind it
+    name = name if head is None else f"{name}[{head}]"
+    return Origin(name, out, setting(record, "model_name", str))
+
+
+def _first(record: Mapping[str, Any], *names: str) -> str | None:
+    return next((value for name in names if (value := setting(record, name, str))), None)
+
+
+SAE_LENS = Source("SAELens", (WEIGHTS, CONFIG), recognises, read)

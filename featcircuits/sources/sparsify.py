@@ -1,0 +1,80 @@
+"""Folders of sparsify: `sae.safetensors` and `cfg.json`, in a folder named after the module.
+
+b_dec is subtracted from the input unless `transcode` is true. Before there was `transcode`, only
+transcoders had a skip, and theirs is subtracted too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from featcircuits.dictionaries import Affine, abstopk, groupmax, topk
+from featcircuits.errors import InputError
+from featcircuits.sources.contract import Found, Origin, Source, home
+from featcircuits.sources.files import Load, check_floats, check_names, check_size, read_json, setting
+
+WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
+
+_TENSORS = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
+_ACTIVATIONS: Mapping[str, Callable[..., Affine]] = {"topk": topk, "groupmax": groupmax}
+
+
+def recognises(path: Path) -> bool:
+    return home(path, WEIGHTS, CONFIG) is not None
+
+
+def read(path: Path, load: Load) -> Found:
+    folder = path if path.is_dir() else path.parent
+    config = read_json(folder / CONFIG)
+    dictionary = _dictionary(config, load(folder / WEIGHTS))
+    check_size(config, "d_in", dictionary.read_width)
+    check_size(config, "num_latents", _stated_features(config, dictionary))
+    hook = folder.absolute().name
+    return Found(dictionary, Origin(hook, hook if dictionary.transcodes else None))
+
+
+def _dictionary(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Affine:
+    skip = setting(config, "skip_connection", bool) or False
+    check_names(tensors, (*_TENSORS, "W_skip") if skip else _TENSORS)
+    check_floats(tensors)
+    for name in ("encoder.weight", *(["W_skip"] if skip else [])):
+        if tensors[name].dim() != 2:
+            raise InputError(f"{name} must have two dimensions, found {list(tensors[name].shape)}")
+    transcode = setting(config, "transcode", bool)
+    return _kind(config)(
+        tensors["encoder.weight"].T, tensors["encoder.bias"], tensors["W_dec"], tensors["b_dec"], _k_of(config),
+        centre=None if transcode else tensors["b_dec"],
+        W_skip=tensors["W_skip"].T if skip else None,
+        transcodes=skip if transcode is None else transcode,
+    )  # fmt: skip
+
+
+def _kind(config: Mapping[str, Any]) -> Callable[..., Affine]:
+    if setting(config, "signed", bool):
+        return abstopk
+    name = setting(config, "activation", str) or "topk"
+    if name not in _ACTIVATIONS:
+        raise InputError(f"the activation is {name!r}; known: {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+def _k_of(config: Mapping[str, Any]) -> int:
+    k = setting(config, "k", int)
+    if k is None:
+        raise InputError("the config gives no k, how many features a token may have")
+    return k
+
+
+def _stated_features(config: Mapping[str, Any], dictionary: Affine) -> int:
+    """num_latents = 0 stands for the input's width times the expansion factor."""
+    if setting(config, "num_latents", int) != 0:
+        return dictionary.n_features
+    check_size(config, "expansion_factor", dictionary.n_features // dictionary.read_width)
+    return 0
+
+
+SPARSIFY = Source("sparsify", (WEIGHTS, CONFIG), recognises, read)
