@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import featcircuits as fc
-from featcircuits.dictionaries import Dictionary, jumprelu, relu, topk
+from featcircuits.dictionaries import Dictionary, abstopk, gated, groupmax, jumprelu, relu, topk
+from featcircuits.dictionaries.base import Options
+from featcircuits.dictionaries.normalisation import ConstantNorm, LayerNorm
 from featcircuits.sites import Site, all_sites
 from featcircuits.splice import SplicedModel
 from featcircuits.tokens import Tokens
@@ -73,7 +74,10 @@ def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64) -
     return model.to(dtype).eval()
 
 
-KINDS = ("relu", "jumprelu", "topk", "transcoder", "skip_transcoder")
+KINDS = (
+    "relu", "jumprelu", "topk", "gated", "abstopk", "groupmax", "layer_norm", "constant_norm",
+    "transcoder", "skip_transcoder", "layer_norm_transcoder",
+)  # fmt: skip
 """Kinds of random dictionaries; transcoders stand at MLPs, among ReLU dictionaries at other sites."""
 
 ALL_SITES = tuple(map(str, all_sites(LAYERS, ("attn_z", "attn", "mlp", "resid"))))
@@ -93,11 +97,24 @@ def random_dictionary(kind: str = "relu", width: int = WIDTH, n_features: int = 
         return jumprelu(*weights, b_dec, torch.rand(n_features, generator=generator, dtype=torch.float64) * 0.5)
     if kind == "topk":
         return topk(*weights, b_dec, k=6)
-    if kind == "transcoder":
-        return replace(relu(*weights, b_dec), transcodes=True)
-    if kind == "skip_transcoder":
-        return replace(relu(*weights, b_dec), transcodes=True, W_skip=normal(width, width) * 0.3)
-    return relu(*weights, b_dec)
+    if kind == "abstopk":
+        return abstopk(*weights, b_dec, k=6)
+    if kind == "groupmax":
+        return groupmax(*weights, b_dec, k=6)
+    if kind == "gated":
+        W_enc, b_gate, W_dec = weights
+        return gated(W_enc, b_gate, normal(n_features) * 0.3, normal(n_features) * 0.1, W_dec, b_dec, centre=b_dec)
+    return relu(*weights, b_dec, **OPTIONS[kind](normal, width))
+
+
+OPTIONS: Mapping[str, Callable[[Callable[..., Tensor], int], Options]] = {
+    "relu": lambda normal, width: {},
+    "layer_norm": lambda normal, width: {"normalisation": LayerNorm(), "centre": normal(width) * 0.1},
+    "constant_norm": lambda normal, width: {"normalisation": ConstantNorm()},
+    "transcoder": lambda normal, width: {"transcodes": True},
+    "skip_transcoder": lambda normal, width: {"transcodes": True, "W_skip": normal(width, width) * 0.3},
+    "layer_norm_transcoder": lambda normal, width: {"transcodes": True, "normalisation": LayerNorm(undone=False)},
+}
 
 
 def spliced_model(
