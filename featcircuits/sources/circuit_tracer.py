@@ -15,7 +15,7 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Affine, jumprelu, relu, topk
 from featcircuits.errors import InputError
-from featcircuits.sources.contract import Found, Origin, Source
+from featcircuits.sources.contract import Found, Origin, Source, check_same_width
 from featcircuits.sources.files import (
     Load,
     check_floats,
@@ -59,7 +59,9 @@ def read(path: Path, load: Load) -> Found:
     tensors = load(path)
     settings = ("k",) if "k" in tensors else ()
     check_floats({name: tensor for name, tensor in tensors.items() if name not in settings})
-    return Found(_dictionary(config, tensors), _origin(config, path))
+    dictionary = _dictionary(config, tensors)
+    check_same_width(dictionary)
+    return Found(dictionary, _origin(config, path))
 
 
 def _dictionary(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Affine:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcircuits.dictionaries import Affine
+from featcircuits.errors import InputError
 from featcircuits.sites import Site
 from featcircuits.sources.files import Load
 from featcircuits.sources.hooks import site_of_hook
@@ -92,3 +93,9 @@ def home(path: Path, *names: str) -> Path | None:
     if not path.is_dir() and path.name != names[0]:
         return None
     return folder if all((folder / name).is_file() for name in names) else None
+
+
+def check_same_width(dictionary: Affine) -> None:
+    """Refuse a transcoder whose two sides differ, in families where both are the model's width."""
+    if dictionary.read_width != dictionary.width:
+        raise InputError(f"W_enc reads {dictionary.read_width} dimensions, but W_dec writes {dictionary.width}")

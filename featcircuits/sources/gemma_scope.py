@@ -15,7 +15,7 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Affine, jumprelu
 from featcircuits.errors import InputError
-from featcircuits.sources.contract import Found, Origin, Source, home
+from featcircuits.sources.contract import Found, Origin, Source, check_same_width, home
 from featcircuits.sources.files import Load, at_least_float32, check_floats, check_names, check_size, read_json, setting
 from featcircuits.sources.refused import refuse
 
@@ -54,7 +54,9 @@ def _dictionary(tensors: dict[str, Tensor], transcodes: bool, embedding: bool = 
         root = W_enc.shape[0] ** 0.5 if W_enc.dim() == 2 and W_enc.shape[0] else 1.0
         W_enc, W_dec = at_least_float32(W_enc) / root, at_least_float32(W_dec) * root
     skip = lower.get("affine_skip_connection")
-    return jumprelu(W_enc, b_enc, W_dec, b_dec, threshold, W_skip=skip, transcodes=transcodes)
+    dictionary = jumprelu(W_enc, b_enc, W_dec, b_dec, threshold, W_skip=skip, transcodes=transcodes)
+    check_same_width(dictionary)
+    return dictionary
 
 
 def _family(parts: tuple[str, ...]) -> str | None:

@@ -69,10 +69,7 @@ def _record(release: str, sae_id: str) -> Mapping[str, Any]:
     ids = {sae["id"]: sae for sae in entry["saes"]}
     if sae_id not in ids:
         raise InputError(f"SAELens release {release!r} has no id {sae_id!r}{_close(sae_id, ids)}")
-    path = str(ids[sae_id]["path"])
-    if entry.get("conversion_func") == "gemma_3" and path.startswith("clt/"):
-        refuse("cross_layer_transcoder")
-    return {"repo_id": entry["repo_id"], "conversion_func": entry.get("conversion_func"), "path": path}
+    return {"repo_id": entry["repo_id"], "conversion_func": entry.get("conversion_func"), "path": ids[sae_id]["path"]}
 
 
 def _close(name: str, known: Mapping[str, Any]) -> str:
