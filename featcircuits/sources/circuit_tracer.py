@@ -25,6 +25,7 @@ from featcircuits.sources.files import (
     read_yaml,
     setting,
     shapes,
+    transposed,
 )
 from featcircuits.sources.refused import refuse
 
@@ -66,11 +67,8 @@ def read(path: Path, load: Load) -> Found:
 
 def _dictionary(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Affine:
     check_names(tensors, _MATRICES, (_THRESHOLD, "k", "W_skip"))
-    for name in ("W_enc", "W_skip"):
-        if name in tensors and tensors[name].dim() != 2:
-            raise InputError(f"{name} must have two dimensions, found {list(tensors[name].shape)}")
-    skip = tensors["W_skip"].T if "W_skip" in tensors else None
-    matrices: dict[str, Any] = {**{name: tensors[name] for name in _MATRICES}, "W_enc": tensors["W_enc"].T}
+    skip = transposed(tensors, "W_skip") if "W_skip" in tensors else None
+    matrices: dict[str, Any] = {**{name: tensors[name] for name in _MATRICES}, "W_enc": transposed(tensors, "W_enc")}
     activation = _activation(config, tensors)
     if activation == "topk":
         return topk(**matrices, k=_k_of(config, tensors), rectified=False, W_skip=skip, transcodes=True)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Affine, gated, jumprelu, relu, topk
@@ -19,14 +18,15 @@ from featcircuits.errors import InputError
 from featcircuits.sources.contract import Found, Origin, Source, home
 from featcircuits.sources.files import (
     Load,
-    at_least_float32,
     check_floats,
     check_names,
     check_size,
     number_of,
     read_json,
     setting,
+    transposed,
 )
+from featcircuits.sources.folding import with_unit_rows
 from featcircuits.sources.refused import refuse
 
 WEIGHTS, CONFIG = "ae.pt", "config.json"
@@ -77,17 +77,8 @@ def _class_of(trainer: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 def _autoencoder(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
     check_names(tensors, (*_LINEAR, "bias"))
-    encoder, bias, decoder = (at_least_float32(tensors[name]) for name in _LINEAR)
-    if decoder.dim() != 2 or encoder.shape[:1] != decoder.shape[1:] or bias.shape != decoder.shape[1:]:
-        raise InputError(
-            f"encoder.weight {list(encoder.shape)}, encoder.bias {list(bias.shape)} and decoder.weight "
-            f"{list(decoder.shape)} differ"
-        )
-    norm = decoder.norm(dim=0)
-    # the library leaves a decoder alone that is close to unit norm
-    unit = torch.isclose(norm, torch.ones_like(norm)).all() | (norm == 0)
-    norm = torch.where(unit, 1.0, norm)
-    return relu(encoder.T * norm, bias * norm, (decoder / norm).T, tensors["bias"], centre=tensors["bias"])
+    matrices: dict[str, Any] = with_unit_rows(_transposed(tensors), leave_close=True)
+    return relu(**matrices, b_dec=tensors["bias"], centre=tensors["bias"])
 
 
 def _autoencoder_new(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
@@ -140,11 +131,8 @@ def _thresholded(matrices: dict[str, Any], tensors: Mapping[str, Tensor]) -> Aff
 
 def _transposed(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """torch.nn.Linear keeps [out, in]."""
-    encoder, bias, decoder = (tensors[name] for name in _LINEAR)
-    for name, weight in (("encoder.weight", encoder), ("decoder.weight", decoder)):
-        if weight.dim() != 2:
-            raise InputError(f"{name} must have two dimensions, found {list(weight.shape)}")
-    return {"W_enc": encoder.T, "b_enc": bias, "W_dec": decoder.T}
+    encoder, bias, decoder = _LINEAR
+    return {"W_enc": transposed(tensors, encoder), "b_enc": tensors[bias], "W_dec": transposed(tensors, decoder)}
 
 
 _BUILDERS = {

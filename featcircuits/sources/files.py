@@ -157,9 +157,11 @@ def check_floats(tensors: Mapping[str, Tensor]) -> None:
             raise InputError(f"{name} holds {str(tensor.dtype).removeprefix('torch.')}, not floats")
 
 
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Where weights are combined, half precision would lose what is in them."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+def transposed(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """A matrix the other way round."""
+    if tensors[name].dim() != 2:
+        raise InputError(f"{name} must have two dimensions, found {list(tensors[name].shape)}")
+    return tensors[name].T
 
 
 def number_of(tensor: Tensor, name: str) -> int:
@@ -210,9 +212,13 @@ def setting(record: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
     value = record.get(name)
     if value is None:
         return None
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or _overflows(value):
         raise InputError(f"{name} is {_shown(value)}, but must be {_KINDS[kind]}")
     return value
+
+
+def _overflows(value: object) -> bool:
+    return isinstance(value, int) and abs(value) >= 1 << 63
 
 
 _KINDS: Mapping[type, str] = {int: "a whole number", str: "text", bool: "true or false", dict: "a table"}

@@ -16,7 +16,8 @@ from torch import Tensor
 from featcircuits.dictionaries import Affine, jumprelu
 from featcircuits.errors import InputError
 from featcircuits.sources.contract import Found, Origin, Source, check_same_width, home
-from featcircuits.sources.files import Load, at_least_float32, check_floats, check_names, check_size, read_json, setting
+from featcircuits.sources.files import Load, check_floats, check_names, check_size, read_json, setting
+from featcircuits.sources.folding import at_least_float32
 from featcircuits.sources.refused import refuse
 
 WEIGHTS, WEIGHTS_2, CONFIG = "params.npz", "params.safetensors", "config.json"

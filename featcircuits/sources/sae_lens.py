@@ -18,7 +18,8 @@ from featcircuits.dictionaries.base import Normalisation
 from featcircuits.dictionaries.normalisation import NORMALISATIONS
 from featcircuits.errors import InputError
 from featcircuits.sources.contract import Found, Origin, Source, home
-from featcircuits.sources.files import Load, at_least_float32, check_floats, check_names, check_size, read_json, setting
+from featcircuits.sources.files import Load, check_floats, check_names, check_size, read_json, setting, transposed
+from featcircuits.sources.folding import with_unit_rows
 from featcircuits.sources.refused import refuse
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
@@ -63,11 +64,12 @@ def build(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Found:
     check_floats(tensors)
     given: dict[str, Any] = dict(tensors)
     if "W_skip" in given:
-        given["W_skip"] = given["W_skip"].T
+        given["W_skip"] = transposed(tensors, "W_skip")
     if architecture.make in (topk, abstopk):
         given["k"] = _k_of(config)
         if setting(config, "rescale_acts_by_decoder_norm", bool):
-            given |= _rescaled(tensors)
+            # features are ranked and returned times their row's norm, and divided by it in decoding
+            given |= with_unit_rows(tensors)
     normalisation, warning = _normalisation_of(config, undone=not architecture.transcodes)
     dictionary = architecture.make(
         **given,
@@ -112,16 +114,6 @@ def _k_of(config: Mapping[str, Any]) -> int:
     if k is None:
         raise InputError("the config gives no k, how many features a token may have")
     return k
-
-
-def _rescaled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Features are ranked and returned times their decoder row's norm, and divided by it in decoding."""
-    W_enc, b_enc, W_dec = (at_least_float32(tensors[name]) for name in ("W_enc", "b_enc", "W_dec"))
-    if W_dec.dim() != 2 or W_enc.dim() != 2 or W_enc.shape[1:] != W_dec.shape[:1] or b_enc.shape != W_dec.shape[:1]:
-        raise InputError(f"W_enc {list(W_enc.shape)}, b_enc {list(b_enc.shape)} and W_dec {list(W_dec.shape)} differ")
-    norm = W_dec.norm(dim=1)
-    divisor = torch.where(norm > 0, norm, 1.0)
-    return {"W_enc": W_enc * norm, "b_enc": b_enc * norm, "W_dec": W_dec / divisor[:, None]}
 
 
 def _normalisation_of(config: Mapping[str, Any], undone: bool) -> tuple[Normalisation | None, str | None]:

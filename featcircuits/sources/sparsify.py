@@ -15,7 +15,7 @@ from torch import Tensor
 from featcircuits.dictionaries import Affine, abstopk, groupmax, topk
 from featcircuits.errors import InputError
 from featcircuits.sources.contract import Found, Origin, Source, home
-from featcircuits.sources.files import Load, check_floats, check_names, check_size, read_json, setting
+from featcircuits.sources.files import Load, check_floats, check_names, check_size, read_json, setting, transposed
 
 WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
 
@@ -41,14 +41,12 @@ def _dictionary(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Affine
     skip = setting(config, "skip_connection", bool) or False
     check_names(tensors, (*_TENSORS, "W_skip") if skip else _TENSORS)
     check_floats(tensors)
-    for name in ("encoder.weight", *(["W_skip"] if skip else [])):
-        if tensors[name].dim() != 2:
-            raise InputError(f"{name} must have two dimensions, found {list(tensors[name].shape)}")
     transcode = setting(config, "transcode", bool)
     return _kind(config)(
-        tensors["encoder.weight"].T, tensors["encoder.bias"], tensors["W_dec"], tensors["b_dec"], _k_of(config),
+        transposed(tensors, "encoder.weight"), tensors["encoder.bias"], tensors["W_dec"], tensors["b_dec"],
+        k=_k_of(config),
         centre=None if transcode else tensors["b_dec"],
-        W_skip=tensors["W_skip"].T if skip else None,
+        W_skip=transposed(tensors, "W_skip") if skip else None,
         transcodes=skip if transcode is None else transcode,
     )  # fmt: skip
 
