@@ -115,11 +115,19 @@ def test_every_class_out_of_training(sae_lens: Any, tmp_path: Path, name: str, o
         assert_same(tmp_path / "training", sae_lens.SAE.load_from_disk(tmp_path / "training"))
 
 
-@pytest.mark.parametrize(("name", "d_in"), [("matching_pursuit", D_IN), ("temporal", 512)])
-def test_kinds_that_cannot_be_spliced_are_refused_by_name(sae_lens: Any, tmp_path: Path, name: str, d_in: int) -> None:
+UNUSABLE: list[tuple[str, dict[str, Any]]] = [
+    ("matching_pursuit", {}),
+    ("temporal", {"n_heads": 2, "bottleneck_factor": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), UNUSABLE)
+def test_kinds_that_cannot_be_spliced_are_refused_by_name(
+    sae_lens: Any, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
     from sae_lens.registry import get_sae_class
 
     make, config = get_sae_class(name)
-    make(config(d_in=d_in, d_sae=D_SAE)).save_model(tmp_path / "sae")
+    make(config(d_in=D_IN, d_sae=D_SAE, **options)).save_model(tmp_path / "sae")
     with pytest.raises(fc.InputError, match=f"{name.replace('_', ' ')} dictionaries cannot be used: its features"):
         load_source(tmp_path / "sae")
