@@ -57,6 +57,7 @@ class TraceConfig(Config):
     """Everything that decides a traced circuit."""
 
     suite: str = option("grammar-4l", "Suite of dictionaries: a name (see `featcircuits suites`) or a folder.")
+    sites: str = option("", "Only these sites of the suite, comma-separated: mlp_3, resid, resid_*, attn_0-5.")
     model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
     task: str = option("agreement_rc", "A task of the suite (its training file is used), or a JSONL file.")
     limit: int = option(0, "Use only the first N examples; 0 for all.")
@@ -104,6 +105,7 @@ class AgreeConfig(Config):
     """Everything that decides a comparison of estimators with exact patching."""
 
     suite: str = option("grammar-4l", "Suite of dictionaries: a name (see `featcircuits suites`) or a folder.")
+    sites: str = option("", "Only these sites of the suite, comma-separated: mlp_3, resid, resid_*, attn_0-5.")
     model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
     task: str = option("agreement_rc", "A task of the suite (its training file is used), or a JSONL file.")
     limit: int = option(20, "Use only the first N examples; 0 for all. Exact patching is one forward a node.")

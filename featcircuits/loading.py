@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.base import check_numbers
 from featcircuits.errors import InputError
 from featcircuits.models import Architecture, architecture_of
-from featcircuits.sites import Site
+from featcircuits.sites import Site, chosen
 from featcircuits.splice import SplicedModel
 from featcircuits.states import precision
 
@@ -27,6 +27,7 @@ def load(
     model: str | Path | PreTrainedModel | None = None,
     suite: str | Path | Mapping[str, Dictionary] | None = None,
     *,
+    sites: str | Iterable[str] | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     tokenizer: Any = None,
@@ -36,7 +37,8 @@ def load(
 
     `model`: a hub name, a folder, a loaded model (put into eval mode), or None for the suite's own.
     `suite`: a suite's name, a folder with a suite.toml, or a mapping from site names to
-    dictionaries; None for the shipped suite. `offload`: between uses a suite's weights stay in the
+    dictionaries; None for the shipped suite. `sites`: only these of its sites are loaded, by names,
+    kinds, patterns or ranges of layers ("mlp_3", "resid", "resid_*", "attn_0-5"). `offload`: between uses a suite's weights stay in the
     CPU's memory ("cpu") or in their files ("disk"), and one site at a time is brought in.
     Raises `InputError` where they do not fit.
     """
@@ -47,6 +49,9 @@ def load(
     device, dtype = check_device(device), check_dtype(dtype)
     if offload not in (None, "cpu", "disk"):
         raise InputError(f"offload is {offload!r}; known: 'cpu', 'disk'")
+    if sites is not None:
+        given = None if given is None else {name: given[name] for name in chosen(given, sites)}
+        found = None if found is None else found.only(sites)
     if model is None:
         if found is None:
             raise InputError("no model was given, and a mapping of dictionaries names none")

@@ -60,14 +60,16 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
 
 
 def dictionaries_of(spliced: SplicedModel) -> dict[str, dict[str, Any]]:
-    """Each site's dictionary: kind, size, fingerprint, and the hash of its file where it was read from one."""
+    """Each site's dictionary: kind, size, fingerprint, and the hash of its file or its origin on the hub, if any."""
     files = {} if spliced.suite is None else spliced.suite.hashes()
+    origins = {} if spliced.suite is None else spliced.suite.origins()
     return {
         str(site): {
             "kind": d.kind,
             "n_features": d.n_features,
             "fingerprint": fingerprint_of(d.tensors().items()),
             "sha256": files.get(str(site)),
+            **origins.get(str(site), {}),
         }
         for site, d in spliced.dictionaries.items()
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import total_ordering
 
 from featcircuits.errors import InputError
@@ -77,3 +78,44 @@ def all_sites(n_layers: int, kinds: Iterable[str] = ("attn", "mlp", "resid")) ->
 def parse_all(names: Iterable[str | Site]) -> tuple[Site, ...]:
     """Parse and put in forward order."""
     return tuple(sorted(Site.parse(name) for name in names))
+
+
+def chosen(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
+    """Those site names that a pattern fits: `mlp_3`, `resid_*`, layers `resid_3-7`, a whole kind `resid`.
+
+    A text is split at commas. Raises `InputError` for a pattern that fits none.
+    """
+    names = list(names)
+    patterns = [part.strip() for part in patterns.split(",")] if isinstance(patterns, str) else list(patterns)
+    for pattern in patterns:
+        if not any(_fits(Site.parse(name), pattern) for name in names):
+            raise InputError(
+                f"no site fits {pattern!r}; give names, kinds or patterns such as mlp_3, resid, resid_*, *_3-7. "
+                f"Sites: {in_ranges(names)}"
+            )
+    return [name for name in names if any(_fits(Site.parse(name), pattern) for pattern in patterns)]
+
+
+def _fits(site: Site, pattern: str) -> bool:
+    if pattern in (site.kind, "*"):
+        return True
+    kind, _, layers = pattern.rpartition("_")
+    first, dash, last = layers.partition("-")
+    if dash and first.isdecimal() and last.isdecimal():
+        return fnmatchcase(site.kind, kind) and int(first) <= site.layer <= int(last)
+    return fnmatchcase(site.kind, kind) and fnmatchcase(str(site.layer), layers)
+
+
+def in_ranges(names: Iterable[str | Site]) -> str:
+    """Sites by kind, with runs of layers: `embed, attn 0-5, mlp 0-3 5`."""
+    layers: dict[str, list[int]] = {}
+    for site in parse_all(names):
+        layers.setdefault(site.kind, []).append(site.layer)
+    kinds = sorted(layers, key=KINDS.index)
+    return ", ".join("embed" if kind == "embed" else f"{kind} {_runs(layers[kind])}" for kind in kinds)
+
+
+def _runs(numbers: list[int]) -> str:
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return " ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))

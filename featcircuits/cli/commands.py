@@ -136,7 +136,9 @@ def list_suites() -> None:
 def load_for(config: TraceConfig | AgreeConfig, device: str | None) -> SplicedModel:
     """The model with its suite."""
     offload = config.offload if isinstance(config, TraceConfig) else None
-    return load(config.model, config.suite, device=device, dtype=config.dtype, offload=offload)
+    return load(
+        config.model, config.suite, sites=config.sites or None, device=device, dtype=config.dtype, offload=offload
+    )
 
 
 def task_for(config: TraceConfig | AgreeConfig, spliced: SplicedModel, task: str, split: str, limit: int) -> Task:

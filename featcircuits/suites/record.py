@@ -1,0 +1,192 @@
+"""suite.toml: read, checked, and its groups written out as one record a site.
+
+A site's weights come from one of `SOURCES`. A `[[groups]]` table stands for a site in each of its
+layers: `{layer}` is filled in, and a list holds one value a layer, which `{its name}` fills in too.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from featcircuits.errors import InputError
+from featcircuits.sites import Site
+
+FORMAT = 1
+
+SOURCES: Mapping[str, tuple[str, ...]] = {
+    "source": (),
+    "release": ("id",),
+    "repo": ("path",),
+    "dictionary": ("width",),
+}
+"""Where a site's weights come from, and what has to stand beside it: a file or folder of the suite, a
+sae_lens release, a hub repository, or none (the neurons or the whole vector of the site)."""
+
+ORIGIN = ("release", "id", "repo", "path", "revision")
+"""What names weights on the hub."""
+
+BASES = ("identity", "whole")
+"""What `dictionary` may be."""
+
+_BELONGS = {"sha256": "source", "id": "release", "path": "repo", "revision": "repo"}
+_FIGURES = ("l0", "variance_unexplained", "loss_recovered", "loss_recovered_mean", "dead_features")
+_SITE: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys([*SOURCES, *_BELONGS, "kind", "dtype"], str),
+    **dict.fromkeys(["width", "n_features"], int),
+    **dict.fromkeys(_FIGURES, (int, float)),
+    "before_gain": bool,
+}
+_GROUP = {*_SITE, "sites", "layers"}
+_TOP = {"format", "name", "description", "licence", "model", "recipe", "tasks", "sites", "groups"}
+_MODEL = {"source", "revision", "fingerprint", "architecture", "hidden_size", "num_hidden_layers", "files"}
+_NAMES = {str: "text", dict: "table", int: "whole number above 0", bool: "true or false", (int, float): "number"}
+
+Record = dict[str, Any]
+
+
+def read_record(path: Path) -> Record:
+    """A suite.toml whose `sites` hold every site; raises `InputError` naming what is missing, unknown or wrong."""
+    try:
+        record = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from None
+    try:
+        return _checked(record)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _checked(record: Record) -> Record:
+    if record.get("format") != FORMAT:
+        raise InputError(f"format is {record.get('format')!r}; this version reads format {FORMAT}")
+    _check_known("", record, _TOP)
+    groups = record.get("groups", [])
+    if not isinstance(groups, list):
+        raise InputError(f"groups is {groups!r}; write each group as a [[groups]] table")
+    needed = {"name": str, "model": dict} | ({} if groups else {"sites": dict})
+    _check_types("", record, needed, needed)
+    _check_known("model.", record["model"], _MODEL)
+    _check_types("model.", record["model"], {"source": str}, ["source"])
+    return {**record, "sites": _sites(groups, record.get("sites", {}))}
+
+
+def _sites(groups: list[Any], explicit: Mapping[str, Any]) -> dict[str, Record]:
+    """Every site in forward order, those of the groups with what the explicit tables change."""
+    grouped: dict[str, Record] = {}
+    for number, group in enumerate(groups, 1):
+        for site, entry in _expanded(f"groups[{number}].", group).items():
+            if site in grouped:
+                raise InputError(f"groups[{number}].sites: {site} is in an earlier group; a site has one dictionary")
+            grouped[site] = entry
+    sites = dict(grouped)
+    for site, entry in explicit.items():
+        Site.parse(site)
+        if not isinstance(entry, dict):
+            raise InputError(f"sites.{site} must be a table with a source")
+        _check_known(f"sites.{site}.", entry, _SITE)
+        # a table that names a source of its own stands alone; one without adds to its group's
+        sites[site] = entry if any(name in entry for name in SOURCES) else {**grouped.get(site, {}), **entry}
+        _check_site(f"sites.{site}.", sites[site])
+    return {site: sites[site] for site in sorted(sites, key=Site.parse)}
+
+
+def _expanded(where: str, group: Any) -> dict[str, Record]:
+    """A group's sites, each checked."""
+    if not isinstance(group, dict):
+        raise InputError(f"{where[:-1]} is {group!r}; give a table")
+    _check_known(where, group, _GROUP)
+    _check_types(where, group, {"sites": str}, ["sites"])
+    layers = _layers(where, group.get("layers"))
+    shared = {name: value for name, value in group.items() if name not in ("sites", "layers")}
+    by_layer = {name: value for name, value in shared.items() if isinstance(value, list)}
+    for name, values in by_layer.items():
+        if len(values) != len(layers):
+            raise InputError(
+                f"{where}{name} has {len(values)} values for {len(layers)} layers; give one value for all, or one each"
+            )
+    _check_templates(where, group, by_layer)
+    entries: dict[str, Record] = {}
+    for place, layer in enumerate(layers):
+        values = {**shared, **{name: listed[place] for name, listed in by_layer.items()}}
+        filled = {name: _filled(value, {**values, "layer": layer}) for name, value in values.items()}
+        site = _filled(group["sites"], {"layer": layer})
+        Site.parse(site)
+        _check_site(where, filled)
+        entries[site] = filled
+    return entries
+
+
+def _layers(where: str, given: Any) -> range:
+    numbers = isinstance(given, list) and len(given) == 2 and all(type(layer) is int for layer in given)
+    if not numbers or not 0 <= given[0] <= given[1]:
+        raise InputError(f"{where}layers is {given!r}; give [first, last]")
+    return range(given[0], given[1] + 1)
+
+
+def _check_templates(where: str, group: Record, by_layer: Mapping[str, Any]) -> None:
+    """Only known names are filled in, and layers differ in their site and in where their weights are."""
+    for name, text in group.items():
+        known = ["layer"] if name == "sites" else ["layer", *by_layer]
+        for field in _FIELD.findall(text) if isinstance(text, str) else ():
+            if field not in known:
+                raise InputError(f"{where}{name} = {text!r}: nothing fills in {{{field}}}; known: {', '.join(known)}")
+    if "{layer}" not in group["sites"]:
+        raise InputError(f"{where}sites = {group['sites']!r} has no {{layer}}; a single site is a [sites.<site>] table")
+    origin = {name: group[name] for name in _WHERE if name in group}
+    if origin and not any(isinstance(value, list) or _FIELD.search(str(value)) for value in origin.values()):
+        name, value = list(origin.items())[-1]
+        raise InputError(f"{where}{name} = {value!r} has no {{layer}}; every layer would have the same weights")
+
+
+_FIELD = re.compile(r"\{(\w+)\}")
+_WHERE = ("source", "release", "id", "repo", "path")
+
+
+def _filled(value: Any, fields: Mapping[str, Any]) -> Any:
+    return _FIELD.sub(lambda found: str(fields[found[1]]), value) if isinstance(value, str) else value
+
+
+def _check_site(where: str, entry: Record) -> None:
+    """One source, whole, and every value of its type."""
+    named = [name for name in SOURCES if name in entry]
+    if not named:
+        raise InputError(
+            f"{where}source is None; give a text: a file or folder of the suite, or instead release and id, "
+            "repo and path, or dictionary"
+        )
+    if len(named) > 1:
+        raise InputError(f"{where[:-1]} has both {named[0]} and {named[1]}; a site has one source")
+    (source,) = named
+    for name, owner in _BELONGS.items():
+        if name in entry and owner != source:
+            raise InputError(f"{where}{name} belongs to {owner}, but the weights come from {source}; remove it")
+    _check_types(where, entry, _SITE, (source, *SOURCES[source]))
+    if source == "dictionary" and entry[source] not in BASES:
+        raise InputError(f"{where}dictionary is {entry[source]!r}; known: {', '.join(BASES)}")
+
+
+def _check_known(where: str, table: Record, known: Any) -> None:
+    if unknown := sorted(set(table) - set(known)):
+        raise InputError(f"unknown key {where}{unknown[0]}; known: {', '.join(sorted(known))}")
+
+
+def _check_types(where: str, table: Record, types: Mapping[str, Any], needed: Any) -> None:
+    """Every value of its type, and those that are `needed` there and not empty."""
+    for name, kind in types.items():
+        value = table.get(name)
+        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        right = right and (kind is not int or value > 0)
+        if (name in table and not right) or (name in needed and not value):
+            raise InputError(f"{where}{name} is {value!r}; give a {_NAMES[kind]}")
+
+
+def inside(folder: Path, relative: str, what: str) -> Path:
+    """A path that a suite names must stay inside the suite's folder."""
+    path = (folder / relative).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise InputError(f"{folder / 'suite.toml'}: {what} = {relative!r} points outside the suite's folder")
+    return path

@@ -1,0 +1,108 @@
+"""A suite's record and its weights; suites by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcircuits.errors import InputError
+from featcircuits.sites import Site, chosen
+from featcircuits.suites.record import ORIGIN, inside, read_record
+
+if TYPE_CHECKING:
+    from featcircuits.dictionaries import Dictionary
+
+SHIPPED = "grammar-4l"
+"""The suite whose weights the package carries."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite's record; its weights are read by `dictionaries`."""
+
+    folder: Path
+    name: str
+    description: str
+    model: Mapping[str, Any]
+    tasks: Mapping[str, Mapping[str, Any]]
+    sites: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def model_source(self) -> str:
+        """A folder beside the suite where there is one, else a hub id."""
+        local = self.folder / self.model["source"]
+        return str(local) if local.is_dir() else self.model["source"]
+
+    def task_file(self, task: str, split: str) -> Path:
+        """The file of a behaviour's "train" or "test" examples."""
+        if task not in self.tasks:
+            known = f"it has: {', '.join(self.tasks)}" if self.tasks else "it has none; give a JSONL file instead"
+            raise InputError(f"suite {self.name!r} has no task {task!r}; {known}")
+        if split not in self.tasks[task]:
+            raise InputError(f"suite {self.name!r}: task {task!r} has no {split} file; give a JSONL file instead")
+        return inside(self.folder, self.tasks[task][split], f"tasks.{task}.{split}")
+
+    def check_model_files(self) -> None:
+        """Refuse a model folder beside the suite whose files are not the recorded ones."""
+        from featcircuits.dictionaries.files import check_hash
+
+        for name, recorded in self.model.get("files", {}).items():
+            path = inside(self.folder, f"{self.model['source']}/{name}", f"model.files.{name}")
+            check_hash(path, recorded)
+
+    def dictionaries(self, offload: str | None = None) -> dict[Site, Dictionary]:
+        """Read every site's dictionary, each checked against its recorded hash and size.
+
+        Weights on the hub come from the local cache, and are fetched where they are not in it.
+
+        `offload`: None, "cpu" (weights stay in the CPU's memory) or "disk" (in their files) between uses.
+        """
+        from featcircuits.suites.weights import dictionary_at
+
+        return {
+            Site.parse(name): dictionary_at(self.folder, name, record, offload) for name, record in self.sites.items()
+        }
+
+    def only(self, sites: str | Iterable[str]) -> Suite:
+        """The suite with fewer sites: names, kinds, or patterns as `sites.chosen` reads them."""
+        names = chosen(self.sites, sites)
+        return replace(self, sites={name: self.sites[name] for name in names})
+
+    def hashes(self) -> dict[str, str]:
+        """Site -> sha256 of its dictionary's file, for a manifest."""
+        return {name: record.get("sha256", "") for name, record in self.sites.items()}
+
+    def origins(self) -> dict[str, dict[str, str]]:
+        """Site -> release and id, or repository, path and revision, where its weights are not the suite's own."""
+        return {name: {key: record[key] for key in ORIGIN if key in record} for name, record in self.sites.items()}
+
+
+def suite_folders() -> list[Path]:
+    """Where named suites live: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    return [folder for folder in (package / "saes", package.parent / "saes") if folder.is_dir()]
+
+
+def named_suites() -> dict[str, Path]:
+    """Every suite by name."""
+    found = [path.parent for folder in suite_folders() for path in sorted(folder.glob("*/suite.toml"))]
+    return {path.name: path for path in reversed(found)}
+
+
+def load_suite(suite: str | Path) -> Suite:
+    """Read a suite by name or folder; raises `InputError` naming what is missing or unknown."""
+    folder = Path(suite)
+    if not (folder / "suite.toml").is_file():
+        named = named_suites()
+        if str(suite) not in named:
+            raise InputError(
+                f"unknown suite {str(suite)!r}: no folder with a suite.toml, and the named suites are "
+                f"{', '.join(sorted(named)) or 'none'}"
+            )
+        folder = named[str(suite)]
+    record = read_record(folder / "suite.toml")
+    return Suite(
+        folder, record["name"], record.get("description", ""), record["model"], record.get("tasks", {}), record["sites"]
+    )
