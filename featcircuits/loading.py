@@ -38,8 +38,9 @@ def load(
     `model`: a hub name, a folder, a loaded model (put into eval mode), or None for the suite's own.
     `suite`: a suite's name, a folder with a suite.toml, or a mapping from site names to
     dictionaries; None for the shipped suite. `sites`: only these of its sites are loaded, by names,
-    kinds, patterns or ranges of layers ("mlp_3", "resid", "resid_*", "attn_0-5"). `offload`: between uses a suite's weights stay in the
-    CPU's memory ("cpu") or in their files ("disk"), and one site at a time is brought in.
+    kinds, patterns or ranges of layers ("mlp_3", "resid", "*_3", "attn_0-5"). `offload`: between uses a
+    suite's weights stay in the CPU's memory ("cpu") or in their files ("disk"), and one site at a time
+    is brought in.
     Raises `InputError` where they do not fit.
     """
     from featcircuits.suites import SHIPPED, check_model, load_suite

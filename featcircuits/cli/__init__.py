@@ -164,6 +164,6 @@ def audit(
 @app.command()
 def suites() -> None:
     """List the suites of dictionaries that are at hand, with their tasks."""
-    from featcircuits.cli.commands import list_suites
+    from featcircuits.cli.listing import list_suites
 
     list_suites()

@@ -13,7 +13,7 @@ from featcircuits import runs
 from featcircuits.attribution.nodes import option_names
 from featcircuits.circuit import Circuit
 from featcircuits.cli.processes import joined
-from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table, suite_table
+from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table
 from featcircuits.cli.watch import watching
 from featcircuits.config import AgreeConfig, EvaluateConfig, TraceConfig
 from featcircuits.errors import InputError
@@ -25,7 +25,6 @@ from featcircuits.ledger import AcrossProcesses
 from featcircuits.loading import load
 from featcircuits.manifest import dictionaries_of, manifest_of
 from featcircuits.splice import SplicedModel
-from featcircuits.suites import load_suite, named_suites
 from featcircuits.tasks import Task
 from featcircuits.tracing import Trace, trace_with_ranking
 
@@ -126,11 +125,6 @@ def export_run(run: Path, formats: str, overwrite: bool) -> None:
         path = run / f"circuit{exporter.suffix}"
         exporter.write(circuit, path, overwrite=overwrite)
         say(f"{name}: {path}")
-
-
-def list_suites() -> None:
-    """Print every named suite."""
-    console.print(suite_table(load_suite(folder) for folder in named_suites().values()))
 
 
 def load_for(config: TraceConfig | AgreeConfig, device: str | None) -> SplicedModel:

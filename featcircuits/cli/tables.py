@@ -10,7 +10,6 @@ from rich.table import Table
 from featcircuits.agreement import Agreement, Residual
 from featcircuits.circuit import Circuit
 from featcircuits.evaluation.report import Curve, Report
-from featcircuits.suites import Suite
 
 
 def node_table(circuit: Circuit, count: int = 15) -> Table:
@@ -83,20 +82,6 @@ def curve_table(curve: Curve) -> Table:
     columns = (curve.sizes, curve.faithfulness, curve.completeness, curve.random, curve.random_sd)
     for size, faithful, complete, random, spread in zip(*columns, strict=True):
         table.add_row(str(size), f"{faithful:.3f}", f"{complete:.3f}", f"{random:.3f} ± {spread:.3f}")
-    return table
-
-
-def suite_table(suites: Iterable[Suite]) -> Table:
-    """Which suites are at hand, and for what."""
-    table = Table(title="Suites", title_justify="left")
-    for name in ("suite", "model", "sites", "features", "tasks", "description"):
-        table.add_column(name)
-    for suite in suites:
-        sizes = sorted({str(site.get("n_features", "?")) for site in suite.sites.values()})
-        table.add_row(
-            suite.name, suite.model["source"], str(len(suite.sites)), "/".join(sizes),
-            ", ".join(suite.tasks) or "-", suite.description,
-        )  # fmt: skip
     return table
 
 

@@ -179,7 +179,8 @@ def _check_types(where: str, table: Record, types: Mapping[str, Any], needed: An
     for name, kind in types.items():
         value = table.get(name)
         right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        right = right and (kind is not int or value > 0)
+        if kind is int and isinstance(value, int):
+            right = right and value > 0
         if (name in table and not right) or (name in needed and not value):
             raise InputError(f"{where}{name} is {value!r}; give a {_NAMES[kind]}")
 

@@ -1,0 +1,39 @@
+"""`featcircuits suites`: what is at hand. Nothing here needs PyTorch, so that a list takes no time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from featcircuits.suites import Suite, load_suite, named_suites
+from featcircuits.suites.listing import Part, parts_of
+
+
+def list_suites() -> None:
+    """Print every named suite."""
+    Console().print(suite_table(load_suite(folder) for folder in named_suites().values()))
+
+
+def suite_table(suites: Iterable[Suite]) -> Table:
+    """A row a suite, with a line for each kind of its sites."""
+    caption = "here: sites with weights on this machine; loading a suite fetches the others"
+    table = Table(title="Suites", title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE)
+    table.add_column("suite, model, tasks", overflow="fold")
+    for name in ("sites", "kind", "features", "here", "size"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("features", "here", "size") else "left")
+    for suite in sorted(suites, key=lambda suite: suite.name):
+        parts = parts_of(suite)
+        about = [f"[bold]{escape(suite.name)}[/]", escape(suite.model["source"]), escape(", ".join(suite.tasks))]
+        lines = [(p.sites, p.kinds, p.features, f"{p.here}/{p.count}", _size(p)) for p in parts]
+        table.add_row("\n".join(filter(None, about)), *("\n".join(column) for column in zip(*lines, strict=True)))
+    return table
+
+
+def _size(part: Part) -> str:
+    if not part.bytes:
+        return "-" if part.bytes == 0 else "?"
+    return f"{part.bytes / 1e9:.2f} GB" if part.bytes >= 1e8 else f"{part.bytes / 1e6:.1f} MB"
