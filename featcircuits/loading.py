@@ -43,7 +43,7 @@ def load(
     is brought in.
     Raises `InputError` where they do not fit.
     """
-    from featcircuits.suites import SHIPPED, check_model, load_suite
+    from featcircuits.suites import SHIPPED, check_model, load_suite, mlp_gain
 
     given = suite if isinstance(suite, Mapping) else None
     found = None if isinstance(suite, Mapping) else load_suite(suite or SHIPPED)
@@ -63,7 +63,8 @@ def load(
     architecture = architecture_of(model)
     if found is not None:
         check_model(found, model, architecture)
-        given = {str(site): dictionary for site, dictionary in found.dictionaries(offload).items()}
+        gains = {site: mlp_gain(model, architecture, site.layer) for site in found.before_gain}
+        given = {str(site): dictionary for site, dictionary in found.dictionaries(offload, gains).items()}
     checked = _checked(given or {}, model, architecture)
     if found is None:
         for dictionary in checked.values():

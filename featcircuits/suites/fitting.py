@@ -1,4 +1,4 @@
-"""Does a model belong to a suite?"""
+"""Does a model belong to a suite, and what its dictionaries need to know of the model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from featcircuits.errors import InputError
 from featcircuits.suites.suite import Suite
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from featcircuits.models import Architecture
@@ -41,3 +42,21 @@ def check_model(suite: Suite, model: PreTrainedModel, architecture: Architecture
             f"suite {suite.name!r} belongs to another model: the embedding's weights differ from those it was trained "
             f"on ({expected['source']}); features would be meaningless"
         )
+
+
+def mlp_gain(model: PreTrainedModel, architecture: Architecture, layer: int) -> Tensor:
+    """[width]: what the RMSNorm before a layer's MLP multiplies its result by, in float32 on the CPU."""
+    import torch
+
+    family = architecture.family
+    before = [name for name in family.norms if name not in (family.attn, family.mlp)]
+    norm = architecture.layers(model)[layer].get_submodule(before[-1]) if before else None
+    if norm is None or isinstance(norm, torch.nn.LayerNorm):
+        raise InputError(
+            f"before_gain is for models with an RMSNorm before the MLP; {architecture.model_type!r} has "
+            f"{'none there' if norm is None else 'a LayerNorm there'}"
+        )
+    # equal entries are 1 once they are divided by their root mean square; large ones drown the epsilon
+    equal = torch.full((architecture.width,), 1e4, device=next(norm.parameters()).device)
+    with torch.no_grad():
+        return norm(equal).float().cpu()

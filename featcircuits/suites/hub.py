@@ -29,6 +29,8 @@ WEIGHTS: Mapping[str, Callable[[str], tuple[str, ...]]] = {
 }
 """Loader of a release -> the files that an SAE at a path of its repository needs."""
 
+_IN_FOLDERS = ("sae_weights.safetensors", "params.safetensors", "params.npz", "sae.safetensors", "ae.pt")
+_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -74,11 +76,18 @@ class Need(NamedTuple):
 def need_of(record: Mapping[str, Any]) -> Need | None:
     """What a site's record asks of the hub; None for none, or where sae_lens' directory does not tell."""
     if "repo" in record:
-        return Need(record["repo"], (record["path"],), record.get("revision"))
+        need = Need(record["repo"], (record["path"],), record.get("revision"))
+        return need if Path(record["path"]).suffix in _SUFFIXES else _folder_of(need, record["path"])
     release = release_named(record["release"]) if "release" in record else None
     if release is None or record["id"] not in release.paths or release.loader not in WEIGHTS:
         return None
     return Need(release.repo, WEIGHTS[release.loader](release.paths[record["id"]]))
+
+
+def _folder_of(need: Need, path: str) -> Need:
+    """Which family a folder on the hub belongs to shows once its weights are here."""
+    files = [f"{path}/{name}" for name in _IN_FOLDERS]
+    return need._replace(files=(next((file for file in files if _cached(need, file)), files[0]),))
 
 
 def size_here(folder: Path, record: Mapping[str, Any]) -> int | None:

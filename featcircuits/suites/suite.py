@@ -12,6 +12,8 @@ from featcircuits.sites import Site, chosen
 from featcircuits.suites.record import ORIGIN, inside, read_record
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from featcircuits.dictionaries import Dictionary
 
 SHIPPED = "grammar-4l"
@@ -52,18 +54,25 @@ class Suite:
             path = inside(self.folder, f"{self.model['source']}/{name}", f"model.files.{name}")
             check_hash(path, recorded)
 
-    def dictionaries(self, offload: str | None = None) -> dict[Site, Dictionary]:
+    def dictionaries(
+        self, offload: str | None = None, gains: Mapping[Site, Tensor] | None = None
+    ) -> dict[Site, Dictionary]:
         """Read every site's dictionary, each checked against its recorded hash and size.
 
         Weights on the hub come from the local cache, and are fetched where they are not in it.
-
         `offload`: None, "cpu" (weights stay in the CPU's memory) or "disk" (in their files) between uses.
+        `gains`: of the norms at the sites `before_gain`, whose dictionaries then read what follows the gain.
         """
         from featcircuits.suites.weights import dictionary_at
 
-        return {
-            Site.parse(name): dictionary_at(self.folder, name, record, offload) for name, record in self.sites.items()
-        }
+        sites = {Site.parse(name): record for name, record in self.sites.items()}
+        gains = gains or {}
+        return {s: dictionary_at(self.folder, str(s), r, offload, gains.get(s)) for s, r in sites.items()}
+
+    @property
+    def before_gain(self) -> tuple[Site, ...]:
+        """Where a transcoder reads the norm's result before the norm's gain."""
+        return tuple(Site.parse(name) for name, record in self.sites.items() if record.get("before_gain"))
 
     def only(self, sites: str | Iterable[str]) -> Suite:
         """The suite with fewer sites: names, kinds, or patterns as `sites.chosen` reads them."""
