@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,8 @@ def load(
     architecture = architecture_of(model)
     if found is not None:
         check_model(found, model, architecture)
-        gains = {site: mlp_gain(model, architecture, site.layer) for site in found.before_gain}
-        given = {str(site): dictionary for site, dictionary in found.dictionaries(offload, gains).items()}
+        read = found.dictionaries(offload, partial(mlp_gain, model, architecture))
+        given = {str(site): dictionary for site, dictionary in read.items()}
     checked = _checked(given or {}, model, architecture)
     if found is None:
         for dictionary in checked.values():

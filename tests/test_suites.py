@@ -362,7 +362,7 @@ def test_a_suite_of_mixed_sources_is_spliced_and_its_origins_recorded(mixed: Sui
 
 def test_what_is_not_in_the_cache_is_refused_offline(mixed: Suite, cache: Path) -> None:
     (cache / "models--owner--dictionaries" / "snapshots" / ("a" * 40) / "resid_2" / "sae_weights.safetensors").unlink()
-    with pytest.raises(fc.InputError, match="owner/dictionaries"):
+    with pytest.raises(fc.InputError, match="models--owner--dictionaries"):
         mixed.dictionaries()
 
 
@@ -380,7 +380,7 @@ def test_weights_of_another_size_than_recorded_are_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize("family", ["gemma2", "llama"])
 def test_a_transcoder_before_the_gain_has_the_same_features_after_it(family: str) -> None:
     model = tiny_model(family, dtype=torch.float32)
-    gain = mlp_gain(model, fc.load(model, {"embed": random_dictionary()}).architecture, 1)
+    gain = mlp_gain(model, fc.load(model, {"embed": random_dictionary()}).architecture, Site(1, "mlp"))
     layer = model.get_submodule("model.layers.1")
     norm = layer.get_submodule("pre_feedforward_layernorm" if family == "gemma2" else "post_attention_layernorm")
     x = torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -406,26 +406,34 @@ def test_a_gain_of_zero_or_a_layer_norm_is_refused() -> None:
     with pytest.raises(fc.InputError, match="gain is 0 in some dimension"):
         after_gain(jumprelu(**weights(0)), gain)
     spliced = fc.load(tiny_model("gpt2"), {"embed": random_dictionary()})
-    with pytest.raises(fc.InputError, match="before_gain is for models with an RMSNorm before the MLP; 'gpt2' has a"):
-        mlp_gain(spliced.model, spliced.architecture, 0)
+    with pytest.raises(
+        fc.InputError, match="site mlp_0 reads before a gain: that takes an RMSNorm before the MLP, and 'gpt2' has a"
+    ):
+        mlp_gain(spliced.model, spliced.architecture, Site(0, "mlp"))
 
 
 @pytest.mark.parametrize("offload", [None, "cpu", "disk"])
-def test_a_suites_field_before_gain_is_applied(tmp_path: Path, offload: str | None) -> None:
-    tensors = {**weights(0), "transcodes": torch.tensor(True)}
-    save_file(tensors, tmp_path / "mlp_1.safetensors")
-    records = {before: {"mlp_1": {"source": "mlp_1.safetensors", "before_gain": before}} for before in (True, False)}
-    model = tiny_model("gemma2", dtype=torch.float32)
+@pytest.mark.parametrize(
+    ("hook", "field", "divided"),
+    [
+        ("blocks.1.ln2.hook_normalized", None, True),
+        ("blocks.1.mlp.hook_in", None, False),
+        ("blocks.1.mlp.hook_in", True, True),
+        ("blocks.1.ln2.hook_normalized", False, False),
+    ],
+)
+def test_a_transcoder_reads_before_the_gain_where_record_or_file_says_so(
+    tmp_path: Path, offload: str | None, hook: str, field: bool | None, divided: bool
+) -> None:
+    metadata = {"hook_name": hook, "hook_name_out": "blocks.1.hook_mlp_out"}
+    save_file(weights(0), tmp_path / "mlp_1.safetensors", metadata=metadata)
+    suite_of(tmp_path, groups_of(sites={"mlp_1": {"source": "mlp_1.safetensors", "before_gain": field}}))
+    spliced = fc.load(tiny_model("gemma2", dtype=torch.float32), tmp_path, offload=offload)
     x = torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(0))
-    features = {}
-    for before, sites in records.items():
-        suite_of(tmp_path, groups_of(sites=sites))
-        spliced = fc.load(model, tmp_path, offload=offload)
-        features[before] = spliced.dictionaries[Site(1, "mlp")].encode(x)
-    gain = mlp_gain(model, spliced.architecture, 1)
-    read_after = jumprelu(**weights(0)).encode(x / gain)
-    torch.testing.assert_close(features[True], read_after)
-    torch.testing.assert_close(features[False], jumprelu(**weights(0)).encode(x))
+    gain = mlp_gain(spliced.model, spliced.architecture, Site(1, "mlp"))
+    read = x / gain if divided else x
+    features = spliced.dictionaries[Site(1, "mlp")].encode(x)
+    torch.testing.assert_close(features, jumprelu(**weights(0)).encode(read))
 
 
 # a choice of sites

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from featcircuits.errors import InputError
+from featcircuits.sites import Site
 from featcircuits.suites.suite import Suite
 
 if TYPE_CHECKING:
@@ -44,17 +45,18 @@ def check_model(suite: Suite, model: PreTrainedModel, architecture: Architecture
         )
 
 
-def mlp_gain(model: PreTrainedModel, architecture: Architecture, layer: int) -> Tensor:
-    """[width]: what the RMSNorm before a layer's MLP multiplies its result by, in float32 on the CPU."""
+def mlp_gain(model: PreTrainedModel, architecture: Architecture, site: Site) -> Tensor:
+    """[width]: what the RMSNorm before a site's MLP multiplies its result by, in float32 on the CPU."""
     import torch
 
     family = architecture.family
     before = [name for name in family.norms if name not in (family.attn, family.mlp)]
-    norm = architecture.layers(model)[layer].get_submodule(before[-1]) if before else None
+    norm = architecture.layers(model)[site.layer].get_submodule(before[-1]) if before else None
     if norm is None or isinstance(norm, torch.nn.LayerNorm):
+        there = "none there" if norm is None else "a LayerNorm there"
         raise InputError(
-            f"before_gain is for models with an RMSNorm before the MLP; {architecture.model_type!r} has "
-            f"{'none there' if norm is None else 'a LayerNorm there'}"
+            f"site {site} reads before a gain: that takes an RMSNorm before the MLP, and "
+            f"{architecture.model_type!r} has {there}"
         )
     # equal entries are 1 once they are divided by their root mean square; large ones drown the epsilon
     equal = torch.full((architecture.width,), 1e4, device=next(norm.parameters()).device)

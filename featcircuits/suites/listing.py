@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcircuits.sites import Site, in_ranges
+from featcircuits.sites import KINDS, Site, in_ranges
 from featcircuits.suites.hub import size_expected, size_here
 from featcircuits.suites.suite import Suite
 
@@ -30,7 +30,7 @@ class Part:
 
 def parts_of(suite: Suite) -> list[Part]:
     """The suite by kind of site, in forward order."""
-    kinds = dict.fromkeys(Site.parse(name).kind for name in suite.sites)
+    kinds = sorted({Site.parse(name).kind for name in suite.sites}, key=KINDS.index)
     return [_part(suite.folder, {n: r for n, r in suite.sites.items() if Site.parse(n).kind == kind}) for kind in kinds]
 
 

@@ -117,6 +117,7 @@ def _expanded(where: str, group: Any) -> dict[str, Record]:
         Site.parse(site)
         _check_site(where, filled)
         entries[site] = filled
+    _check_differ(where, group)
     return entries
 
 
@@ -128,7 +129,7 @@ def _layers(where: str, given: Any) -> range:
 
 
 def _check_templates(where: str, group: Record, by_layer: Mapping[str, Any]) -> None:
-    """Only known names are filled in, and layers differ in their site and in where their weights are."""
+    """Only known names are filled in, and each layer has a site of its own."""
     for name, text in group.items():
         known = ["layer"] if name == "sites" else ["layer", *by_layer]
         for field in _FIELD.findall(text) if isinstance(text, str) else ():
@@ -136,6 +137,10 @@ def _check_templates(where: str, group: Record, by_layer: Mapping[str, Any]) -> 
                 raise InputError(f"{where}{name} = {text!r}: nothing fills in {{{field}}}; known: {', '.join(known)}")
     if "{layer}" not in group["sites"]:
         raise InputError(f"{where}sites = {group['sites']!r} has no {{layer}}; a single site is a [sites.<site>] table")
+
+
+def _check_differ(where: str, group: Record) -> None:
+    """Each layer has weights of its own."""
     origin = {name: group[name] for name in _WHERE if name in group}
     if origin and not any(isinstance(value, list) or _FIELD.search(str(value)) for value in origin.values()):
         name, value = list(origin.items())[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,31 +48,26 @@ class Suite:
 
     def check_model_files(self) -> None:
         """Refuse a model folder beside the suite whose files are not the recorded ones."""
-        from featcircuits.dictionaries.files import check_hash
+        from featcircuits.sources import check_hash
 
         for name, recorded in self.model.get("files", {}).items():
             path = inside(self.folder, f"{self.model['source']}/{name}", f"model.files.{name}")
             check_hash(path, recorded)
 
     def dictionaries(
-        self, offload: str | None = None, gains: Mapping[Site, Tensor] | None = None
+        self, offload: str | None = None, gain_of: Callable[[Site], Tensor] | None = None
     ) -> dict[Site, Dictionary]:
         """Read every site's dictionary, each checked against its recorded hash and size.
 
         Weights on the hub come from the local cache, and are fetched where they are not in it.
         `offload`: None, "cpu" (weights stay in the CPU's memory) or "disk" (in their files) between uses.
-        `gains`: of the norms at the sites `before_gain`, whose dictionaries then read what follows the gain.
+        `gain_of`: [width] of the norm before a site's MLP. Transcoders that were trained on the norm's
+        result before its gain then read what the MLP reads; without it they stay as they are stored.
         """
         from featcircuits.suites.weights import dictionary_at
 
         sites = {Site.parse(name): record for name, record in self.sites.items()}
-        gains = gains or {}
-        return {s: dictionary_at(self.folder, str(s), r, offload, gains.get(s)) for s, r in sites.items()}
-
-    @property
-    def before_gain(self) -> tuple[Site, ...]:
-        """Where a transcoder reads the norm's result before the norm's gain."""
-        return tuple(Site.parse(name) for name, record in self.sites.items() if record.get("before_gain"))
+        return {site: dictionary_at(self.folder, site, record, offload, gain_of) for site, record in sites.items()}
 
     def only(self, sites: str | Iterable[str]) -> Suite:
         """The suite with fewer sites: names, kinds, or patterns as `sites.chosen` reads them."""

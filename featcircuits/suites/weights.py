@@ -11,53 +11,60 @@ from typing import Any
 from torch import Tensor
 
 from featcircuits.dictionaries import Affine, Dictionary, identity, whole
-from featcircuits.dictionaries.files import load_dictionary, read_dictionary
 from featcircuits.dictionaries.offloaded import offloaded
 from featcircuits.errors import InputError
+from featcircuits.sites import Site
+from featcircuits.sources import describe, describe_release, from_release, load_source, read_source
+from featcircuits.sources.hub import fetch
 from featcircuits.suites.record import inside
 
-Reader = Callable[[], Dictionary]
+Reader = Callable[[], Affine]
 _BASES: Mapping[str, Callable[[int], Dictionary]] = {"identity": identity, "whole": whole}
 
 
 def dictionary_at(
-    folder: Path, site: str, record: Mapping[str, Any], offload: str | None = None, gain: Tensor | None = None
+    folder: Path,
+    site: Site,
+    record: Mapping[str, Any],
+    offload: str | None = None,
+    gain_of: Callable[[Site], Tensor] | None = None,
 ) -> Dictionary:
     """The dictionary of one site, of the size that the record says.
 
     `offload`: None, "cpu" or "disk"; a file of the hub is then read again from the local cache.
-    `gain` [read_width]: of the norm whose result before the gain it reads; it reads what follows instead.
+    `gain_of`: of the norm before a site's MLP, for transcoders that read the norm's result before its gain.
     """
     if "dictionary" in record:
         return _BASES[record["dictionary"]](record["width"])
     first, again = _readers(folder, site, record)
-    checked_anyway = first is again
-    if gain is not None:
-        first, again = partial(_with_gain, first, gain), partial(_with_gain, again, gain)
-    dictionary = offloaded(again) if offload == "disk" and checked_anyway else first()
+    dictionary = first()
     _check_size(site, record, dictionary)
-    if offload == "cpu":
-        return offloaded(partial(_given, dictionary))
-    if offload == "disk" and not checked_anyway:
-        return offloaded(again)
-    return dictionary
+    if gain_of is not None and dictionary.transcodes and _reads_before_gain(folder, site, record):
+        gain = gain_of(site)
+        dictionary, again = after_gain(dictionary, gain), partial(_with_gain, again, gain)
+    if offload is None:
+        return dictionary
+    held = offloaded(partial(_given, dictionary))
+    return held if offload == "cpu" else replace(held, read=again)
 
 
-def _readers(folder: Path, site: str, record: Mapping[str, Any]) -> tuple[Reader, Reader]:
+def _readers(folder: Path, site: Site, record: Mapping[str, Any]) -> tuple[Reader, Reader]:
     """The first reading, which checks the file, and later ones."""
-    if "source" in record:
-        path = inside(folder, record["source"], f"sites.{site}.source")
-        return partial(load_dictionary, path, record.get("sha256")), partial(read_dictionary, path)
-    from featcircuits import sources
-
     if "release" in record:
-        read = partial(sources.from_release, record["release"], record["id"])
-    else:
-        read = partial(sources.from_hub, record["repo"], record["path"], record.get("revision"))
-    return read, read
+        read = partial(from_release, record["release"], record["id"])
+        return read, read
+    path = _path(folder, site, record)
+    return partial(load_source, path, record.get("sha256")), partial(read_source, path)
 
 
-def _check_size(site: str, record: Mapping[str, Any], dictionary: Dictionary) -> None:
+def _path(folder: Path, site: Site, record: Mapping[str, Any]) -> Path:
+    """In the suite's folder, or in the local cache of the hub."""
+    if "repo" in record:
+        return fetch(record["repo"], record["path"], record.get("revision"))
+    return inside(folder, record["source"], f"sites.{site}.source")
+
+
+def _check_size(site: Site, record: Mapping[str, Any], dictionary: Dictionary) -> None:
     """Other weights than the recorded ones would mostly differ in size."""
     for name, found in (("width", dictionary.width), ("n_features", dictionary.n_features)):
         if record.get(name, found) != found:
@@ -67,23 +74,21 @@ def _check_size(site: str, record: Mapping[str, Any], dictionary: Dictionary) ->
             )
 
 
-def _given(dictionary: Dictionary) -> Dictionary:
-    return dictionary
-
-
-def _with_gain(read: Reader, gain: Tensor) -> Dictionary:
-    dictionary = read()
-    if not isinstance(dictionary, Affine) or dictionary.normalisation is not None:
-        raise InputError(f"a {dictionary.kind} dictionary with a norm of its own cannot read before a gain")
-    return after_gain(dictionary, gain)
+def _reads_before_gain(folder: Path, site: Site, record: Mapping[str, Any]) -> bool:
+    """As recorded, else as the weights' own files say."""
+    if "before_gain" in record:
+        return record["before_gain"]
+    if "release" in record:
+        return describe_release(record["release"], record["id"]).reads_before_gain
+    return describe(_path(folder, site, record)).reads_before_gain
 
 
 def after_gain(dictionary: Affine, gain: Tensor) -> Affine:
     """Reads x = gain * n, where the one given reads n: the same features, W_enc and W_skip divided by the gain."""
+    if dictionary.normalisation is not None:
+        raise InputError(f"a {dictionary.kind} transcoder that normalises its input cannot read before a norm's gain")
     if not gain.all():
-        raise InputError(
-            "the norm's gain is 0 in some dimension, where the MLP's input does not show what was before it"
-        )
+        raise InputError("the norm's gain is 0 in some dimension; the MLP's input does not show what was before it")
     gain = gain.to(dictionary.W_enc.device)
     return replace(
         dictionary,
@@ -91,3 +96,11 @@ def after_gain(dictionary: Affine, gain: Tensor) -> Affine:
         centre=None if dictionary.centre is None else dictionary.centre * gain,
         W_skip=None if dictionary.W_skip is None else dictionary.W_skip / gain[:, None],
     )
+
+
+def _with_gain(read: Reader, gain: Tensor) -> Affine:
+    return after_gain(read(), gain)
+
+
+def _given(dictionary: Dictionary) -> Dictionary:
+    return dictionary
