@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -259,6 +260,15 @@ def test_a_broken_record_is_refused_with_one_message(tmp_path: Path, text: str, 
         suite_of(tmp_path, text)
     assert str(caught.value).startswith(f"{tmp_path / 'suite.toml'}: ")
     assert part in str(caught.value)
+
+
+def test_the_pages_example_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    suite = suite_of(tmp_path, example)
+    assert in_ranges(suite.sites) == "embed, mlp 0, resid 0-11"
+    assert suite.sites["resid_7"]["id"] == "blocks.7.hook_resid_post"
+    assert all(f"saes/{name}/README.md" in page for name in named_suites())
 
 
 # weights of each source
