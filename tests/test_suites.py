@@ -20,7 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import featcircuits as fc
+from featcircuits.cli import commands
+from featcircuits.cli.commands import load_for
 from featcircuits.cli.listing import suite_table
+from featcircuits.config import TraceConfig
 from featcircuits.dictionaries import Affine, jumprelu
 from featcircuits.manifest import dictionaries_of
 from featcircuits.models import FAMILIES
@@ -493,6 +496,17 @@ def test_sites_of_a_mapping_can_be_chosen_too() -> None:
     given = {f"mlp_{layer}": random_dictionary(seed=layer) for layer in range(LAYERS)}
     spliced = fc.load(tiny_model("llama"), given, sites="mlp_0-1")
     assert [str(site) for site in spliced.sites] == ["mlp_0", "mlp_1"]
+
+
+def test_commands_load_the_sites_of_their_settings() -> None:
+    spliced = load_for(TraceConfig(sites="embed, resid_0-1"), None)
+    assert [str(site) for site in spliced.sites] == ["embed", "resid_0", "resid_1"]
+
+
+def test_a_suite_without_the_task_is_refused_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "load", lambda *given, **options: pytest.fail("the model was loaded"))
+    with pytest.raises(fc.InputError, match="'gpt2-small' has no task 'agreement_rc'; it has none; give a JSONL file"):
+        load_for(TraceConfig(suite="gpt2-small"), None)
 
 
 def test_runs_of_layers() -> None:

@@ -25,6 +25,7 @@ from featcircuits.ledger import AcrossProcesses
 from featcircuits.loading import load
 from featcircuits.manifest import dictionaries_of, manifest_of
 from featcircuits.splice import SplicedModel
+from featcircuits.suites import load_suite
 from featcircuits.tasks import Task
 from featcircuits.tracing import Trace, trace_with_ranking
 
@@ -128,7 +129,9 @@ def export_run(run: Path, formats: str, overwrite: bool) -> None:
 
 
 def load_for(config: TraceConfig | AgreeConfig, device: str | None) -> SplicedModel:
-    """The model with its suite."""
+    """The model with its suite; a task that the suite does not have is refused before anything is fetched."""
+    if _is_name(config.task):
+        load_suite(config.suite).task_file(config.task, "train")
     offload = config.offload if isinstance(config, TraceConfig) else None
     return load(
         config.model, config.suite, sites=config.sites or None, device=device, dtype=config.dtype, offload=offload
@@ -139,12 +142,17 @@ def task_for(config: TraceConfig | AgreeConfig, spliced: SplicedModel, task: str
     """A task of the suite by name, or a file."""
     options = {"aggregate": config.aggregate} | ({"metric": config.metric} if config.metric else {})
     path = Path(task)
-    if path.suffix == "" and not path.exists():
+    if _is_name(task):
         assert spliced.suite is not None
         path = spliced.suite.task_file(task, split)
         options.setdefault("metric", spliced.suite.tasks[task].get("metric", "logit_difference"))
     found = Task.from_jsonl(path, spliced.tokenizer, **options)
     return found.take(limit) if limit else found
+
+
+def _is_name(task: str) -> bool:
+    """Rather than a file."""
+    return Path(task).suffix == "" and not Path(task).exists()
 
 
 def _check_same_model(circuit: Circuit, spliced: SplicedModel, run: Path) -> None:
