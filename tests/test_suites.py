@@ -216,6 +216,8 @@ def test_a_table_adds_to_its_group_or_replaces_it(tmp_path: Path) -> None:
         ({"layers": [-1, 2]}, "give [first, last]"),
         ({"id": "blocks.hook"}, "groups[1].id = 'blocks.hook' has no {layer}; every layer would have the same weights"),
         ({"id": "{l}"}, "nothing fills in {l}; known: layer"),
+        ({"id": ["a", "b{x}", "c"]}, "nothing fills in {x}; known: layer"),
+        ({"id": ["a", 3, "c"]}, "groups[1].id is 3; give a text"),
         ({"id": None}, "groups[1].id is None; give a text"),
         ({"id": 3, "release": "r{layer}"}, "groups[1].id is 3; give a text"),
         ({"release": None}, "groups[1].source is None; give a text: a file or folder of the suite, or instead release"),
@@ -250,6 +252,7 @@ def test_a_broken_group_is_refused_with_one_message(tmp_path: Path, change: dict
     ("text", "part"),
     [
         (groups_of(GROUP, {**GROUP, "layers": [2, 4]}), "groups[2].sites: mlp_2 is in an earlier group"),
+        ("sites = 3\n" + groups_of(GROUP), "sites is 3; give a table"),
         ("groups = 3\n" + HEAD, "groups is 3; write each group as a [[groups]] table"),
         ("groups = [3]\n" + HEAD, "groups[1] is 3; give a table"),
         (HEAD, "sites is None; give a table"),

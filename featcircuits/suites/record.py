@@ -41,7 +41,11 @@ _SITE: Mapping[str, type | tuple[type, ...]] = {
     "before_gain": bool,
 }
 _GROUP = {*_SITE, "sites", "layers"}
-_TOP = {"format", "name", "description", "licence", "model", "recipe", "tasks", "sites", "groups"}
+_TOP_TYPES = {
+    **dict.fromkeys(["name", "description", "licence"], str),
+    **dict.fromkeys(["model", "recipe", "tasks", "sites"], dict),
+}
+_TOP = {*_TOP_TYPES, "format", "groups"}
 _MODEL = {"source", "revision", "fingerprint", "architecture", "hidden_size", "num_hidden_layers", "files"}
 _NAMES = {str: "text", dict: "table", int: "whole number above 0", bool: "true or false", (int, float): "number"}
 
@@ -67,8 +71,7 @@ def _checked(record: Record) -> Record:
     groups = record.get("groups", [])
     if not isinstance(groups, list):
         raise InputError(f"groups is {groups!r}; write each group as a [[groups]] table")
-    needed = {"name": str, "model": dict} | ({} if groups else {"sites": dict})
-    _check_types("", record, needed, needed)
+    _check_types("", record, _TOP_TYPES, ["name", "model", *([] if groups else ["sites"])])
     _check_known("model.", record["model"], _MODEL)
     _check_types("model.", record["model"], {"source": str}, ["source"])
     return {**record, "sites": _sites(groups, record.get("sites", {}))}
@@ -130,11 +133,12 @@ def _layers(where: str, given: Any) -> range:
 
 def _check_templates(where: str, group: Record, by_layer: Mapping[str, Any]) -> None:
     """Only known names are filled in, and each layer has a site of its own."""
-    for name, text in group.items():
-        known = ["layer"] if name == "sites" else ["layer", *by_layer]
-        for field in _FIELD.findall(text) if isinstance(text, str) else ():
+    for name, value in group.items():
+        known = ["layer"] if name == "sites" else ["layer", *(other for other in by_layer if other != name)]
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        for field in _FIELD.findall(" ".join(texts)):
             if field not in known:
-                raise InputError(f"{where}{name} = {text!r}: nothing fills in {{{field}}}; known: {', '.join(known)}")
+                raise InputError(f"{where}{name} = {value!r}: nothing fills in {{{field}}}; known: {', '.join(known)}")
     if "{layer}" not in group["sites"]:
         raise InputError(f"{where}sites = {group['sites']!r} has no {{layer}}; a single site is a [sites.<site>] table")
 

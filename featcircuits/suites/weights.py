@@ -65,13 +65,13 @@ def _path(folder: Path, site: Site, record: Mapping[str, Any]) -> Path:
 
 
 def _check_size(site: Site, record: Mapping[str, Any], dictionary: Dictionary) -> None:
-    """Other weights than the recorded ones would mostly differ in size."""
-    for name, found in (("width", dictionary.width), ("n_features", dictionary.n_features)):
-        if record.get(name, found) != found:
-            raise InputError(
-                f"site {site}: the suite records {name} = {record[name]}, but the weights have {found}; "
-                "they are another dictionary's, or the record is wrong"
-            )
+    """Other weights than the recorded ones would mostly have another number of features."""
+    recorded, found = record.get("n_features"), dictionary.n_features
+    if recorded not in (None, found):
+        raise InputError(
+            f"site {site}: the suite records n_features = {recorded}, but the weights have {found}; "
+            "they are another dictionary's, or the record is wrong"
+        )
 
 
 def _reads_before_gain(folder: Path, site: Site, record: Mapping[str, Any]) -> bool:
