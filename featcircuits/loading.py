@@ -44,7 +44,8 @@ def load(
     is brought in.
     Raises `InputError` where they do not fit.
     """
-    from featcircuits.suites import SHIPPED, check_model, load_suite, mlp_gain
+    from featcircuits.suites import SHIPPED, check_model, load_suite
+    from featcircuits.suites.adapting import adaptation
 
     given = suite if isinstance(suite, Mapping) else None
     found = None if isinstance(suite, Mapping) else load_suite(suite or SHIPPED)
@@ -64,7 +65,7 @@ def load(
     architecture = architecture_of(model)
     if found is not None:
         check_model(found, model, architecture)
-        read = found.dictionaries(offload, partial(mlp_gain, model, architecture))
+        read = found.dictionaries(offload, partial(adaptation, model, architecture))
         given = {str(site): dictionary for site, dictionary in read.items()}
     checked = _checked(given or {}, model, architecture)
     if found is None:

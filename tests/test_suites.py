@@ -29,11 +29,12 @@ from featcircuits.manifest import dictionaries_of
 from featcircuits.models import FAMILIES
 from featcircuits.sites import Site, all_sites, chosen, in_ranges
 from featcircuits.sources import site_of_hook
-from featcircuits.suites import SHIPPED, Suite, load_suite, mlp_gain, named_suites
+from featcircuits.suites import SHIPPED, Suite, load_suite, named_suites
+from featcircuits.suites.adapting import adaptation, after_gain, centred, mlp_gain, moved, value_offset
 from featcircuits.suites.hub import need_of, release_named
 from featcircuits.suites.listing import Part, parts_of
-from featcircuits.suites.weights import after_gain
-from tests.tiny import LAYERS, WIDTH, random_dictionary, tiny_model
+from featcircuits.tokens import Tokens
+from tests.tiny import ALL_SITES, HEADS, LAYERS, VOCABULARY, WIDTH, random_dictionary, spliced_model, tiny_model
 
 PUBLISHED = sorted(set(named_suites()) - {SHIPPED})
 
@@ -75,6 +76,7 @@ HOOKS: Mapping[str | None, Callable[[str, str, str], tuple[str, ...]]] = {
         f"blocks.{number_after(path, 'layer_')}.hook_mlp_out",
     ),
     "gemma_3": lambda repo, path, id: (f"blocks.{number_after(path, 'layer_')}.{_GEMMA_3[path.split('/')[0]]}",),
+    "connor_rob_hook_z": lambda repo, path, id: (id.replace("hook_z", "attn.hook_z"),),
     "llama_scope": lambda repo, path, id: (f"blocks.{number_after(path, 'Base-L')}.{_LLAMA[path.split('-')[-2][-1]]}",),
     "qwen_scope": lambda repo, path, id: (f"blocks.{number_after(path, 'layer')}.hook_resid_post",),
     "mwhanna_transcoder": lambda repo, path, id: (
@@ -148,6 +150,7 @@ def test_the_sites_that_users_expect() -> None:
 
     assert held("pythia-70m-deduped") == "embed, attn 0-5, mlp 0-5, resid 0-5"
     assert held("gpt2-small") == "embed, attn 0-11, mlp 0-11, resid 0-11"
+    assert held("gpt2-small-z") == "embed, attn_z 0-11, mlp 0-11, resid 0-11"
     assert held("gemma-2-9b") == "embed, attn_z 0-41, mlp 0-41, resid 0-41"
     assert held("gemma-2-2b-transcoders") == "embed, attn_z 0-25, mlp 0-25"
     assert load_suite("gemma-2-2b-transcoders").sites["mlp_13"]["id"] == "layer_13/width_16k/average_l0_8"
@@ -450,6 +453,76 @@ def test_a_transcoder_reads_before_the_gain_where_record_or_file_says_so(
     read = x / gain if divided else x
     features = spliced.dictionaries[Site(1, "mlp")].encode(x)
     torch.testing.assert_close(features, jumprelu(**weights(0)).encode(read))
+
+
+# dictionaries of models that TransformerLens processed
+
+
+def processed_activations(model: Any, ids: list[int]) -> Mapping[str, Tensor]:
+    """What TransformerLens itself makes of a GPT-2 model: norms folded, writes centred, value biases moved."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+
+    config = HookedTransformerConfig(
+        n_layers=LAYERS, d_model=WIDTH, n_ctx=64, d_head=WIDTH // HEADS, n_heads=HEADS, d_mlp=24,
+        d_vocab=VOCABULARY, act_fn="gelu_new", normalization_type="LNPre", dtype=torch.float64, device="cpu",
+    )  # fmt: skip
+    hooked = HookedTransformer(config)
+    hooked.load_and_process_state_dict(
+        convert_gpt2_weights(model, config), fold_ln=True, center_writing_weights=True, fold_value_biases=True
+    )
+    return hooked.run_with_cache(torch.tensor([ids]))[1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_dictionaries_of_a_processed_model_have_its_features_in_the_unmodified_one() -> None:
+    """Features, and what is left over, are those that they have in TransformerLens' own activations."""
+    model, ids = tiny_model("gpt2"), [1, 2, 3, 4, 5]
+    theirs = processed_activations(model, ids)
+    spliced = spliced_model(model, sites=list(ALL_SITES))
+    ours = spliced.record(Tokens.pad([ids], 0))[1]
+    hooks = {"attn_z": "attn.hook_z", "attn": "hook_attn_out", "mlp": "hook_mlp_out", "resid": "hook_resid_post"}
+    for site in spliced.sites[1:]:
+        own = random_dictionary()
+        assert isinstance(own, Affine)
+        fitted = adaptation(model, spliced.architecture, site, before_gain=False, processed=True)(own)
+        x, read = theirs[f"blocks.{site.layer}.{hooks[site.kind]}"].flatten(2).detach(), ours[site]
+        assert not torch.allclose(x, read, atol=0.05)
+        torch.testing.assert_close(fitted.encode(read), own.encode(x), rtol=1e-4, atol=1e-5)
+        left = read - fitted.decode(fitted.encode(read), fitted.statistics(read))
+        torch.testing.assert_close(left, x - own.decode(own.encode(x)), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_known_of_processed_models_is_refused() -> None:
+    rescaled, transcoder = (random_dictionary(kind) for kind in ("constant_norm", "transcoder"))
+    assert isinstance(rescaled, Affine)
+    assert isinstance(transcoder, Affine)
+    for dictionary in (rescaled, transcoder):
+        with pytest.raises(fc.InputError, match="not known for processed models"):
+            centred(dictionary)
+        with pytest.raises(fc.InputError, match="cannot be moved by a bias"):
+            moved(dictionary, torch.ones(WIDTH))
+    normalised = random_dictionary("layer_norm")
+    assert isinstance(normalised, Affine)
+    assert centred(normalised) is normalised
+    spliced = fc.load(tiny_model("llama"), {"embed": random_dictionary()})
+    with pytest.raises(fc.InputError, match="site attn_z_1 is of a processed model"):
+        value_offset(spliced.model, spliced.architecture, Site(1, "attn_z"))
+
+
+@pytest.mark.parametrize("offload", [None, "cpu", "disk"])
+def test_a_suite_says_which_dictionaries_are_of_a_processed_model(tmp_path: Path, offload: str | None) -> None:
+    save_file(weights(0), tmp_path / "here.safetensors")
+    record = {"source": "here.safetensors", "processed": True}
+    suite_of(tmp_path, groups_of(sites={"attn_z_1": record, "mlp_1": record}))
+    spliced = fc.load(tiny_model("gpt2", dtype=torch.float32), tmp_path, offload=offload)
+    x, stored = torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(0)), jumprelu(**weights(0))
+    offset = value_offset(spliced.model, spliced.architecture, Site(1, "attn_z"))
+    heads, mlp = spliced.dictionaries[Site(1, "attn_z")], spliced.dictionaries[Site(1, "mlp")]
+    torch.testing.assert_close(heads.encode(x + offset), stored.encode(x))
+    torch.testing.assert_close(heads.decode(stored.encode(x)), stored.decode(stored.encode(x)) + offset)
+    torch.testing.assert_close(mlp.encode(x + 3), stored.encode(x - x.mean(-1, keepdim=True)), rtol=1e-4, atol=1e-5)
 
 
 # a choice of sites

@@ -22,10 +22,12 @@ def suite_table(suites: Iterable[Suite]) -> Table:
     """A row a suite, with a line for each kind of its sites."""
     caption = "here: sites with weights on this machine; loading a suite fetches the others"
     table = Table(title="Suites", title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE)
-    table.add_column("suite, model, tasks", overflow="fold")
+    suites = sorted(suites, key=lambda suite: suite.name)
+    widest = max((len(suite.name) for suite in suites), default=0)
+    table.add_column("suite, model, tasks", overflow="fold", min_width=widest)
     for name in ("sites", "kind", "features", "here", "size"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("features", "here", "size") else "left")
-    for suite in sorted(suites, key=lambda suite: suite.name):
+    for suite in suites:
         parts = parts_of(suite)
         about = [f"[bold]{escape(suite.name)}[/]", escape(suite.model["source"]), escape(", ".join(suite.tasks))]
         lines = [(p.sites, p.kinds, p.features, f"{p.here}/{p.count}", _size(p)) for p in parts]

@@ -45,5 +45,21 @@ class ConstantNorm:
         return Statistics(norm.clamp_min(torch.finfo(x.dtype).tiny), torch.zeros_like(norm))
 
 
+@dataclass(frozen=True)
+class Centred:
+    """`x - mean`, the mean put back in decoding: for dictionaries of models that write no mean to the stream."""
+
+    undone: bool = True
+
+    name = "centred"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x - self.statistics(x).shift
+
+    def statistics(self, x: Tensor) -> Statistics:
+        mean = x.mean(-1, keepdim=True)
+        return Statistics(torch.ones_like(mean), mean)
+
+
 NORMALISATIONS = {kind.name: kind for kind in (LayerNorm, ConstantNorm)}
 """By the name that configs give them."""

@@ -1,4 +1,4 @@
-"""Does a model belong to a suite, and what its dictionaries need to know of the model."""
+"""Does a model belong to a suite?"""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from featcircuits.errors import InputError
-from featcircuits.sites import Site
 from featcircuits.suites.suite import Suite
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
     from featcircuits.models import Architecture
@@ -43,22 +41,3 @@ def check_model(suite: Suite, model: PreTrainedModel, architecture: Architecture
             f"suite {suite.name!r} belongs to another model: the embedding's weights differ from those it was trained "
             f"on ({expected['source']}); features would be meaningless"
         )
-
-
-def mlp_gain(model: PreTrainedModel, architecture: Architecture, site: Site) -> Tensor:
-    """[width]: what the RMSNorm before a site's MLP multiplies its result by, in float32 on the CPU."""
-    import torch
-
-    family = architecture.family
-    before = [name for name in family.norms if name not in (family.attn, family.mlp)]
-    norm = architecture.layers(model)[site.layer].get_submodule(before[-1]) if before else None
-    if norm is None or isinstance(norm, torch.nn.LayerNorm):
-        there = "none there" if norm is None else "a LayerNorm there"
-        raise InputError(
-            f"site {site} reads before a gain: that takes an RMSNorm before the MLP, and "
-            f"{architecture.model_type!r} has {there}"
-        )
-    # equal entries are 1 once they are divided by their root mean square; large ones drown the epsilon
-    equal = torch.full((architecture.width,), 1e4, device=next(norm.parameters()).device)
-    with torch.no_grad():
-        return norm(equal).float().cpu()

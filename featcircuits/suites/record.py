@@ -39,6 +39,7 @@ _SITE: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(["width", "n_features"], int),
     **dict.fromkeys(_FIGURES, (int, float)),
     "before_gain": bool,
+    "processed": bool,
 }
 _GROUP = {*_SITE, "sites", "layers"}
 _TOP_TYPES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,8 @@ from featcircuits.sites import Site, chosen
 from featcircuits.suites.record import ORIGIN, inside, read_record
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from featcircuits.dictionaries import Dictionary
+    from featcircuits.suites.weights import Adapting
 
 SHIPPED = "grammar-4l"
 """The suite whose weights the package carries."""
@@ -54,20 +53,18 @@ class Suite:
             path = inside(self.folder, f"{self.model['source']}/{name}", f"model.files.{name}")
             check_hash(path, recorded)
 
-    def dictionaries(
-        self, offload: str | None = None, gain_of: Callable[[Site], Tensor] | None = None
-    ) -> dict[Site, Dictionary]:
+    def dictionaries(self, offload: str | None = None, adapting: Adapting | None = None) -> dict[Site, Dictionary]:
         """Read every site's dictionary, each checked against its recorded hash and size.
 
         Weights on the hub come from the local cache, and are fetched where they are not in it.
         `offload`: None, "cpu" (weights stay in the CPU's memory) or "disk" (in their files) between uses.
-        `gain_of`: [width] of the norm before a site's MLP. Transcoders that were trained on the norm's
-        result before its gain then read what the MLP reads; without it they stay as they are stored.
+        `adapting`: what fits dictionaries of another form of the model to the unmodified one
+        (`featcircuits.suites.adapting`); without it they stay as they are stored.
         """
         from featcircuits.suites.weights import dictionary_at
 
         sites = {Site.parse(name): record for name, record in self.sites.items()}
-        return {site: dictionary_at(self.folder, site, record, offload, gain_of) for site, record in sites.items()}
+        return {site: dictionary_at(self.folder, site, record, offload, adapting) for site, record in sites.items()}
 
     def only(self, sites: str | Iterable[str]) -> Suite:
         """The suite with fewer sites: names, kinds, or patterns as `sites.chosen` reads them."""

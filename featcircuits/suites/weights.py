@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from featcircuits.dictionaries import Affine, Dictionary, identity, whole
 from featcircuits.dictionaries.offloaded import offloaded
 from featcircuits.errors import InputError
@@ -19,6 +17,8 @@ from featcircuits.sources.hub import fetch
 from featcircuits.suites.record import inside
 
 Reader = Callable[[], Affine]
+Adapting = Callable[[Site, bool, bool], Callable[[Affine], Affine]]
+"""(site, before_gain, processed) -> what to do to its dictionary"""
 _BASES: Mapping[str, Callable[[int], Dictionary]] = {"identity": identity, "whole": whole}
 
 
@@ -27,21 +27,22 @@ def dictionary_at(
     site: Site,
     record: Mapping[str, Any],
     offload: str | None = None,
-    gain_of: Callable[[Site], Tensor] | None = None,
+    adapting: Adapting | None = None,
 ) -> Dictionary:
     """The dictionary of one site, of the size that the record says.
 
     `offload`: None, "cpu" or "disk"; a file of the hub is then read again from the local cache.
-    `gain_of`: of the norm before a site's MLP, for transcoders that read the norm's result before its gain.
+    `adapting`: what fits dictionaries to the model that were trained on another form of it.
     """
     if "dictionary" in record:
         return _BASES[record["dictionary"]](record["width"])
     first, again = _readers(folder, site, record)
     dictionary = first()
     _check_size(site, record, dictionary)
-    if gain_of is not None and dictionary.transcodes and _reads_before_gain(folder, site, record):
-        gain = gain_of(site)
-        dictionary, again = after_gain(dictionary, gain), partial(_with_gain, again, gain)
+    if adapting is not None:
+        before_gain = dictionary.transcodes and _reads_before_gain(folder, site, record)
+        adapt = adapting(site, before_gain, record.get("processed", False))
+        dictionary, again = adapt(dictionary), partial(_adapted, again, adapt)
     if offload is None:
         return dictionary
     held = offloaded(partial(_given, dictionary))
@@ -83,23 +84,8 @@ def _reads_before_gain(folder: Path, site: Site, record: Mapping[str, Any]) -> b
     return describe(_path(folder, site, record)).reads_before_gain
 
 
-def after_gain(dictionary: Affine, gain: Tensor) -> Affine:
-    """Reads x = gain * n, where the one given reads n: the same features, W_enc and W_skip divided by the gain."""
-    if dictionary.normalisation is not None:
-        raise InputError(f"a {dictionary.kind} transcoder that normalises its input cannot read before a norm's gain")
-    if not gain.all():
-        raise InputError("the norm's gain is 0 in some dimension; the MLP's input does not show what was before it")
-    gain = gain.to(dictionary.W_enc.device)
-    return replace(
-        dictionary,
-        W_enc=dictionary.W_enc / gain[:, None],
-        centre=None if dictionary.centre is None else dictionary.centre * gain,
-        W_skip=None if dictionary.W_skip is None else dictionary.W_skip / gain[:, None],
-    )
-
-
-def _with_gain(read: Reader, gain: Tensor) -> Affine:
-    return after_gain(read(), gain)
+def _adapted(read: Reader, adapt: Callable[[Affine], Affine]) -> Affine:
+    return adapt(read())
 
 
 def _given(dictionary: Dictionary) -> Dictionary:

@@ -1,0 +1,113 @@
+"""Dictionaries that were trained on another form of a model, fitted to the unmodified one; each exactly.
+
+Two forms occur. Some transcoders read the result of the norm before the MLP before that norm's gain.
+And TransformerLens by default *processes* a model: it centres what is written to the residual
+stream, folds norms into the weights behind them, and moves the bias of the values behind the
+attention, where it acts alike, since a pattern's weights add up to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from featcircuits.dictionaries import Affine, LayerNorm
+from featcircuits.dictionaries.normalisation import Centred
+from featcircuits.errors import InputError
+from featcircuits.models import Architecture, Fused
+from featcircuits.sites import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def adaptation(
+    model: PreTrainedModel, architecture: Architecture, site: Site, before_gain: bool, processed: bool
+) -> Callable[[Affine], Affine]:
+    """What makes a site's dictionary of one for the unmodified model.
+
+    Raises `InputError` where the model has no such form.
+    """
+    if before_gain:
+        return partial(after_gain, gain=mlp_gain(model, architecture, site))
+    if processed and site.kind == "attn_z":
+        return partial(moved, by=value_offset(model, architecture, site))
+    return centred if processed else _as_it_is
+
+
+def _as_it_is(dictionary: Affine) -> Affine:
+    return dictionary
+
+
+def after_gain(dictionary: Affine, gain: Tensor) -> Affine:
+    """Reads x = gain * n, where the one given reads n: the same features, W_enc and W_skip divided by the gain."""
+    if dictionary.normalisation is not None:
+        raise InputError(f"a {dictionary.kind} transcoder that normalises its input cannot read before a norm's gain")
+    if not gain.all():
+        raise InputError("the norm's gain is 0 in some dimension; the MLP's input does not show what was before it")
+    gain = gain.to(dictionary.W_enc.device)
+    return replace(
+        dictionary,
+        W_enc=dictionary.W_enc / gain[:, None],
+        centre=None if dictionary.centre is None else dictionary.centre * gain,
+        W_skip=None if dictionary.W_skip is None else dictionary.W_skip / gain[:, None],
+    )
+
+
+def moved(dictionary: Affine, by: Tensor) -> Affine:
+    """Reads and explains x + by, where the one given reads and explains x."""
+    if dictionary.normalisation is not None or dictionary.transcodes:
+        raise InputError(f"a {dictionary.kind} dictionary that normalises or transcodes cannot be moved by a bias")
+    by = by.to(dictionary.b_dec)
+    centre = by if dictionary.centre is None else dictionary.centre + by
+    return replace(dictionary, centre=centre, b_dec=dictionary.b_dec + by)
+
+
+def centred(dictionary: Affine) -> Affine:
+    """Reads and explains an activation less its mean over dimensions, and puts the mean back."""
+    if isinstance(dictionary.normalisation, LayerNorm) and not dictionary.transcodes:
+        return dictionary  # which takes the mean out itself, and puts it back
+    if dictionary.normalisation is not None or dictionary.transcodes:
+        raise InputError(
+            f"a {dictionary.kind} dictionary that transcodes or normalises its input is not known for processed "
+            "models; remove 'processed'"
+        )
+    return replace(dictionary, normalisation=Centred())
+
+
+def mlp_gain(model: PreTrainedModel, architecture: Architecture, site: Site) -> Tensor:
+    """[width]: what the RMSNorm before a site's MLP multiplies its result by, in float32 on the CPU."""
+    family = architecture.family
+    before = [name for name in family.norms if name not in (family.attn, family.mlp)]
+    norm = architecture.layers(model)[site.layer].get_submodule(before[-1]) if before else None
+    if norm is None or isinstance(norm, nn.LayerNorm):
+        there = "none there" if norm is None else "a LayerNorm there"
+        raise InputError(
+            f"site {site} reads before a gain: that takes an RMSNorm before the MLP, and "
+            f"{architecture.model_type!r} has {there}"
+        )
+    # equal entries are 1 once they are divided by their root mean square; large ones drown the epsilon
+    equal = torch.full((architecture.width,), 1e4, device=next(norm.parameters()).device)
+    with torch.no_grad():
+        return norm(equal).float().cpu()
+
+
+def value_offset(model: PreTrainedModel, architecture: Architecture, site: Site) -> Tensor:
+    """[heads * head width]: what every value has whatever the input, the norm's bias included."""
+    family, where = architecture.family, architecture.family.queries_keys
+    if not isinstance(where, Fused):
+        raise InputError(
+            f"site {site} is of a processed model: where the values' bias is, is known for fused projections only, and "
+            f"{architecture.model_type!r} has another"
+        )
+    layer = architecture.layers(model)[site.layer]
+    projection, bias = layer.get_submodule(where.module), getattr(layer.get_submodule(family.norms[0]), "bias", None)
+    with torch.no_grad():
+        weight = next(projection.parameters())
+        x = weight.new_zeros(architecture.width) if bias is None else bias
+        return projection(x[None])[0, where.values(model.config).to(weight.device)].float().cpu()
