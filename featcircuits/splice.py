@@ -105,7 +105,7 @@ class SplicedModel:
         tokens = tokens.to(self.device)
         with ExitStack() as hooks:
             if start is not None:
-                hooks.enter_context(_starting(self.architecture.layers(self.model), start))
+                hooks.enter_context(_starting(self.architecture, self.model, start))
             if edit is not None:
                 first = 0 if start is None else start.layer
                 hooked = (site for site in (self.sites if sites is None else sites) if _runs(site, first))
@@ -150,7 +150,7 @@ class SplicedModel:
 
     def rows_at_once(self, slots: int, most: int, gradients: bool = False) -> int:
         """How many rows of `slots` tokens one forward takes within a fixed memory; 1 to `most`."""
-        config, layers = self.model.config, self.architecture.n_layers if gradients else 2
+        config, layers = self.model.config.get_text_config(), self.architecture.n_layers if gradients else 2
         heads = getattr(config, "num_attention_heads", 1)
         numbers = slots * layers * (_PER_LAYER * self.architecture.width + 2 * heads * slots)
         budget = _ROW_BYTES
@@ -237,19 +237,23 @@ def _reading(unembedding: nn.Module, tokens: Tokens) -> Iterator[None]:
 
 
 @contextmanager
-def _starting(layers: list[nn.Module], start: Start) -> Iterator[None]:
+def _starting(architecture: Architecture, model: PreTrainedModel, start: Start) -> Iterator[None]:
     """Make the layers before `start.layer` pass their input on, the last of them the given stream.
 
     `forward` is replaced on the instances and put back, also where something else (accelerate, a
     hub kernel) had replaced it before.
     """
-    skipped = layers[: start.layer]
+    skipped, tuples = architecture.layers(model)[: start.layer], architecture.family.tuples
+
+    def pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (hidden_states, None) if tuples else hidden_states
+
     before = [vars(layer).get("forward") for layer in skipped]
     try:
         for layer in skipped:
-            layer.forward = _pass_on  # type: ignore[method-assign]
+            layer.forward = pass_on  # type: ignore[method-assign]
         if skipped:
-            skipped[-1].forward = lambda *args, **kwargs: start.stream  # type: ignore[method-assign]
+            skipped[-1].forward = lambda *args, **kwargs: pass_on(start.stream)  # type: ignore[method-assign]
         yield
     finally:
         for layer, forward in zip(skipped, before, strict=True):
@@ -257,10 +261,6 @@ def _starting(layers: list[nn.Module], start: Start) -> Iterator[None]:
                 vars(layer).pop("forward", None)
             else:
                 layer.forward = forward  # type: ignore[method-assign]
-
-
-def _pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return hidden_states
 
 
 @contextmanager

@@ -21,7 +21,17 @@ from featcircuits.propagation import propagation, rule_names
 from featcircuits.sites import EMBED, Site, all_sites, resid
 from featcircuits.splice import SplicedModel, gradients
 from featcircuits.tokens import Tokens
-from tests.tiny import FAMILIES, LAYERS, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
+from tests.tiny import (
+    EAGER_ONLY,
+    FAMILIES,
+    LAYERS,
+    made_linear,
+    n_hooks,
+    random_task,
+    spliced_model,
+    tiny_model,
+    tolerance,
+)
 
 TOKENS = Tokens.pad([[5, 9, 3, 7, 1], [8, 2, 6, 20, 4]], 0)
 RULES = ["default", "with_ah", "gradient", "ln", "identity", "identity_exact", "half", "ah", "ln+half+ah"]
@@ -89,6 +99,19 @@ def attention64(held: bool) -> Callable[..., tuple[Tensor, Tensor]]:
     return attend
 
 
+def gpt_neo_attention64(attention: Any, held: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    """GPT-Neo's own method: no scale, and a window in local layers."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        slots = query.shape[2]
+        seen = slots if attention.attention_type == "global" else attention.config.window_size
+        near = torch.ones(slots, slots, dtype=torch.bool).triu(1 - seen)
+        output, pattern = attention64(held)(attention, query, key, value, mask.masked_fill(~near, -torch.inf), 1.0)
+        return output.transpose(1, 2), pattern
+
+    return attend
+
+
 for name, is_held in (("eager64", False), ("held64", True)):
     ALL_ATTENTION_FUNCTIONS.register(name, attention64(is_held))
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, eager_mask)
@@ -116,6 +139,9 @@ def in_float64(model: PreTrainedModel, rules: tuple[str, ...] = ()) -> PreTraine
         if "half" in held and family.product:
             path = f"{family.layers}.{layer}.mlp"
             replaced(model, path, HalvedProduct(model.get_submodule(path)))
+        if family.attention is not None:
+            attention: Any = model.get_submodule(f"{family.layers}.{layer}.{family.attention.module}")
+            attention._attn = gpt_neo_attention64(attention, "ah" in held)
     replaced(model, family.final_norm, Norm(model.get_submodule(family.final_norm), "ln" in held))
     model.config._attn_implementation = "held64" if "ah" in held else "eager64"
     return model
@@ -178,7 +204,7 @@ def test_relevance_is_conserved_layer_by_layer_without_biases(family: str) -> No
 @pytest.mark.parametrize("family", FAMILIES)
 def test_forward_values_do_not_change_to_the_last_bit(family: str, dtype: torch.dtype, attention: str) -> None:
     model = tiny_model(family, dtype=dtype)
-    if family != "gemma2":
+    if family not in EAGER_ONLY:
         model.set_attn_implementation(attention)
     spliced = spliced_model(model)
     before = spliced.run(TOKENS)
@@ -212,8 +238,8 @@ def test_no_hook_is_left_after_an_exception(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eager_and_sdpa_give_the_same_coefficients(family: str) -> None:
-    if family == "gemma2":
-        pytest.skip("transformers has no sdpa attention for Gemma 2")
+    if family in EAGER_ONLY:
+        pytest.skip("transformers has no sdpa attention for it")
     model = tiny_model(family)
     eager = coefficients(model, "with_ah")
     model.set_attn_implementation("sdpa")

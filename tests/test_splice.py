@@ -16,9 +16,11 @@ from featcircuits.states import encode
 from featcircuits.tokens import Tokens
 from tests.tiny import (
     ALL_SITES,
+    EAGER_ONLY,
     FAMILIES,
     KINDS,
     LAYERS,
+    POSITIONS_ADDED,
     VOCABULARY,
     n_hooks,
     put_together,
@@ -32,8 +34,8 @@ PROMPTS = [[5, 9, 3, 7, 1], [8, 2, 6], [4, 4, 11, 30]]
 
 
 def padded_model(family: str, side: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    """transformers' eager attention computes NaN behind left padding in float64, and Gemma 2 has no other."""
-    if side == "left" and family == "gemma2":
+    """transformers' eager attention computes NaN behind left padding in float64, and some families have no other."""
+    if side == "left" and family in EAGER_ONLY:
         return tiny_model(family, dtype=torch.float32 if dtype == torch.float64 else dtype)
     model = tiny_model(family, dtype=dtype)
     if side == "left":
@@ -42,7 +44,7 @@ def padded_model(family: str, side: str, dtype: torch.dtype = torch.float64) -> 
 
 
 def padding_tolerance(family: str, side: str) -> float:
-    return 1e-4 if side == "left" and family == "gemma2" else tolerance(family)
+    return 1e-4 if side == "left" and family in EAGER_ONLY else tolerance(family)
 
 
 def same(site: Site, x: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ def test_unedited_splice_is_the_bare_model_to_the_bit(family: str, side: str, dt
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decode_plus_error_is_the_activation(family: str, kind: str, attention: str) -> None:
     model = tiny_model(family)
-    if family != "gemma2":
+    if family not in EAGER_ONLY:
         model.set_attn_implementation(attention)
     spliced, tokens = spliced_model(model, kind, list(ALL_SITES)), Tokens.pad(PROMPTS, 0)
     with torch.no_grad():
@@ -99,7 +101,7 @@ def test_sites_add_up_to_the_residual_stream(family: str) -> None:
     """A block's output is its input plus its attention's and its MLP's output: the sites are those."""
     spliced, tokens = spliced_model(tiny_model(family)), Tokens.pad(PROMPTS, 0)
     _, seen = spliced.record(tokens)
-    first = 1 if family == "gpt2" else 0  # GPT-2 adds its position embedding after the site `embed`
+    first = 1 if family in POSITIONS_ADDED else 0
     for layer in range(first, LAYERS):
         before = seen[EMBED if layer == 0 else resid(layer - 1)]
         total = before + seen[Site(layer, "attn")] + seen[Site(layer, "mlp")]

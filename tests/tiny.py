@@ -36,6 +36,11 @@ _CONFIGS: Mapping[str, Callable[[], Any]] = {
         vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=64, n_inner=24,
         bos_token_id=None, eos_token_id=None,
     ),
+    "gpt_neo": lambda: transformers.GPTNeoConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, num_layers=LAYERS, num_heads=HEADS, intermediate_size=24,
+        max_position_embeddings=64, attention_types=[[["global", "local"], 1], [["global"], 1]], window_size=2,
+        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
+    ),
     "gpt_neox_parallel": lambda: transformers.GPTNeoXConfig(**_SHARED, use_parallel_residual=True),
     "gpt_neox_sequential": lambda: transformers.GPTNeoXConfig(**_SHARED, use_parallel_residual=False),
     "llama": lambda: transformers.LlamaConfig(**_GROUPED),
@@ -48,6 +53,10 @@ _CONFIGS: Mapping[str, Callable[[], Any]] = {
     "gemma3_text": lambda: transformers.Gemma3TextConfig(**_GROUPED, sliding_window=32, query_pre_attn_scalar=8),
 }  # fmt: skip
 FAMILIES = tuple(_CONFIGS)
+EAGER_ONLY = frozenset({"gemma2", "gpt_neo"})
+"""Families for which transformers has no sdpa attention."""
+POSITIONS_ADDED = frozenset({"gpt2", "gpt_neo"})
+"""Families that add a position embedding after the site `embed`."""
 FLOAT32_INSIDE = frozenset(FAMILIES) - {"gpt2"}
 """Families whose rotary angles, norms or softmax transformers computes in float32 even in float64 models."""
 

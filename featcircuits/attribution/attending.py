@@ -7,13 +7,15 @@ kernel. `Pattern` has the finite change of attention when one position's query, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from featcircuits.errors import InputError
+from featcircuits.models import Architecture, OwnAttention, architecture_of
 from featcircuits.states import precision
 
 Attend = Callable[..., tuple[Tensor, None]]
@@ -21,14 +23,41 @@ Attend = Callable[..., tuple[Tensor, None]]
 
 
 @contextmanager
-def attending(model: Any, attend: Attend) -> Iterator[None]:
+def attending(model: Any, attend: Attend, architecture: Architecture | None = None) -> Iterator[None]:
     """Use `attend` as the model's attention; the model's own choice is put back afterwards.
 
-    The function stands in for transformers' "eager" kernel, so masks arrive as numbers to be added.
+    Masks arrive as numbers to be added. Raises `InputError` for attention that no function can replace.
     """
+    architecture = architecture or architecture_of(model)
+    own = architecture.family.attention
+    if own is None:
+        with _as_eager_kernel(model, attend):
+            yield
+        return
+    chosen = model.config._attn_implementation
+    if chosen != "eager":
+        raise InputError(
+            f"attention of family {architecture.model_type!r} cannot be laid open while the model runs {chosen!r}, as "
+            "atp-qk, atp-star and atp-hop1 need; load the model with attn_implementation='eager'"
+        )
+    with ExitStack() as methods:
+        for layer in architecture.layers(model):
+            methods.enter_context(_as_method(layer.get_submodule(own.module), own, attend))
+        yield
+
+
+@contextmanager
+def _as_eager_kernel(model: Any, attend: Attend) -> Iterator[None]:
+    """The function stands in for the "eager" kernel of transformers' registry."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    config, kernels = model.config, ALL_ATTENTION_FUNCTIONS._local_mapping
+    if not model._supports_attention_backend:
+        raise InputError(
+            f"{type(model).__name__} computes attention by itself and not by transformers' attention functions: "
+            "atp-qk, atp-star and atp-hop1 cannot lay it open; its family's row needs `attention` "
+            "(docs/howto/model-family.md)"
+        )
+    config, kernels = model.config.get_text_config(), ALL_ATTENTION_FUNCTIONS._local_mapping
     chosen, stand_in = config._attn_implementation, kernels.get("eager")
     try:
         config._attn_implementation = "eager"
@@ -40,6 +69,24 @@ def attending(model: Any, attend: Attend) -> Iterator[None]:
             kernels.pop("eager", None)
         else:
             kernels["eager"] = stand_in
+
+
+@contextmanager
+def _as_method(module: nn.Module, own: OwnAttention, attend: Attend) -> Iterator[None]:
+    """The function stands in for the method on this instance."""
+
+    def method(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, None]:
+        hidden = torch.finfo(query.dtype).min
+        open_to = torch.zeros((), dtype=query.dtype, device=query.device) if mask is None else mask
+        mask = open_to.masked_fill(~own.visible(module, query.shape[2]), hidden)
+        output, _ = attend(module, query, key, value, mask, scaling=own.scale)
+        return output.transpose(1, 2), None
+
+    setattr(module, own.method, method)
+    try:
+        yield
+    finally:
+        delattr(module, own.method)
 
 
 def per_head(x: Tensor, heads: int) -> Tensor:

@@ -87,7 +87,7 @@ def _clean_run(
         outputs.append(patterns[-1].output())
         return outputs[-1], None
 
-    with torch.enable_grad(), frozen(spliced.model), attending(spliced.model, attend):
+    with torch.enable_grad(), frozen(spliced.model), attending(spliced.model, attend, spliced.architecture):
         logits = spliced.run(states.batch.clean, keep, sites=sites, answers_only=True)
         inner = [tensor for pattern in patterns for tensor in (pattern.query, pattern.key)]
         wanted = [*seen.values(), *outputs, *inner]
@@ -161,7 +161,7 @@ def first_hop(spliced: SplicedModel, states: States, readers: Readers, moves: Mo
     ids = states.batch.clean.ids[example, slot][:, None]
     clean = states.batch.clean
     tokens = Tokens(ids, torch.ones_like(ids), clean.positions[example, slot], clean.vocabulary)
-    with attending(spliced.model, attend):
+    with attending(spliced.model, attend, spliced.architecture):
         sites = all_sites(spliced.architecture.n_layers)
         logits = spliced.run(tokens, force, sites=sites, start=start, answers_only=True)
     last = (slot == states.batch.clean.last[example]).to(wide)

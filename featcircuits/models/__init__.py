@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from featcircuits.errors import InputError
-from featcircuits.models.families import FAMILIES, Family, Fused
+from featcircuits.models.families import FAMILIES, Family, Fused, OwnAttention
 from featcircuits.sites import Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["FAMILIES", "INPUTS", "Architecture", "Family", "Fused", "architecture_of"]
+__all__ = ["FAMILIES", "INPUTS", "Architecture", "Family", "Fused", "OwnAttention", "architecture_of"]
 
 INPUTS = ("attn_z", "mlp_in")
 """Kinds of sites that are the input of their module; the others are its output."""
@@ -57,7 +57,7 @@ class Architecture:
 
     def site_width(self, model: PreTrainedModel, site: Site) -> int:
         """Of the activation at a site."""
-        return self.width if site.kind != "attn_z" else self.head_width * model.config.num_attention_heads
+        return self.width if site.kind != "attn_z" else self.head_width * model.config.get_text_config().num_attention_heads
 
     def norms(self, model: PreTrainedModel) -> list[nn.Module]:
         """Every norm on the residual path, the final one last."""
@@ -102,5 +102,6 @@ def architecture_of(model: PreTrainedModel) -> Architecture:
             f"{type(model).__name__} is not the causal language model of family {config.model_type!r} "
             f"(layers at {family.layers!r} and a head); load it with AutoModelForCausalLM"
         )
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return Architecture(family, config.model_type, n_layers, config.hidden_size, head_width, family.sequential(config))
+    text = config.get_text_config()
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return Architecture(family, config.model_type, n_layers, text.hidden_size, head_width, family.sequential(text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,22 @@ class Fused:
 
     module: str
     values: Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class OwnAttention:
+    """Attention that a module's method computes, where no function of transformers' registry is asked.
+
+    The method takes (query, key, value, mask to be added) and returns the heads' output first, all
+    but the mask [row, head, slot, width].
+    """
+
+    module: str
+    method: str
+    visible: Callable[[Any, int], Tensor]
+    """(module, slots) -> [1, 1, slot, slot]: the keys that the method itself lets a query look at."""
+    scale: float
+    """What it multiplies the products of queries and keys by."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +68,10 @@ class Family:
     """Norms of queries and keys."""
     sequential: Callable[[Any], bool] = _always
     """From the config: whether a layer's MLP reads its attention's output."""
+    attention: OwnAttention | None = None
+    """Where attention is computed, in families that do not ask transformers' registry."""
+    tuples: bool = False
+    """Whether a block returns the residual stream as the first of a tuple."""
 
 
 def _gpt2_values(config: Any) -> Tensor:
@@ -72,6 +92,11 @@ def _phi3_values(config: Any) -> Tensor:
     return torch.arange(queries + 2 * keys) >= queries + keys
 
 
+def _gpt_neo_visible(attention: Any, slots: int) -> Tensor:
+    """Earlier keys, in local layers those of a window."""
+    return attention.bias[:, :, :slots, :slots]
+
+
 GPT2 = Family(
     layers="transformer.h",
     attn="attn",
@@ -81,6 +106,13 @@ GPT2 = Family(
     activation="mlp.act",
     queries_keys=Fused("attn.c_attn", _gpt2_values),
     projection="attn.c_proj",
+)
+GPT_NEO = replace(
+    GPT2,
+    queries_keys=("attn.attention.q_proj", "attn.attention.k_proj"),
+    projection="attn.attention.out_proj",
+    attention=OwnAttention("attn.attention", "_attn", _gpt_neo_visible, scale=1.0),
+    tuples=True,
 )
 GPT_NEOX = Family(
     layers="gpt_neox.layers",
@@ -128,9 +160,11 @@ OLMO2 = Family(
 )
 GEMMA2 = Family(**_LLAMA, **_PRE_AND_POST_NORMS)
 GEMMA3 = Family(**_LLAMA, **_PRE_AND_POST_NORMS, qk_norms=_QK_NORMS)
+GEMMA3_WITH_IMAGES = replace(GEMMA3, layers="model.language_model.layers", final_norm="model.language_model.norm")
 
 FAMILIES: Mapping[str, Family] = {
     "gpt2": GPT2,
+    "gpt_neo": GPT_NEO,
     "gpt_neox": GPT_NEOX,
     "llama": LLAMA,
     "mistral": LLAMA,
@@ -139,6 +173,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2": LLAMA,
     "qwen3": QWEN3,
     "gemma2": GEMMA2,
+    "gemma3": GEMMA3_WITH_IMAGES,
     "gemma3_text": GEMMA3,
 }
 """`config.model_type` -> family."""

@@ -18,10 +18,10 @@ from featcircuits.models import Architecture, Fused
 
 def ah_rule(model: Any, architecture: Architecture) -> Iterator[RemovableHandle]:
     """Separate projections are stopped whole, fused ones in their columns of queries and keys."""
-    where = architecture.family.queries_keys
+    where, config = architecture.family.queries_keys, model.config.get_text_config()
     for layer in architecture.layers(model):
         if isinstance(where, Fused):
-            yield layer.get_submodule(where.module).register_forward_hook(_stop_all_but(where.values(model.config)))
+            yield layer.get_submodule(where.module).register_forward_hook(_stop_all_but(where.values(config)))
         else:
             yield from (layer.get_submodule(name).register_forward_hook(_stop) for name in where)
 
