@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from featcircuits.capabilities import check_capabilities, fitting_architecture
 from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.base import check_numbers
 from featcircuits.errors import InputError
-from featcircuits.models import Architecture, architecture_of
+from featcircuits.models import Architecture
+from featcircuits.models.placement import device_of
 from featcircuits.sites import Site, chosen
 from featcircuits.splice import SplicedModel
 from featcircuits.states import precision
@@ -62,7 +64,7 @@ def load(
         model = found.model_source
     if isinstance(model, (str, Path)):
         model, tokenizer = _pretrained(str(model), tokenizer, dtype)
-    architecture = architecture_of(model)
+    architecture = fitting_architecture(model)
     if found is not None:
         check_model(found, model, architecture)
         read = found.dictionaries(offload, partial(adaptation, model, architecture))
@@ -72,7 +74,8 @@ def load(
         for dictionary in checked.values():
             check_numbers(dictionary)
     model = _placed_model(model, device, dtype)
-    home = next(model.get_input_embeddings().parameters()).device
+    check_capabilities(model, architecture)
+    home = device_of(model.get_input_embeddings())
     placed = {site: dictionary.to(home, precision(model.dtype)) for site, dictionary in checked.items()}
     return SplicedModel(model, architecture, placed, tokenizer, found)
 

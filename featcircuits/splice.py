@@ -21,6 +21,7 @@ from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
 from featcircuits.models import INPUTS, Architecture
+from featcircuits.models.placement import device_of
 from featcircuits.sites import Site, resid
 from featcircuits.tokens import Tokens
 
@@ -70,7 +71,7 @@ class SplicedModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.get_input_embeddings().parameters()).device
+        return device_of(self.model.get_input_embeddings())
 
     def read_site(self, site: Site) -> Site:
         """Where the site's dictionary reads: the MLP's input for a transcoder, else the site itself."""

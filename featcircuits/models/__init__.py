@@ -57,7 +57,11 @@ class Architecture:
 
     def site_width(self, model: PreTrainedModel, site: Site) -> int:
         """Of the activation at a site."""
-        return self.width if site.kind != "attn_z" else self.head_width * model.config.get_text_config().num_attention_heads
+        return (
+            self.width
+            if site.kind != "attn_z"
+            else self.head_width * model.config.get_text_config().num_attention_heads
+        )
 
     def norms(self, model: PreTrainedModel) -> list[nn.Module]:
         """Every norm on the residual path, the final one last."""
@@ -84,10 +88,10 @@ class Architecture:
         return head
 
 
-def architecture_of(model: PreTrainedModel) -> Architecture:
-    """Find the model's family by its config's `model_type`; refuse a family without a row."""
+def architecture_of(model: PreTrainedModel, family: Family | None = None) -> Architecture:
+    """Find the model's family by its config's `model_type`, if none is given; refuse a family without a row."""
     config = model.config
-    family = FAMILIES.get(config.model_type)
+    family = family or FAMILIES.get(config.model_type)
     if family is None:
         raise InputError(
             f"model family {config.model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}. "

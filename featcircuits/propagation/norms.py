@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from featcircuits.errors import InputError
 from featcircuits.models import Architecture
+from featcircuits.models.placement import device_of, in_memory
 from featcircuits.propagation.carry import carry, propagates, wide
 
 Linear = Callable[[Any, Tensor], Tensor]
@@ -28,12 +29,13 @@ def qk_norm_rule(model: Any, architecture: Architecture) -> Iterator[RemovableHa
 
 
 def _held(norm: nn.Module) -> RemovableHandle:
-    linear = _form_of(norm)
+    linear = form_of(norm)
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if not propagates(args[0]):
             return None
-        return carry(output, linear(module, wide(args[0])))
+        with in_memory(module):
+            return carry(output, linear(module, wide(args[0])))
 
     return norm.register_forward_hook(hook)
 
@@ -65,16 +67,17 @@ def _eps(norm: nn.Module) -> float:
 FORMS: tuple[Linear, ...] = (_layer_norm, _rms_norm, _rms_norm_from_one)
 
 
-def _form_of(norm: nn.Module) -> Linear:
+def form_of(norm: nn.Module) -> Linear:
     """Which form a norm has, by trying it: a class name says nothing about the gain."""
-    weight = norm.weight
-    assert isinstance(weight, Tensor)
-    generator = torch.Generator().manual_seed(0)
-    probe = (0.5 + torch.randn(4, weight.shape[-1], generator=generator)).to(weight.device, weight.dtype)
-    with torch.no_grad():
-        own = wide(norm(probe))
-        for form in FORMS:
-            tolerance = 0.02 if weight.dtype in (torch.bfloat16, torch.float16) else 1e-4
-            if torch.allclose(form(norm, wide(probe)), own, rtol=tolerance, atol=tolerance):
-                return form
+    weight = getattr(norm, "weight", None)
+    if isinstance(weight, Tensor):
+        generator = torch.Generator().manual_seed(0)
+        probe = (0.5 + torch.randn(4, weight.shape[-1], generator=generator)).to(device_of(norm), weight.dtype)
+        tolerance = 0.02 if weight.dtype in (torch.bfloat16, torch.float16) else 1e-4
+        with torch.no_grad():
+            own = wide(norm(probe))
+            with in_memory(norm):
+                for form in FORMS:
+                    if torch.allclose(form(norm, wide(probe)), own, rtol=tolerance, atol=tolerance):
+                        return form
     raise InputError(f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm; the LN-rule does not know it")

@@ -1,0 +1,221 @@
+"""The claims of a family's row, judged from two short forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from featcircuits.capabilities.probes import EDITED, SLOTS, START, Point, Probe, Run, Tap, edited_layers, short_forward
+from featcircuits.errors import InputError
+from featcircuits.models import Architecture
+from featcircuits.propagation.norms import form_of
+from featcircuits.sites import KINDS, Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ORDER = {
+    "embed": 0, "enter": 0, "projections": 1, "attn_z": 2, "attn": 3, "mlp_in": 4, "gate": 5, "activation": 6,
+    "held": 5, "product": 7, "mlp": 8, "resid": 9,
+}  # fmt: skip
+"""Points and probes of a block; what stands before an edit does not move."""
+_MLP = ("mlp_in", "gate", "activation", "product", "mlp")
+_READERS: Mapping[str, tuple[str, ...]] = {
+    "attn_z": ("attn",),
+    "mlp_in": ("gate", "mlp"),
+    "gate": ("activation",),
+    "activation": ("mlp",),
+    "projections": ("attn_z",),
+}
+"""What an edit must reach in its own layer."""
+
+
+def wrong_claims(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    taps: Mapping[Point, Tap],
+    probes: Sequence[Probe],
+) -> list[str]:
+    """One line for each claim that does not hold; the later ones are tried only where the earlier hold."""
+    clean = short_forward(model, taps, probes)
+    wrong = list(_not_passed(taps, clean, architecture.family.tuples))
+    wrong = wrong or list(_shapes(model, architecture, taps, clean))
+    bound = 4 * torch.finfo(model.dtype).eps
+    wrong = wrong or [*_sums(taps, clean, architecture.n_layers, bound), *_norms(model, architecture)]
+    if wrong:
+        return wrong
+    edited = short_forward(model, taps, probes, clean).seen
+    moved = {point: _moved(clean.seen[point], x, bound).tolist() for point, x in edited.items()}
+    edits = _Edits(architecture, taps, clean.seen, edited, moved, bound)
+    return [line for row, probe in enumerate(probes) for line in islice(edits.wrong(row, probe), 1)]
+
+
+def _moved(clean: Tensor, edited: Tensor, bound: float) -> Tensor:
+    """Where [...] of [..., width] more than rounding. An edit is as large as what it edits, so that the bound may
+    be wide; with most kernels what is not reached is equal to the bit."""
+    size = clean.square().mean(-1, keepdim=True).sqrt()
+    return ((edited - clean).abs() > bound**0.5 * size).any(-1)
+
+
+def _not_passed(taps: Mapping[Point, Tap], run: Run, tuples: bool) -> Iterator[str]:
+    for point, tap in taps.items():
+        if point not in run.seen:
+            yield (
+                f"{_at(taps, point)}: a forward does not call the module with a first argument"
+                if tap.enters
+                else (f"{_at(taps, point)}: a forward does not call the module")
+            )
+        elif point in run.repeated:
+            yield f"{_at(taps, point)}: one forward calls the module several times"
+        elif point.kind == "resid" and (point in run.tupled) != tuples:
+            returned = "a tuple" if point in run.tupled else "a tensor"
+            yield f"{_at(taps, point)}: the block returns {returned}, and the row has tuples={tuples}"
+
+
+def _shapes(model: PreTrainedModel, architecture: Architecture, taps: Mapping[Point, Tap], run: Run) -> Iterator[str]:
+    for point, x in run.seen.items():
+        width = architecture.width
+        if point.kind in KINDS:
+            width = architecture.site_width(model, Site(*point))
+        elif point.kind not in ("enter", "final"):
+            width = x.shape[-1]
+        if x.ndim != 3 or x.shape[1:] != (SLOTS, width):
+            yield f"{_at(taps, point)}: the shape is {list(x.shape)} and not [row, slot, width] = [*, {SLOTS}, {width}]"
+
+
+def _sums(taps: Mapping[Point, Tap], run: Run, n_layers: int, bound: float) -> Iterator[str]:
+    """Only attention and MLP write to the stream, which goes from block to block as it is."""
+    for layer in range(n_layers):
+        resid, (enter, *written) = run.seen[Point(layer, "resid")], _terms(run.seen, layer)
+        if not _near(enter + sum(written), resid, bound, [enter, *written]):
+            yield (
+                f"{_at(taps, Point(layer, 'resid'))}: not the sum of the stream before it, "
+                f"{_at(taps, Point(layer, 'attn'))} and {_at(taps, Point(layer, 'mlp'))}"
+            )
+        after = Point(layer + 1, "enter" if layer + 1 < n_layers else "final")
+        rows = min(len(resid), len(run.seen[after]))
+        if not torch.equal(resid[:rows], run.seen[after][:rows]):
+            yield f"{_at(taps, after)}: does not read {_at(taps, Point(layer, 'resid'))} as it is"
+
+
+def _terms(seen: Mapping[Point, Tensor], layer: int) -> list[Tensor]:
+    return [seen[Point(layer, kind)] for kind in ("enter", "attn", "mlp")]
+
+
+def _near(found: Tensor, expected: Tensor, bound: float, terms: Sequence[Tensor]) -> bool:
+    """Equal up to the rounding of a sum of these terms."""
+    return bool(((found - expected).abs() <= bound * sum(term.abs() for term in terms)).all())
+
+
+def _norms(model: PreTrainedModel, architecture: Architecture) -> Iterator[str]:
+    """The LN-rule knows every norm's form; a norm that was taken out is none."""
+    family, blocks = architecture.family, architecture.layers(model)
+    norms: list[tuple[str, Any]] = [(family.final_norm, model.get_submodule(family.final_norm))]
+    for layer in edited_layers(model, architecture):
+        names = (*family.norms, *family.qk_norms)
+        norms += [(f"{family.layers}.{layer}.{name}", blocks[layer].get_submodule(name)) for name in names]
+    for path, norm in norms:
+        try:
+            _ = isinstance(norm, nn.Identity) or form_of(norm)
+        except InputError as error:
+            yield f"norm {path}: {error}"
+
+
+def _at(taps: Mapping[Point, Tap], point: Point) -> str:
+    return f"{point} ({'input' if taps[point].enters else 'output'} of {taps[point].path})"
+
+
+@dataclass(frozen=True, eq=False)
+class _Edits:
+    """A run without edits and one with another edit in each row."""
+
+    architecture: Architecture
+    taps: Mapping[Point, Tap]
+    clean: Mapping[Point, Tensor]
+    edited: Mapping[Point, Tensor]
+    moved: Mapping[Point, list[list[bool]]]
+    """[row][slot]"""
+    bound: float
+
+    def wrong(self, row: int, probe: Probe) -> Iterator[str]:
+        """What the row's edit moves and should not, and what it should move and does not."""
+        edit = f"an edit of {', '.join(_at(self.taps, point) for point in probe.moves)} at slot {EDITED}"
+        if probe.kind == "projections":
+            edit = edit.replace(f"slot {EDITED}", "all slots")
+        for point, moved in self.moved.items():
+            still = self._still(point, probe) if row < len(moved) else ()
+            if slots := [slot for slot in still if moved[row][slot]]:
+                yield f"{edit} moves {_at(self.taps, point)} at slot {slots[0]}"
+        for point in self._readers(probe):
+            if self._varies(point) and not self._change(point, row)[EDITED].any():
+                yield f"{edit} does not reach {_at(self.taps, point)}"
+        if probe.kind == "embed":
+            yield from self._embedding(row)
+        elif probe.kind != "resid":
+            yield from self._stream(row, probe.layer)
+        if probe.kind == "gate":
+            yield from self._elementwise(row, probe.layer)
+        if probe.kind == "activation" and self.architecture.family.product:
+            yield from self._product(row, probe.layer)
+
+    def _change(self, point: Point, row: int) -> Tensor:
+        """[slot, width]"""
+        return self.edited[point][row] - self.clean[point][row]
+
+    def _varies(self, point: Point) -> bool:
+        """Whether tokens differ there at all: a module with weights of 0 reads nothing."""
+        return bool((self.clean[point][0] != self.clean[point][0, :1]).any())
+
+    def _still(self, point: Point, probe: Probe) -> Sequence[int]:
+        """The slots at which the edit must leave the point alone."""
+        if point in probe.moves:
+            return ()
+        first = 1 if probe.kind == "projections" else EDITED  # a first slot sees itself alone, whatever its query
+        if point.layer > probe.layer:
+            return range(first)
+        earlier = point.layer < probe.layer or _ORDER.get(point.kind, 0) < _ORDER[probe.kind]
+        beside = probe.kind in ("attn_z", "attn") and not self.architecture.sequential and point.kind in _MLP
+        if earlier or beside or (probe.kind, point.kind) == ("held", "mlp"):
+            return range(SLOTS)
+        return [slot for slot in range(SLOTS) if slot < first or (slot > first and first == EDITED)]
+
+    def _readers(self, probe: Probe) -> list[Point]:
+        """What the edit must reach."""
+        kinds = {"attn": ("mlp_in",) if self.architecture.sequential else ()}.get(
+            probe.kind, _READERS.get(probe.kind, ())
+        )
+        found = [Point(probe.layer, kind) for kind in kinds]
+        after = probe.layer + 1
+        if probe.kind == "resid":
+            found.append(Point(after, "enter" if after < self.architecture.n_layers else "final"))
+        return found
+
+    def _embedding(self, row: int) -> Iterator[str]:
+        enter = Point(0, "enter")
+        terms = [self.clean[enter][row], self.edited[enter][row]]
+        if not _near(self._change(enter, row), self._change(START, row), self.bound, terms):
+            yield f"{_at(self.taps, enter)}: an edit of {_at(self.taps, START)} does not move it by as much"
+
+    def _stream(self, row: int, layer: int) -> Iterator[str]:
+        resid, terms = self.edited[Point(layer, "resid")][row], [x[row] for x in _terms(self.edited, layer)]
+        if not _near(resid, torch.stack(terms).sum(0), self.bound, terms):
+            yield f"{_at(self.taps, Point(layer, 'resid'))}: edits of attn_{layer} or mlp_{layer} do not add up there"
+
+    def _elementwise(self, row: int, layer: int) -> Iterator[str]:
+        point = Point(layer, "activation")
+        clean, edited = self.clean[point][row, EDITED, 1::2], self.edited[point][row, EDITED, 1::2]
+        if _moved(clean, edited, self.bound).item():
+            yield f"{_at(self.taps, point)}: not elementwise, a moved channel moves others"
+
+    def _product(self, row: int, layer: int) -> Iterator[str]:
+        point, activation = Point(layer, "product"), Point(layer, "activation")
+        clean, edited = self.clean[point][row], self.edited[point][row]
+        if torch.equal(clean, self.clean[activation][row]):
+            yield f"{_at(self.taps, point)}: the activation itself and not its product with another branch"
+        elif not _near(edited[EDITED, ::2], 2 * clean[EDITED, ::2], self.bound, [edited[EDITED, ::2]]):
+            yield f"{_at(self.taps, point)}: not the product of {_at(self.taps, activation)} with another branch"
