@@ -215,7 +215,7 @@ class _Edits:
     def _product(self, row: int, layer: int) -> Iterator[str]:
         point, activation = Point(layer, "product"), Point(layer, "activation")
         clean, edited = self.clean[point][row], self.edited[point][row]
-        if torch.equal(clean, self.clean[activation][row]):
+        if self._varies(point) and torch.equal(clean, self.clean[activation][row]):
             yield f"{_at(self.taps, point)}: the activation itself and not its product with another branch"
         elif not _near(edited[EDITED, ::2], 2 * clean[EDITED, ::2], self.bound, [edited[EDITED, ::2]]):
             yield f"{_at(self.taps, point)}: not the product of {_at(self.taps, activation)} with another branch"
