@@ -84,6 +84,11 @@ def _placed_model(model: PreTrainedModel, device: torch.device | None, dtype: to
     """In eval mode; moved only where that was asked for, so that a model spread over devices stays."""
     model.eval()
     if device is not None or dtype is not None:
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise InputError(
+                "accelerate keeps weights of this model elsewhere, so that it cannot be moved; leave device and dtype "
+                "out, and choose them where the model is loaded"
+            )
         nn.Module.to(model, device=device, dtype=dtype)
     return model
 

@@ -18,7 +18,7 @@ from featcircuits.models import architecture_of
 from featcircuits.sites import resid
 from featcircuits.splice import Start
 from featcircuits.tokens import Tokens
-from tests.tiny import FAMILIES, LAYERS, VOCABULARY, n_hooks, random_task, spliced_model, tiny_model
+from tests.tiny import FAMILIES, LAYERS, VOCABULARY, WIDTH, n_hooks, random_task, spliced_model, tiny_model
 
 SITES = ["embed", "attn_1", "mlp_1", "resid_1"]
 
@@ -79,6 +79,12 @@ def test_a_partial_forward_of_an_offloaded_model(
         with torch.no_grad():
             partial = spliced.run(tokens, start=Start(layer, seen[resid(layer - 1)]), answers_only=True)
         assert torch.equal(partial, logits)
+
+
+def test_an_offloaded_model_is_not_moved(tmp_path: Path) -> None:
+    model = on_disk(tiny_model("gpt2"), tmp_path)
+    with pytest.raises(fc.InputError, match="leave device and dtype out"):
+        fc.load(model, {"embed": fc.dictionaries.identity(WIDTH)}, dtype="float32")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

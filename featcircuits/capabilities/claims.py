@@ -65,11 +65,8 @@ def _moved(clean: Tensor, edited: Tensor, bound: float) -> Tensor:
 def _not_passed(taps: Mapping[Point, Tap], run: Run, tuples: bool) -> Iterator[str]:
     for point, tap in taps.items():
         if point not in run.seen:
-            yield (
-                f"{_at(taps, point)}: a forward does not call the module with a first argument"
-                if tap.enters
-                else (f"{_at(taps, point)}: a forward does not call the module")
-            )
+            how = " with a first argument" if tap.enters else ""
+            yield f"{_at(taps, point)}: a forward does not call the module{how}"
         elif point in run.repeated:
             yield f"{_at(taps, point)}: one forward calls the module several times"
         elif point.kind == "resid" and (point in run.tupled) != tuples:
