@@ -35,6 +35,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     tokenizer: Any = None,
     offload: str | None = None,
+    check: bool = True,
 ) -> SplicedModel:
     """Splice a suite's dictionaries into a causal language model.
 
@@ -44,6 +45,8 @@ def load(
     kinds, patterns or ranges of layers ("mlp_3", "resid", "*_3", "attn_0-5"). `offload`: between uses a
     suite's weights stay in the CPU's memory ("cpu") or in their files ("disk"), and one site at a time
     is brought in.
+    `check`: whether two short forwards try what the model's family says of its modules; without it
+    a model whose modules were replaced is taken as it is.
     Raises `InputError` where they do not fit.
     """
     from featcircuits.suites import SHIPPED, check_model, load_suite
@@ -74,7 +77,8 @@ def load(
         for dictionary in checked.values():
             check_numbers(dictionary)
     model = _placed_model(model, device, dtype)
-    check_capabilities(model, architecture)
+    if check:
+        check_capabilities(model, architecture)
     home = device_of(model.get_input_embeddings())
     placed = {site: dictionary.to(home, precision(model.dtype)) for site, dictionary in checked.items()}
     return SplicedModel(model, architecture, placed, tokenizer, found)

@@ -149,6 +149,16 @@ def test_a_model_that_was_changed_is_named_too(change: Any, message: str) -> Non
         check(model)
 
 
+def test_a_model_with_other_modules_is_taken_as_it_is_without_the_check() -> None:
+    model: Any = tiny_model("gpt2")
+    model.transformer.h[1].mlp = nn.Linear(WIDTH, WIDTH).double()
+    dictionaries = {"mlp_1": fc.dictionaries.identity(WIDTH)}
+    with pytest.raises(fc.InputError, match=r"there is no module 'transformer.h.1.mlp.act' \(activation\)"):
+        fc.load(model, dictionaries)
+    found = fc.node_effects(fc.load(model, dictionaries, check=False), random_task(), "exact")
+    assert found.features("mlp_1").abs().max() > 0
+
+
 class NewConfig(transformers.LlamaConfig):
     model_type = "brand_new"
 

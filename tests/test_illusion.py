@@ -160,7 +160,7 @@ def planted_model() -> tuple[SplicedModel, fc.Task]:
     zeros = torch.zeros(2, dtype=torch.float64), torch.zeros(WIDTH, dtype=torch.float64)
     dictionaries = {"resid_1": relu(W_enc, zeros[0], W_dec, zeros[1])}
     task = fc.Task.from_tokens([[9, 1], [8, 1], [7, 1]], [[9, 2], [8, 2], [7, 2]], [4] * 3, [3] * 3)
-    return fc.load(model, dictionaries), task
+    return fc.load(model, dictionaries, check=False), task
 
 
 def test_an_illusory_feature_is_flagged_and_an_honest_one_is_not() -> None:

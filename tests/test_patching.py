@@ -93,7 +93,7 @@ def gated(function: Callable[[Tensor, Tensor], Tensor]) -> Patching:
     model.get_submodule(f"transformer.h.{LAYERS - 1}").mlp = Gate(function)
     unit = torch.eye(WIDTH, dtype=torch.float64)[:2]
     zeros = torch.zeros(2, dtype=torch.float64), torch.zeros(WIDTH, dtype=torch.float64)
-    spliced = fc.load(model, {"resid_1": relu(unit.T.contiguous(), zeros[0], unit, zeros[1])})
+    spliced = fc.load(model, {"resid_1": relu(unit.T.contiguous(), zeros[0], unit, zeros[1])}, check=False)
     task = fc.Task.from_tokens([[9, 1], [8, 1]], [[9, 2], [8, 2]], [3, 3], [4, 4])
     return patch(spliced, task, [Node(Site.parse("resid_1"), feature, 1) for feature in (0, 1)])
 
