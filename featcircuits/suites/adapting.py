@@ -20,6 +20,7 @@ from featcircuits.dictionaries import Affine, LayerNorm
 from featcircuits.dictionaries.normalisation import Centred
 from featcircuits.errors import InputError
 from featcircuits.models import Architecture, Fused
+from featcircuits.models.placement import device_of, in_memory
 from featcircuits.sites import Site
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def mlp_gain(model: PreTrainedModel, architecture: Architecture, site: Site) -> 
             f"{architecture.model_type!r} has {there}"
         )
     # equal entries are 1 once they are divided by their root mean square; large ones drown the epsilon
-    equal = torch.full((architecture.width,), 1e4, device=next(norm.parameters()).device)
+    equal = torch.full((architecture.width,), 1e4, device=device_of(norm))
     with torch.no_grad():
         return norm(equal).float().cpu()
 
@@ -106,8 +107,8 @@ def value_offset(model: PreTrainedModel, architecture: Architecture, site: Site)
             f"{architecture.model_type!r} has another"
         )
     layer = architecture.layers(model)[site.layer]
-    projection, bias = layer.get_submodule(where.module), getattr(layer.get_submodule(family.norms[0]), "bias", None)
-    with torch.no_grad():
-        weight = next(projection.parameters())
-        x = weight.new_zeros(architecture.width) if bias is None else bias
-        return projection(x[None])[0, where.values(model.config).to(weight.device)].float().cpu()
+    projection, norm = layer.get_submodule(where.module), layer.get_submodule(family.norms[0])
+    with torch.no_grad(), in_memory(norm):
+        bias, home = getattr(norm, "bias", None), device_of(projection)
+        x = torch.zeros(architecture.width, dtype=model.dtype) if bias is None else bias
+        return projection(x[None].to(home))[0, where.values(model.config).to(home)].float().cpu()
