@@ -74,7 +74,7 @@ class TraceConfig(Config):
     keep_nodes: str = option("top=150", "Which nodes to keep: top=N, threshold=X or cumulative=SHARE.")
     keep_edges: str = option("top=1000", "Which edges to keep, by the same rules.")
     batch_size: int = option(0, "Examples of one batch; 0: as many as fit, at most 16.")
-    device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
+    device: str | None = option(None, "cpu, cuda, cuda:<number>, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
     offload: str | None = option(
         None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
@@ -96,7 +96,7 @@ class EvaluateConfig(Config):
     sizes: str = option("", "Circuit sizes of the curve, comma-separated. Default: 15, evenly on a log axis.")
     draws: int = option(5, "Random circuits at each size of the curve.")
     batch_size: int = option(32, "Examples of one batch.")
-    device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
+    device: str | None = option(None, "cpu, cuda, cuda:<number>, or auto (over all). Default: where the model loads.")
     seed: int = option(0, "Seed of resampling and of the random circuits.")
 
 
@@ -118,5 +118,5 @@ class AgreeConfig(Config):
     top: int = option(100, "How many of the strongest nodes the overlap counts.")
     edge_nodes: int = option(40, "Edges are compared among so many of the strongest nodes; 0 for none.")
     batch_size: int = option(16, "Examples of one batch.")
-    device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
+    device: str | None = option(None, "cpu, cuda, cuda:<number>, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,11 @@ from featcircuits.states import precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from featcircuits.suites import Suite
+
+SPREAD = "auto"
+"""In place of a device: all of them."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,7 +50,7 @@ def load(
     dictionaries; None for the shipped suite. `sites`: only these of its sites are loaded, by names,
     kinds, patterns or ranges of layers ("mlp_3", "resid", "*_3", "attn_0-5"). `offload`: between uses a
     suite's weights stay in the CPU's memory ("cpu") or in their files ("disk"), and one site at a time
-    is brought in.
+    is brought in. `device`: "auto" spreads a model that is loaded here over the devices there are, by accelerate.
     `check`: whether two short forwards try what the model's family says of its modules; without it
     a model whose modules were replaced is taken as it is.
     Raises `InputError` where they do not fit.
@@ -54,19 +60,18 @@ def load(
 
     given = suite if isinstance(suite, Mapping) else None
     found = None if isinstance(suite, Mapping) else load_suite(suite or SHIPPED)
-    device, dtype = check_device(device), check_dtype(dtype)
+    spread = device == SPREAD
+    device, dtype = None if spread else check_device(device), check_dtype(dtype)
     if offload not in (None, "cpu", "disk"):
         raise InputError(f"offload is {offload!r}; known: 'cpu', 'disk'")
     if sites is not None:
         given = None if given is None else {name: given[name] for name in chosen(given, sites)}
         found = None if found is None else found.only(sites)
-    if model is None:
-        if found is None:
-            raise InputError("no model was given, and a mapping of dictionaries names none")
-        found.check_model_files()
-        model = found.model_source
+    model = _source_of(found) if model is None else model
     if isinstance(model, (str, Path)):
-        model, tokenizer = _pretrained(str(model), tokenizer, dtype)
+        model, tokenizer = _pretrained(str(model), tokenizer, dtype, spread)
+    elif spread:
+        raise InputError("device='auto' spreads a model while it is loaded; give its name or folder")
     architecture = fitting_architecture(model)
     if found is not None:
         check_model(found, model, architecture)
@@ -82,6 +87,14 @@ def load(
     home = device_of(model.get_input_embeddings())
     placed = {site: dictionary.to(home, precision(model.dtype)) for site, dictionary in checked.items()}
     return SplicedModel(model, architecture, placed, tokenizer, found)
+
+
+def _source_of(suite: Suite | None) -> str:
+    """The suite's own model, its files checked where they lie beside it."""
+    if suite is None:
+        raise InputError("no model was given, and a mapping of dictionaries names none")
+    suite.check_model_files()
+    return suite.model_source
 
 
 def _placed_model(model: PreTrainedModel, device: torch.device | None, dtype: torch.dtype | None) -> PreTrainedModel:
@@ -104,7 +117,7 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
     try:
         device = torch.device(device)
     except RuntimeError:
-        raise InputError(f"unknown device {device!r}; use 'cpu', 'cuda' or 'cuda:<number>'") from None
+        raise InputError(f"unknown device {device!r}; use 'cpu', 'cuda', 'cuda:<number>' or 'auto'") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device '{device}' was asked for, but PyTorch finds no CUDA device here; use device='cpu'")
     try:
@@ -122,7 +135,9 @@ def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return found
 
 
-def _pretrained(source: str, tokenizer: Any, dtype: torch.dtype | None) -> tuple[PreTrainedModel, Any]:
+def _pretrained(
+    source: str, tokenizer: Any, dtype: torch.dtype | None, spread: bool = False
+) -> tuple[PreTrainedModel, Any]:
     """Model and tokenizer from a folder or the hub; loading problems become one clear message."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -131,6 +146,10 @@ def _pretrained(source: str, tokenizer: Any, dtype: torch.dtype | None) -> tuple
     options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
     if dtype is not None:
         options["dtype"] = dtype
+    if spread:
+        if find_spec("accelerate") is None:
+            raise InputError("device='auto' needs accelerate, which is not installed: pip install accelerate")
+        options["device_map"] = SPREAD
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, **options)
         model, found = loaded

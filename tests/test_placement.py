@@ -18,7 +18,17 @@ from featcircuits.models import architecture_of
 from featcircuits.sites import resid
 from featcircuits.splice import Start
 from featcircuits.tokens import Tokens
-from tests.tiny import FAMILIES, LAYERS, VOCABULARY, WIDTH, n_hooks, random_task, spliced_model, tiny_model
+from tests.tiny import (
+    FAMILIES,
+    LAYERS,
+    VOCABULARY,
+    WIDTH,
+    n_hooks,
+    random_dictionary,
+    random_task,
+    spliced_model,
+    tiny_model,
+)
 
 SITES = ["embed", "attn_1", "mlp_1", "resid_1"]
 
@@ -62,6 +72,25 @@ def test_an_offloaded_model_has_the_plain_models_effects(
     assert all(found[edge] == pytest.approx(value, rel=1e-6, abs=1e-9) for edge, value in expected.items())
     assert n_hooks(model) == hooks
     assert {name: vars(m).get("forward") for name, m in model.named_modules()} == forwards
+
+
+def test_a_model_is_spread_over_all_devices_while_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here that is one device."""
+    asked: list[Any] = []
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM, "from_pretrained",
+        lambda source, **options: [asked.append(options.get("device_map")), load(source, **options)][1],
+    )  # fmt: skip
+    model, suite = tiny_model("llama", dtype=torch.float32), {"resid_1": random_dictionary()}
+    model.save_pretrained(tmp_path)
+    whole = fc.load(model, suite)
+    spread_out = fc.load(tmp_path, suite, device="auto", tokenizer=object())
+    assert asked == ["auto"]
+    found, expected = (fc.node_effects(of, random_task(2, 4), "relp").features("resid_1") for of in (spread_out, whole))
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(fc.InputError, match="spreads a model while it is loaded; give its name or folder"):
+        fc.load(model, suite, device="auto")
 
 
 def nodes_and_edges(spliced: Any, task: fc.Task) -> list[tuple[Any, float]]:
