@@ -37,7 +37,8 @@ def site_of_hook(hook_name: str, hook_name_out: str | None = None) -> Site:
     """The site of a dictionary that reads `hook_name` and, if it is a transcoder, explains `hook_name_out`.
 
     Raises `InputError` where there is no such site: the stream between attention and MLP, single
-    heads, queries, keys and values, the inputs of norms.
+    heads, queries, keys and values, the inputs of norms. `blocks.0.hook_resid_pre` is `embed`; in a
+    model that adds learned positions (GPT-2) the hook is after them and the site before.
     """
     if hook_name_out is not None:
         return _transcoder(hook_name, hook_name_out)
