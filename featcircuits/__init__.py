@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcircuits import dictionaries, export
+    from featcircuits import dictionaries, export, sources
     from featcircuits.agreement import agree, audit
     from featcircuits.attribution.edges import edge_effects
     from featcircuits.attribution.effects import node_effects
@@ -52,7 +52,7 @@ _HOMES = {
     "symmetric_replacement": "featcircuits.corruption",
     "trace": "featcircuits.tracing",
 }
-_MODULES = ("dictionaries", "export")
+_MODULES = ("dictionaries", "export", "sources")
 
 __all__ = [
     "Circuit",
@@ -72,6 +72,7 @@ __all__ = [
     "load",
     "node_effects",
     "patch",
+    "sources",
     "symmetric_replacement",
     "trace",
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,9 +18,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import featcircuits as fc
+from featcircuits import dictionaries
 from featcircuits.dictionaries import Affine
 from featcircuits.sites import Site
-from featcircuits.sources import describe, load_source, read_source, sha256, site_of_hook, source_kinds
+from featcircuits.sources import (
+    contract,
+    describe,
+    files,
+    load,
+    load_source,
+    read_source,
+    sha256,
+    site_of_hook,
+    source_kinds,
+)
 
 FOLDER = Path(__file__).parent / "golden" / "dictionaries"
 NAMES = sorted(path.name for path in FOLDER.iterdir() if not path.name.startswith("hub"))
@@ -282,8 +294,8 @@ def test_a_file_that_was_checked_is_read_without_looking_at_its_numbers(tmp_path
 @pytest.mark.parametrize("name", ["sae_lens_topk", "gemma_scope_2_res", "sparsify_topk", "dictionary_learning_topk"])
 def test_a_folder_may_be_given_by_its_weights(name: str) -> None:
     path = golden(name).path
-    files = source_kinds()[describe(path).source]
-    assert torch.equal(load_source(path / files[0]).W_enc, load_source(path).W_enc)
+    weights = source_kinds()[describe(path).source]
+    assert torch.equal(load_source(path / weights[0]).W_enc, load_source(path).W_enc)
 
 
 # the libraries themselves
@@ -300,6 +312,24 @@ def test_releases_and_repositories_out_of_the_cache() -> None:
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout[-3000:]
     assert "17 passed" in ran.stdout
+
+
+def test_the_example_of_the_page_reads_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "howto" / "source.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {**vars(dictionaries), **vars(files), **vars(contract)}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    monkeypatch.setattr(load, "SOURCES", (names["MINE"], *load.SOURCES))
+    w = {"encoder": torch.eye(4)[:, :3], "encoder_bias": torch.zeros(4), "decoder": torch.eye(4)[:, :3]}
+    save_file(
+        {name: t.contiguous() for name, t in {**w, "decoder_bias": torch.zeros(3)}.items()},
+        tmp_path / "weights.safetensors",
+    )
+    (tmp_path / "settings.json").write_text('{"width": 4, "hook": "blocks.0.hook_mlp_out"}')
+    assert load_source(tmp_path).encode(torch.tensor([1.0, -1.0, 2.0])).tolist() == [1.0, 0.0, 2.0, 0.0]
+    assert (describe(tmp_path).source, describe(tmp_path).site) == ("mine", Site(0, "mlp"))
+    (tmp_path / "settings.json").write_text('{"width": 5}')
+    with pytest.raises(fc.InputError, match="the config says width = 5, but the tensors have 4"):
+        load_source(tmp_path)
 
 
 def test_reading_files_imports_no_other_library() -> None:

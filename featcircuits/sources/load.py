@@ -85,8 +85,11 @@ def _source_of(path: Path) -> Source:
     for source in SOURCES:
         if source.recognises(path):
             return source
-    known = "; ".join(f"{name} ({' and '.join(files)})" for name, files in source_kinds().items() if files)
-    raise InputError(f"{path}: not a dictionary that is known; known are safetensors files and folders of {known}")
+    folders = "; ".join(f"{s.name} ({' and '.join(s.files)})" for s in SOURCES if s not in (CIRCUIT_TRACER, PLAIN))
+    raise InputError(
+        f"{path}: not a dictionary that is known; known are single safetensors files (circuit-tracer's, one a layer, "
+        f"among them) and folders of {folders}"
+    )
 
 
 def _found(path: Path, load: Load) -> Found:
