@@ -6,8 +6,9 @@ import difflib
 import functools
 import importlib.util
 import os
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,11 @@ def describe_release(release: str, sae_id: str) -> SourceInfo:
 
 def _record(release: str, sae_id: str) -> Mapping[str, Any]:
     """What the release table says: repository, path, loader. Empty for a bare repository."""
-    table = release_table()
-    if release not in table:
+    entry = release_entry(release)
+    if entry is None:
         if "/" in release:
             return {}
-        raise InputError(f"unknown SAELens release {release!r}{_close(release, table)}")
-    entry = table[release]
+        raise InputError(f"unknown SAELens release {release!r}{_close(release, release_names())}")
     refuse(_REFUSED.get(entry.get("conversion_func") or "", ""))
     ids = {sae["id"]: sae for sae in entry["saes"]}
     if sae_id not in ids:
@@ -72,22 +72,37 @@ def _record(release: str, sae_id: str) -> Mapping[str, Any]:
     return {"repo_id": entry["repo_id"], "conversion_func": entry.get("conversion_func"), "path": ids[sae_id]["path"]}
 
 
-def _close(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or sorted(known)[:5]
+def _close(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or known[:5]
     return f"; close to it: {', '.join(close)}"
 
 
+def release_names() -> list[str]:
+    """Every release that SAELens knows."""
+    return re.findall(r"^(\S+):$", _table(), re.MULTILINE)
+
+
 @functools.cache
-def release_table() -> Mapping[str, Any]:
-    """The table that SAELens carries, read without importing it, which takes ten seconds and more."""
+def release_entry(release: str) -> Mapping[str, Any] | None:
+    """What SAELens' table says of a release: `repo_id`, `conversion_func` and `saes`; None where it is not there.
+
+    Its part of the text alone is parsed: the whole would take seconds.
+    """
     import yaml
 
+    part = re.search(rf"^{re.escape(release)}:$.*?(?=^\S|\Z)", _table(), re.MULTILINE | re.DOTALL)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return None if part is None else yaml.load(part[0], Loader=loader)[release]
+
+
+@functools.cache
+def _table() -> str:
+    """Found without importing SAELens, which takes ten seconds and more."""
     spec = importlib.util.find_spec("sae_lens")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("releases need SAELens, which is not installed: pip install sae-lens")
-    path = Path(next(iter(spec.submodule_search_locations))) / "pretrained_saes.yaml"
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    return (Path(next(iter(spec.submodule_search_locations))) / "pretrained_saes.yaml").read_text(encoding="utf-8")
 
 
 def _found(release: str, sae_id: str) -> Found:
