@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import functools
-import importlib.util
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +14,7 @@ from torch import Tensor
 from featcircuits.dictionaries import Affine
 from featcircuits.dictionaries.base import check_numbers
 from featcircuits.errors import InputError
+from featcircuits.releases import release_entry, release_names
 from featcircuits.sources import sae_lens as own
 from featcircuits.sources.contract import Found, SourceInfo, info_of
 from featcircuits.sources.hub import fetch, from_hub
@@ -64,6 +61,8 @@ def _record(release: str, sae_id: str) -> Mapping[str, Any]:
     if entry is None:
         if "/" in release:
             return {}
+        if not release_names():
+            raise InputError("releases need SAELens, which is not installed: pip install sae-lens")
         raise InputError(f"unknown SAELens release {release!r}{_close(release, release_names())}")
     refuse(_REFUSED.get(entry.get("conversion_func") or "", ""))
     ids = {sae["id"]: sae for sae in entry["saes"]}
@@ -76,33 +75,6 @@ def _close(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or known[:5]
     return f"; close to it: {', '.join(close)}"
-
-
-def release_names() -> list[str]:
-    """Every release that SAELens knows."""
-    return re.findall(r"^(\S+):$", _table(), re.MULTILINE)
-
-
-@functools.cache
-def release_entry(release: str) -> Mapping[str, Any] | None:
-    """What SAELens' table says of a release: `repo_id`, `conversion_func` and `saes`; None where it is not there.
-
-    Its part of the text alone is parsed: the whole would take seconds.
-    """
-    import yaml
-
-    part = re.search(rf"^{re.escape(release)}:$.*?(?=^\S|\Z)", _table(), re.MULTILINE | re.DOTALL)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return None if part is None else yaml.load(part[0], Loader=loader)[release]
-
-
-@functools.cache
-def _table() -> str:
-    """Found without importing SAELens, which takes ten seconds and more."""
-    spec = importlib.util.find_spec("sae_lens")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError("releases need SAELens, which is not installed: pip install sae-lens")
-    return (Path(next(iter(spec.submodule_search_locations))) / "pretrained_saes.yaml").read_text(encoding="utf-8")
 
 
 def _found(release: str, sae_id: str) -> Found:

@@ -6,12 +6,11 @@ What a sae_lens release stands for is read from that package's own directory, wi
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from featcircuits.releases import release_entry
 
 WEIGHTS: Mapping[str, Callable[[str], tuple[str, ...]]] = {
     "sae_lens": lambda path: (f"{path}/cfg.json", f"{path}/sae_weights.safetensors"),
@@ -42,27 +41,13 @@ class Release(NamedTuple):
     paths: Mapping[str, str]
 
 
-@cache
 def release_named(name: str) -> Release | None:
-    """None where the directory has no such release, or sae_lens is not installed."""
-    import yaml
-
-    text = _directory()
-    found = re.search(rf"^{re.escape(name)}:$.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
-    if found is None:
+    """None where the directory has no such release, or SAELens is not installed."""
+    entry = release_entry(name)
+    if entry is None:
         return None
-    # the C parser where PyYAML has one: the record of a large release is thousands of lines
-    record = yaml.load(found[0], getattr(yaml, "CSafeLoader", yaml.SafeLoader))[name]
-    paths = {entry["id"]: str(entry["path"]) for entry in record["saes"]}
-    return Release(record["repo_id"], record.get("conversion_func") or "sae_lens", paths)
-
-
-@cache
-def _directory() -> str:
-    package = find_spec("sae_lens")  # found, not imported: the import takes many seconds
-    if package is None or package.origin is None:
-        return ""
-    return (Path(package.origin).parent / "pretrained_saes.yaml").read_text(encoding="utf-8")
+    paths = {sae["id"]: str(sae["path"]) for sae in entry["saes"]}
+    return Release(entry["repo_id"], entry.get("conversion_func") or "sae_lens", paths)
 
 
 class Need(NamedTuple):

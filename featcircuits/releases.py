@@ -1,0 +1,37 @@
+"""What SAELens knows by name: its table of releases, read without importing it, which takes ten seconds and more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+
+def release_names() -> list[str]:
+    """Every release that SAELens knows; none where it is not installed."""
+    return re.findall(r"^(\S+):$", _table(), re.MULTILINE)
+
+
+@cache
+def release_entry(release: str) -> Mapping[str, Any] | None:
+    """What the table says of a release: `repo_id`, `conversion_func` and `saes`; None where it is not there.
+
+    Its part of the text alone is parsed: the whole would take seconds.
+    """
+    import yaml
+
+    part = re.search(rf"^{re.escape(release)}:$.*?(?=^\S|\Z)", _table(), re.MULTILINE | re.DOTALL)
+    # the C parser where PyYAML has one: the entry of a large release is thousands of lines
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return None if part is None else yaml.load(part[0], Loader=loader)[release]
+
+
+@cache
+def _table() -> str:
+    package = find_spec("sae_lens")
+    if package is None or package.origin is None:
+        return ""
+    return (Path(package.origin).parent / "pretrained_saes.yaml").read_text(encoding="utf-8")
