@@ -22,6 +22,7 @@ from tests.tiny import (
     FAMILIES,
     KINDS,
     LAYERS,
+    WIDTH,
     made_linear,
     put_together,
     random_task,
@@ -251,5 +252,10 @@ def test_a_model_that_computes_nan_is_named_with_the_site() -> None:
     model = tiny_model("gpt2")
     with torch.no_grad():
         model.transformer.h[1].mlp.c_proj.weight[0, 0] = float("nan")
+    with pytest.raises(
+        fc.InputError, match=r"activation at mlp_1 holds NaN or infinity \(module transformer.h.1.mlp\)"
+    ):
+        spliced_model(model)
+    unchecked = fc.load(model, {"mlp_1": fc.dictionaries.identity(WIDTH)}, check=False)
     with pytest.raises(fc.InputError, match="activation at mlp_1 holds NaN"):
-        fc.node_effects(spliced_model(model), random_task(2, 4), method="atp")
+        fc.node_effects(unchecked, random_task(2, 4), method="atp")

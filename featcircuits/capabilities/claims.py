@@ -41,8 +41,12 @@ def wrong_claims(
     taps: Mapping[Point, Tap],
     probes: Sequence[Probe],
 ) -> list[str]:
-    """One line for each claim that does not hold; the later ones are tried only where the earlier hold."""
+    """One line for each claim that does not hold; the later ones are tried only where the earlier hold.
+
+    Raises `InputError` where the model computes NaN or infinity: no claim can be judged there.
+    """
     clean = short_forward(model, taps, probes)
+    _check_finite(taps, clean)
     wrong = list(_not_passed(taps, clean, architecture.family.tuples))
     wrong = wrong or list(_shapes(model, architecture, taps, clean))
     bound = 4 * torch.finfo(model.dtype).eps
@@ -53,6 +57,15 @@ def wrong_claims(
     moved = {point: _moved(clean.seen[point], x, bound).tolist() for point, x in edited.items()}
     edits = _Edits(architecture, taps, clean.seen, edited, moved, bound)
     return [line for row, probe in enumerate(probes) for line in islice(edits.wrong(row, probe), 1)]
+
+
+def _check_finite(taps: Mapping[Point, Tap], run: Run) -> None:
+    for point, x in run.seen.items():  # in the order of the forward
+        if not x.isfinite().all():
+            raise InputError(
+                f"the model's activation at {point} holds NaN or infinity (module {taps[point].path}); its weights may "
+                "be damaged, or its dtype too narrow: load it with dtype='float32' or 'bfloat16'"
+            )
 
 
 def _moved(clean: Tensor, edited: Tensor, bound: float) -> Tensor:
