@@ -18,7 +18,11 @@ def fingerprint(model: PreTrainedModel) -> str:
     """sha256 of the input embedding in bfloat16: the same for a model in float32, float64 or bfloat16."""
     import torch
 
-    weight = next(model.get_input_embeddings().parameters()).detach().to("cpu", torch.bfloat16).contiguous()
+    from featcircuits.models.placement import in_memory
+
+    embedding = model.get_input_embeddings()
+    with in_memory(embedding):
+        weight = next(embedding.parameters()).detach().to("cpu", torch.bfloat16).contiguous()
     return hashlib.sha256(weight.view(torch.int16).numpy().tobytes()).hexdigest()
 
 
