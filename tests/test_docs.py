@@ -12,6 +12,7 @@ import pytest
 import typer
 
 import featcircuits as fc
+from experiments import supported
 from featcircuits.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +59,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert missing == []
+
+
+def test_the_page_of_what_is_supported_is_what_the_tables_say() -> None:
+    """Made anew by `python -m experiments.supported > docs/supported.md`."""
+    assert (ROOT / "docs" / "supported.md").read_text(encoding="utf-8") == supported.page()
 
 
 def command_lines() -> list[str]:
