@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import featcircuits as fc
-from experiments.train_saes import load_bare
 from featcircuits.examples import Example, Span
+from featcircuits.loading import load_bare
 from featcircuits.sites import all_sites
 from featcircuits.splice import SplicedModel
 from featcircuits.tracing import trace_with_ranking

@@ -85,7 +85,7 @@ class OnDisk:
         from safetensors.torch import save_file
 
         if not self.folder.exists():
-            self._begin()
+            self.begin()
         path = self._path(stage, number)
         draft = path.with_suffix(f".{os.getpid()}")
         save_file({name: tensor.contiguous() for name, tensor in part.items()}, draft)
@@ -101,7 +101,7 @@ class OnDisk:
         """Once the result is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """The folder appears with its request in it; another process may have been quicker."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}.", dir=self.folder.parent))

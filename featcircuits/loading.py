@@ -97,6 +97,15 @@ def _source_of(suite: Suite | None) -> str:
     return suite.model_source
 
 
+def load_bare(
+    model: str | Path, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> SplicedModel:
+    """A model and its tokenizer, from a folder or the hub, with nothing spliced in."""
+    device, dtype = check_device(device), check_dtype(dtype)
+    loaded, tokenizer = _pretrained(str(model), None, dtype)
+    return SplicedModel(_placed_model(loaded, device, dtype), architecture_of(loaded), {}, tokenizer)
+
+
 def _placed_model(model: PreTrainedModel, device: torch.device | None, dtype: torch.dtype | None) -> PreTrainedModel:
     """In eval mode; moved only where that was asked for, so that a model spread over devices stays."""
     model.eval()

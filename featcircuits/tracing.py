@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from featcircuits.attribution.edges import edge_effects, edge_estimator
@@ -9,6 +10,7 @@ from featcircuits.attribution.effects import NodeEffects, node_effects
 from featcircuits.attribution.nodes import DEFAULT_METHOD
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError
+from featcircuits.health.fit import check_states
 from featcircuits.ledger import Ledger
 from featcircuits.manifest import manifest_of
 from featcircuits.nodes import Node, input_node
@@ -47,6 +49,7 @@ def trace_with_ranking(
     baseline: Baseline = "paired",
     batch_size: int | None = None,
     seed: int = 0,
+    check_fit: bool = True,
     ledger: Ledger | None = None,
     progress: Progress = silent,
     **options: Any,
@@ -58,6 +61,8 @@ def trace_with_ranking(
     "cumulative=0.8"), or thresholds given as numbers. `options` go to the node estimator.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
     `batch_size`: examples at once; by default as many as fit, 16 at most.
+    `check_fit`: refuse dictionaries that leave more than all variance unexplained in the first batch
+    (featcircuits.health), before anything is attributed to their features.
     Nodes that no path of kept edges leads from to the metric are dropped.
     """
     node_rule = _rule(keep_nodes, node_threshold, DEFAULT_NODES, "node")
@@ -71,7 +76,8 @@ def trace_with_ranking(
     effects = node_effects(
         spliced, task, nodes,
         baseline=baseline, batch_size=batch_size, keep_examples=False, keep_states=edges is not None,
-        ledger=ledger, progress=progress, **options,
+        ledger=ledger, inspect=partial(check_states, spliced, where=task.name) if check_fit else None,
+        progress=progress, **options,
     )  # fmt: skip
     settings = {
         "nodes": nodes, "edges": edge_method, "options": options, "baseline": str(baseline),

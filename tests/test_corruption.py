@@ -12,7 +12,7 @@ import featcircuits as fc
 from featcircuits.corruption import Noise, symmetric_replacement
 from featcircuits.sites import EMBED
 from featcircuits.tasks import Task
-from tests.tiny import FAMILIES, n_hooks, random_task, spliced_model, tiny_model, tolerance
+from tests.tiny import FAMILIES, n_hooks, random_task, spliced_model, tiny_model, tolerance, traced
 
 MODEL = Path(__file__).parents[1] / "saes" / "grammar-4l" / "model"
 
@@ -81,7 +81,7 @@ def test_noise_can_keep_to_a_role() -> None:
 
 def test_edges_and_circuits_take_noise() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), unpaired()
-    circuit = fc.trace(spliced, task, nodes="atp", baseline="noise", keep_nodes="top=20")
+    circuit = traced(spliced, task, nodes="atp", baseline="noise", keep_nodes="top=20")
     assert circuit.n_edges > 0
     assert "noise" in circuit.manifest["settings"]["baseline"]
     effects = fc.node_effects(spliced, task, "atp", baseline="noise")

@@ -32,6 +32,7 @@ from tests.tiny import (
     taken_apart,
     tiny_model,
     tolerance,
+    traced,
 )
 
 Hook = Callable[[Tensor], Tensor]
@@ -244,7 +245,7 @@ def test_exact_edges_take_a_collection_of_nodes() -> None:
         fc.edge_effects(spliced, task, fc.node_effects(spliced, task, "atp"), "exact", node_threshold=0.1)
     with pytest.raises(fc.InputError, match="method 'atp-drop' has no coefficients"):
         fc.edge_effects(spliced, task, [], "atp-drop")
-    circuit = fc.trace(spliced, task, nodes="exact", keep_nodes="top=12")
+    circuit = traced(spliced, task, nodes="exact", keep_nodes="top=12")
     assert circuit.n_edges > 0
 
 

@@ -17,7 +17,7 @@ from featcircuits import runs
 from featcircuits.circuit import Circuit
 from featcircuits.ledger import InMemory, OnDisk
 from featcircuits.splice import SplicedModel
-from tests.tiny import random_task, spliced_model, tiny_model
+from tests.tiny import random_task, spliced_model, tiny_model, traced
 
 ROOT = Path(__file__).parents[1]
 OPTIONS: dict[str, Any] = {"nodes": "relp", "keep_nodes": "top=30", "keep_edges": "top=200", "batch_size": 2}
@@ -59,12 +59,12 @@ def test_an_interrupted_trace_goes_on_from_its_finished_batches(
     work: tuple[SplicedModel, fc.Task], tmp_path: Path, after: int
 ) -> None:
     """Four batches of nodes and four of edges: wherever it stops, the rest is done and the circuit is the same."""
-    whole = fc.trace(*work, **OPTIONS)
+    whole = traced(*work, **OPTIONS)
     folder = tmp_path / "partial"
     with pytest.raises(Stop):
-        fc.trace(*work, ledger=OnDisk(folder, {}), progress=stopping(after), **OPTIONS)
+        traced(*work, ledger=OnDisk(folder, {}), progress=stopping(after), **OPTIONS)
     counts: dict[str, int] = {}
-    again = fc.trace(*work, ledger=OnDisk(folder, {}), progress=counting(counts), **OPTIONS)
+    again = traced(*work, ledger=OnDisk(folder, {}), progress=counting(counts), **OPTIONS)
     assert counts == {"node effects": max(0, 4 - after), "edge effects": min(4, 8 - after)}
     assert again.nodes == whole.nodes
     assert again.edges == whole.edges

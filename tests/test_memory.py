@@ -10,7 +10,7 @@ from featcircuits import splice, states
 from featcircuits.attribution import effects
 from featcircuits.attribution.effects import NodeEffects
 from featcircuits.states import fitting_batch
-from tests.tiny import random_task, spliced_model, tiny_model
+from tests.tiny import random_task, spliced_model, tiny_model, traced
 
 METHODS = ("exact", "atp", "ig", "ig-inputs", "relp", "atp-drop")
 
@@ -34,7 +34,7 @@ def test_a_small_memory_changes_no_effect(method: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("ablation", ["mean", "zero", "paired", "resample"])
 def test_a_small_memory_changes_no_faithfulness(ablation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spliced, task = spliced_model(tiny_model("llama")), random_task(4, 4)
-    circuit = fc.trace(spliced, task, nodes="atp", keep_nodes="top=40")
+    circuit = traced(spliced, task, nodes="atp", keep_nodes="top=40")
     whole = fc.evaluate(spliced, circuit, task, ablation=ablation)
     monkeypatch.setattr(splice, "_ROW_BYTES", 1)
     monkeypatch.setattr(states, "DENSE_NUMBERS", 1)

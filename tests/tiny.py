@@ -157,6 +157,11 @@ def put_together(dictionary: Dictionary, features: Tensor, error: Tensor, read: 
     return dictionary.decode(features, dictionary.statistics(read)) + past + error
 
 
+def traced(spliced: SplicedModel, task: fc.Task, **options: Any) -> fc.Circuit:
+    """A circuit of random dictionaries, which a trace would otherwise refuse as not belonging to the model."""
+    return fc.trace(spliced, task, check_fit=False, **options)
+
+
 def random_task(count: int = 3, length: int = 5, seed: int = 0, **options: Any) -> fc.Task:
     """Aligned pairs of random tokens that differ in one place, with random answers."""
     generator = torch.Generator().manual_seed(seed)

@@ -20,10 +20,10 @@ import numpy as np
 
 import featcircuits as fc
 from experiments.relp.prompts import ioi_tasks
-from experiments.train_saes import load_bare
 from featcircuits.agreement.bases import in_basis
 from featcircuits.agreement.scores import compare
 from featcircuits.evaluation.patching import swapped
+from featcircuits.loading import load_bare
 from featcircuits.splice import SplicedModel
 
 SHIPPED = Path("saes/grammar-4l")

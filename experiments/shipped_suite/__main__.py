@@ -6,6 +6,7 @@
 """
 
 import argparse
+import shutil
 import time
 import tomllib
 from pathlib import Path
@@ -13,16 +14,17 @@ from typing import Any
 
 import torch
 
-from experiments.sae_training import record, text
-from experiments.sae_training.measure import mean_loss
-from experiments.sae_training.train import Recipe
 from experiments.shipped_suite import model as language_model
 from experiments.shipped_suite.accuracy import Accuracy, accuracy
 from experiments.shipped_suite.card import card
 from experiments.shipped_suite.grammar import corpus
 from experiments.shipped_suite.pairs import BEHAVIOURS, write_tasks
-from experiments.train_saes import load_bare, train_suite
+from featcircuits.dictionaries.files import sha256
+from featcircuits.health.figures import mean_loss
+from featcircuits.loading import load_bare
 from featcircuits.tasks import Task
+from featcircuits.training import Recipe, train_suite
+from featcircuits.training.record import toml_text
 
 NAME = "grammar-4l"
 DESCRIPTION = (
@@ -52,16 +54,28 @@ def build_model(folder: Path) -> None:
 
 def build_saes(folder: Path) -> None:
     """Trains the dictionaries on sentences that the model has not seen."""
-    tokenizer = load_bare(str(folder / "model")).tokenizer
-    rows = tokenizer(list(corpus(SEED + 1, SENTENCES_SAES)))["input_ids"]
-    train_suite(str(folder / "model"), rows, folder, SAES, NAME, DESCRIPTION)
+    began = time.monotonic()
+    bare = load_bare(folder / "model")
+    rows = bare.tokenizer(list(corpus(SEED + 1, SENTENCES_SAES)))["input_ids"]
+    trained = folder / "trained"
+    suite = train_suite(
+        bare, rows, trained, SAES,
+        name=NAME, description=DESCRIPTION, licence="MIT", text=f"{SENTENCES_SAES} sentences of the grammar",
+    )  # fmt: skip
+    files = sorted(path for path in (folder / "model").iterdir() if path.is_file())
+    suite["model"] |= {"source": "model", "files": {path.name: sha256(path) for path in files}}
+    suite["recipe"]["minutes"] = round((time.monotonic() - began) / 60, 1)
+    shutil.rmtree(folder / "sites", ignore_errors=True)
+    (trained / "sites").rename(folder / "sites")
+    shutil.rmtree(trained)
+    (folder / "suite.toml").write_text(toml_text(suite), encoding="utf-8")
 
 
 def write_card(folder: Path, minutes: float | None) -> None:
     """Measures the model on its tasks, completes suite.toml, and writes the card."""
     path = folder / "suite.toml"
     suite = tomllib.loads(path.read_text(encoding="utf-8"))
-    bare = load_bare(str(folder / "model"))
+    bare = load_bare(folder / "model")
     sentences = list(corpus(SEED + 2, SENTENCES_HELD_OUT))
     rows = bare.tokenizer(sentences)["input_ids"]
     suite["recipe"] |= {
@@ -71,7 +85,7 @@ def write_card(folder: Path, minutes: float | None) -> None:
         **{f"model_{name}": value for name, value in MODEL_TRAINING.items()},
         "model_heads": HEADS,
         "model_vocabulary": len(bare.tokenizer),
-        "model_loss_held_out": round(mean_loss(bare, text.token_batches(rows, 256), None, None), 4),
+        "model_loss_held_out": round(mean_loss(bare, rows), 4),
     }
     if minutes is not None:
         suite["recipe"] |= {"minutes_in_all": round(minutes, 1), "threads": torch.get_num_threads()}
@@ -80,7 +94,7 @@ def write_card(folder: Path, minutes: float | None) -> None:
         task = Task.from_jsonl(folder / f"tasks/{name}_test.jsonl", bare.tokenizer)
         suite["tasks"][name] = task_record(name, description, accuracy(bare, task))
     suite["sites"] = suite.pop("sites")
-    path.write_text(record.toml_text(suite), encoding="utf-8")
+    path.write_text(toml_text(suite), encoding="utf-8")
     (folder / "README.md").write_text(card(suite, max(map(len, rows))), encoding="utf-8")
 
 

@@ -1,7 +1,9 @@
 """The card `saes/grammar-4l/README.md`, written from the figures in suite.toml."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from featcircuits.training.card import LEGEND, site_table, table
 
 CARD = """# {name}
 
@@ -40,13 +42,7 @@ decoder rows of unit norm; trained as BatchTopK by sae_lens. Figures on {held_ou
 
 {sites}
 
-* L0: mean number of active features a token.
-* Variance unexplained: squared error over squared distance from the mean.
-* Loss recovered: the site's activation is replaced by its reconstruction (error dropped, all other
-  sites untouched); 1 is the bare model's loss, 0 the loss with the site set to zero (first figure)
-  or to its mean over tokens (second figure).
-* Dead: features that no held-out token activates. Features that fewer than one training token in
-  10,000 activated were left out of the files.
+{legend}
 
 ## How it was made
 
@@ -86,6 +82,7 @@ def card(suite: Mapping[str, Any], longest: int) -> str:
         tasks=task_table(suite["tasks"]),
         held_out=f"{recipe['tokens_held_out']:,}",
         sites=site_table(suite["sites"]),
+        legend=LEGEND,
         recipe=table(("setting", "value"), ((f"`{k}`", f"{v}") for k, v in recipe.items())),
         command=recipe["command"],
         longest=longest,
@@ -107,26 +104,3 @@ def task_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
         for name, row in tasks.items()
     )
     return table(head, rows)
-
-
-def site_table(sites: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row a site."""
-    head = ("site", "features", "L0", "variance unexplained", "loss recovered", "dead")
-    rows = (
-        (
-            f"`{site}`",
-            f"{row['n_features']}",
-            f"{row['l0']:.1f}",
-            f"{row['variance_unexplained']:.2%}",
-            f"{row['loss_recovered']:.2%} / {row['loss_recovered_mean']:.2%}",
-            f"{row['dead_features']}",
-        )
-        for site, row in sites.items()
-    )
-    return table(head, rows)
-
-
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

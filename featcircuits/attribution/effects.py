@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -157,6 +157,7 @@ def node_effects(
     keep_examples: bool = True,
     keep_states: bool = False,
     ledger: Ledger | None = None,
+    inspect: Callable[[States], None] | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> NodeEffects:
@@ -168,6 +169,7 @@ def node_effects(
     Gaussian noise on the embeddings ("noise", or a `featcircuits.corruption.Noise`).
     `keep_states` spares `edge_effects` computing them again, where they fit into memory.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
+    `inspect` is shown the first batch's states before any effect is computed, and may raise.
     Raises `InputError` for unknown names, unaligned prompts and non-finite activations.
     """
     estimator = method_named(method, options)
@@ -181,6 +183,8 @@ def node_effects(
     held = 0
     for number in progress(todo, f"node effects ({method})", len(todo)):
         states = states_of(spliced, task, task.nth_batch(batch_size, number), baseline, means)
+        if inspect is not None and number == todo[0]:
+            inspect(states)
         effects = effects_of(spliced, states, estimator)
         ledger.put(STAGE, number, _part(spliced, task, states, effects, keep_examples))
         if keep_states:

@@ -1,12 +1,13 @@
-"""Writing a suite: `suite.toml` beside its weights, every figure measured and every file hashed."""
+"""suite.toml as text, and the versions that it records."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from featcircuits.sources import sha256
+from featcircuits.errors import InputError
 
 LIBRARIES = ("sae-lens", "torch", "transformers")
 
@@ -32,11 +33,9 @@ def _key(key: str) -> str:
     return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every file in a folder, by name."""
-    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
-
-
 def versions() -> dict[str, str]:
-    """The libraries that decide the numbers."""
-    return {f"{name.replace('-', '_')}_version": version(name) for name in LIBRARIES}
+    """The libraries that decide the numbers; raises `InputError` where the trainer is not installed."""
+    try:
+        return {f"{name.replace('-', '_')}_version": version(name) for name in LIBRARIES}
+    except PackageNotFoundError:
+        raise InputError("training needs sae-lens; install it with: pip install 'featcircuits[train]'") from None

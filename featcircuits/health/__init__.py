@@ -1,0 +1,6 @@
+"""Do dictionaries belong where they are spliced, and how good are they there?"""
+
+from featcircuits.health.check import Health, check_suite
+from featcircuits.health.figures import Figures, Losses, measure
+
+__all__ = ["Figures", "Health", "Losses", "check_suite", "measure"]

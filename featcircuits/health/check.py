@@ -1,0 +1,115 @@
+"""A suite's health on some text: every site's fit and figures, and what all dictionaries together lose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featcircuits.errors import InputError
+from featcircuits.health.figures import Figures, Losses, measure
+from featcircuits.health.fit import REMEDY, Fit, fault_at, fit_at
+from featcircuits.progress import Progress, silent
+from featcircuits.sites import KINDS, Site, all_sites
+from featcircuits.splice import SplicedModel
+from featcircuits.states import check_finite, precision
+from featcircuits.tasks import Task
+from featcircuits.text import Rows, rows_of
+from featcircuits.tokens import Tokens
+
+SAMPLE_ROWS, SAMPLE_TOKENS = 16, 256
+"""How much of the text a dictionary is tried on at every site that it could be meant for."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """What `check_suite` found. `fits`: on a sample of the text; `figures`, `together`: on all of it."""
+
+    text: str
+    n_rows: int
+    n_tokens: int
+    fits: Mapping[Site, Fit]
+    figures: Mapping[Site, Figures]
+    together: Losses
+    """With every site's activation replaced by its reconstruction, by zero or by its mean at once."""
+    recorded: Mapping[Site, Mapping[str, Any]]
+    """The figures that the suite's record gives."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers; null where a figure is undefined."""
+        return {
+            "text": self.text,
+            "n_rows": self.n_rows,
+            "n_tokens": self.n_tokens,
+            "sites": {str(site): self._site_json(site) for site in self.figures},
+            "together": {
+                "loss_recovered": _plain(self.together.recovered),
+                "loss_recovered_mean": _plain(self.together.recovered_mean),
+                **{f"loss_{name}": value for name, value in asdict(self.together).items()},
+            },
+        }
+
+    def _site_json(self, site: Site) -> dict[str, Any]:
+        fit = self.fits[site]
+        return {
+            **{name: _plain(value) for name, value in asdict(self.figures[site]).items()},
+            "best_other_site": None if fit.other is None else str(fit.other),
+            "variance_unexplained_there": _plain(fit.unexplained_there),
+            "fault": fit.fault or None,
+            "recorded": dict(self.recorded.get(site, {})),
+        }
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def check_suite(
+    spliced: SplicedModel,
+    text: Task | Rows,
+    *,
+    name: str | None = None,
+    check_fit: bool = True,
+    progress: Progress = silent,
+) -> Health:
+    """Measures every dictionary of a suite on prompts or rows of token ids.
+
+    First each dictionary is tried, on a sample, at every site of the model that has its width; one
+    that leaves more variance unexplained than the mean would, or much less elsewhere than at its
+    own site, is refused with an `InputError`, unless `check_fit=False`. Then come L0, variance
+    unexplained, loss recovered and dead features on all of the text. `name`: of the text, for messages.
+    """
+    rows = rows_of(text) if isinstance(text, Task) else text
+    if not any(len(row) > 1 for row in rows):
+        raise InputError("the text has no row of two tokens or more, so there is no next token to predict; give more")
+    name = name or (text.name if isinstance(text, Task) else "the text")
+    fits = site_fits(spliced, rows)
+    faults = [fault_at(site, fit, name) for site, fit in fits.items() if fit.fault]
+    if faults and check_fit:
+        others = f" (and {len(faults) - 1} other sites do not fit)" if len(faults) > 1 else ""
+        raise InputError(f"{faults[0]}{others}; {REMEDY}")
+    figures, together = measure(spliced, rows, progress)
+    sites = {} if spliced.suite is None else spliced.suite.sites
+    known = set(Figures.__dataclass_fields__)
+    recorded = {Site.parse(site): {k: v for k, v in record.items() if k in known} for site, record in sites.items()}
+    return Health(name, len(rows), sum(map(len, rows)), fits, figures, together, recorded)
+
+
+@torch.no_grad()
+def site_fits(spliced: SplicedModel, rows: Rows) -> dict[Site, Fit]:
+    """Every dictionary at its own site and at the others, on a sample of the rows."""
+    sample = Tokens.pad(rows[:: max(1, len(rows) // SAMPLE_ROWS)][:SAMPLE_ROWS], 0).to(spliced.device)
+    logits, seen = spliced.record(sample, all_sites(spliced.architecture.n_layers, KINDS[1:]))
+    check_finite(logits, seen)
+    real = (sample.mask > 0).flatten()
+    kept = real.nonzero()[:: max(1, int(real.sum()) // SAMPLE_TOKENS), 0]
+    flat = {site: _rows_at(x, kept) for site, x in seen.items()}
+    return {site: fit_at(spliced, site, flat) for site in spliced.sites}
+
+
+def _rows_at(x: Tensor, kept: Tensor) -> Tensor:
+    return x.flatten(0, 1)[kept].to(precision(x.dtype))

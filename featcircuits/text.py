@@ -1,0 +1,50 @@
+"""Token rows of plain text, for what needs no answers: training dictionaries and measuring them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from featcircuits.errors import InputError
+from featcircuits.tasks import Task
+from featcircuits.tokens import Tokens
+
+Rows = list[list[int]]
+
+
+def read_rows(path: Path, tokenizer: Any, longest: int) -> Rows:
+    """One row of token ids for each line that is not blank, cut to `longest` tokens.
+
+    Raises `InputError` for a file that is missing, not UTF-8, or without text.
+    """
+    if tokenizer is None:
+        raise InputError(f"{path}: the model has no tokenizer to read text with")
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise InputError(f"{path}: not a readable text file ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error}); convert it first") from None
+    rows = [ids[:longest] for ids in tokenizer(lines)["input_ids"] if ids] if lines else []
+    if not rows:
+        raise InputError(f"{path}: there is no text in it; give one sentence or document a line")
+    return rows
+
+
+def rows_of(task: Task) -> Rows:
+    """Every prompt of a task, clean and corrupted, once."""
+    prompts = [prompt for e in task.examples for prompt in (e.clean, e.corrupted) if prompt is not None]
+    return [list(prompt) for prompt in dict.fromkeys(prompts)]
+
+
+def token_batches(rows: Rows, size: int) -> list[Tokens]:
+    """Padded batches; rows of like length stand together, so that little padding is computed."""
+    ordered = sorted(rows, key=len)
+    return [Tokens.pad(ordered[i : i + size], 0) for i in range(0, len(ordered), size)]
+
+
+def sha256_of(rows: Rows) -> str:
+    """A hash of the token ids: what was trained or measured on."""
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,0 +1,7 @@
+"""Training dictionaries for a model by sae_lens; needs the package's extra `train`."""
+
+from featcircuits.training.recipe import ARCHITECTURES, Recipe
+from featcircuits.training.sampling import sample_rows
+from featcircuits.training.suite import train_suite
+
+__all__ = ["ARCHITECTURES", "Recipe", "sample_rows", "train_suite"]

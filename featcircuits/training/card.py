@@ -1,0 +1,94 @@
+"""A suite's card: README.md, written from the figures that suite.toml holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from featcircuits.health import Losses
+
+CARD = """# {name}
+
+{description}
+
+`sites/` holds one dictionary a site; `suite.toml` says the same as this card for programs, with a hash
+of each file.
+
+## Model
+
+`{source}`: {architecture}, {layers} layers, width {width}. A model whose embedding differs from the one
+that the dictionaries were trained on is refused.
+
+## Dictionaries
+
+JumpReLU, `f = z where z > threshold else 0`, `z = x @ W_enc + b_enc`, `x_hat = f @ W_dec + b_dec`,
+decoder rows of unit norm; trained as {trained_as} by sae_lens. Figures on {held_out} held-out tokens.
+
+{sites}
+
+With every activation replaced by its reconstruction at once, {together} of the loss is recovered
+against zero-ablation of all sites, and {together_mean} against their means.
+
+{legend}
+
+## How it was made
+
+{recipe}
+"""
+
+LEGEND = """* L0: mean number of active features a token.
+* Variance unexplained: squared error over squared distance from the mean.
+* Loss recovered: the site's activation is replaced by its reconstruction (error dropped, all other
+  sites untouched); 1 is the bare model's loss, 0 the loss with the site set to zero (first figure)
+  or to its mean over tokens (second figure).
+* Dead: features that no held-out token activates. Features that fewer than one training token in
+  10,000 activated were left out of the files."""
+
+
+def card(suite: Mapping[str, Any], together: Losses) -> str:
+    """The whole card."""
+    recipe, model = suite["recipe"], suite["model"]
+    return CARD.format(
+        name=suite["name"],
+        description=suite["description"],
+        source=model["source"],
+        architecture=model["architecture"],
+        layers=model["num_hidden_layers"],
+        width=model["hidden_size"],
+        trained_as=recipe["architecture"],
+        held_out=f"{recipe['tokens_held_out']:,}",
+        sites=site_table(suite["sites"]),
+        together=share(together.recovered),
+        together_mean=share(together.recovered_mean),
+        legend=LEGEND,
+        recipe=table(("setting", "value"), ((f"`{k}`", f"{v}") for k, v in recipe.items())),
+    )
+
+
+def site_table(sites: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row a site."""
+    head = ("site", "features", "L0", "variance unexplained", "loss recovered", "dead")
+    rows = (
+        (
+            f"`{site}`",
+            f"{row['n_features']}",
+            f"{row['l0']:.1f}",
+            share(row.get("variance_unexplained", math.nan)),
+            f"{share(row.get('loss_recovered', math.nan))} / {share(row.get('loss_recovered_mean', math.nan))}",
+            f"{row['dead_features']}",
+        )
+        for site, row in sites.items()
+    )
+    return table(head, rows)
+
+
+def share(value: float) -> str:
+    """A percentage, or a dash where ablation does not raise the loss."""
+    return f"{value:.2%}" if math.isfinite(value) else "-"
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

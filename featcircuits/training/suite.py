@@ -1,0 +1,176 @@
+"""A dictionary at every site of a model, from one pass of activations, as a suite in a folder.
+
+The work lies in a hidden folder beside the suite until all is done: the activations, the finished
+sites, and the state of the one in training. The same call goes on from there, and ends with the same
+bytes; the suite's own folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from featcircuits import runs
+from featcircuits.dictionaries import Dictionary, jumprelu
+from featcircuits.dictionaries.files import sha256
+from featcircuits.errors import InputError
+from featcircuits.health import Figures, Losses, measure
+from featcircuits.ledger import OnDisk
+from featcircuits.progress import Progress, silent
+from featcircuits.sites import EMBED, KINDS, Site, all_sites
+from featcircuits.splice import SplicedModel
+from featcircuits.states import precision
+from featcircuits.suites import FORMAT, fingerprint
+from featcircuits.text import Rows, sha256_of
+from featcircuits.training.activations import collect, opened, shape_at
+from featcircuits.training.card import card
+from featcircuits.training.recipe import Recipe
+from featcircuits.training.record import toml_text, versions
+from featcircuits.training.trainer import train
+
+DEFAULT_SITES = ("embed", "attn", "mlp", "resid")
+STAGE = "sites"
+
+
+def train_suite(
+    bare: SplicedModel,
+    rows: Rows,
+    out: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    sites: Iterable[str | Site] = DEFAULT_SITES,
+    name: str | None = None,
+    description: str = "",
+    licence: str | None = None,
+    text: str = "the text",
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Trains and measures a dictionary a site; returns the record that it writes into suite.toml.
+
+    `bare`: a model from `featcircuits.loading.load_bare`, its source known. `rows`: token ids; the
+    last tenth is held out and gives the figures. `sites`: kinds ("resid": all layers) or single
+    sites ("resid_3"). `text`: what the rows are, for the card. Raises `InputError` for a folder that
+    holds something, unknown sites or recipes, too little text, and a disk without room.
+    """
+    out, recipe = Path(out), recipe or Recipe()
+    recipe.check()
+    runs.check_free(out)
+    chosen = sites_named(bare, sites)
+    n_held_out = max(1, len(rows) // 10)
+    seen, held_out = rows[:-n_held_out], rows[-n_held_out:]
+    if sum(map(len, seen)) < recipe.batch_size or not any(len(row) > 1 for row in held_out):
+        raise InputError(
+            f"{text}: {sum(map(len, seen))} tokens in {len(seen)} rows are left to train on, with the last tenth held "
+            f"out, and a batch has {recipe.batch_size}; give more text, or a smaller batch"
+        )
+    head = {
+        "format": FORMAT,
+        "name": name or out.resolve().name,
+        "description": description or f"Sparse dictionaries trained by featcircuits on {text}",
+        **({} if licence is None else {"licence": licence}),
+        "model": model_record(bare),
+        "recipe": {
+            **asdict(recipe),
+            "text": text,
+            "text_sha256": sha256_of(rows),
+            "tokens": sum(map(len, seen)),
+            "tokens_held_out": sum(map(len, held_out)),
+            **versions(),
+        },
+    }
+    with runs.resumable(out, {**head, "sites": list(map(str, chosen))}) as work:
+        found = _trained(bare, seen, chosen, recipe, work, progress)
+        dictionaries = {site: jumprelu(**tensors) for site, tensors in found.items()}
+        figures, together = measure(spliced_with(bare, dictionaries), held_out, progress)
+        with runs.new_run(out) as folder:
+            return _write(folder, head, found, figures, together)
+
+
+def spliced_with(bare: SplicedModel, dictionaries: Mapping[Site, Dictionary]) -> SplicedModel:
+    """The model with dictionaries on its device and in its precision."""
+    dtype = precision(bare.model.dtype)
+    return replace(bare, dictionaries={site: d.to(bare.device, dtype) for site, d in sorted(dictionaries.items())})
+
+
+def sites_named(bare: SplicedModel, names: Iterable[str | Site]) -> list[Site]:
+    """Kinds of sites and single sites, in forward order."""
+    n_layers = bare.architecture.n_layers
+    known = set(all_sites(n_layers, KINDS[1:]))
+    found: set[Site] = set()
+    for name in names:
+        if name in KINDS[1:]:
+            found |= set(all_sites(n_layers, [str(name)])) - {EMBED}
+        else:
+            found.add(Site.parse(name))
+    for site in sorted(found):
+        if site not in known:
+            raise InputError(f"site {site}: the model has {n_layers} layers, 0 to {n_layers - 1}")
+        if site.kind == "mlp_in":
+            raise InputError(f"site {site}: this site is only read, by transcoders; train at mlp_{site.layer}")
+    if not found:
+        raise InputError(f"no sites were given; give kinds ({', '.join(KINDS)}) or sites such as resid_0")
+    return sorted(found)
+
+
+def _trained(
+    bare: SplicedModel, rows: Rows, sites: Sequence[Site], recipe: Recipe, work: OnDisk, progress: Progress
+) -> dict[Site, dict[str, Any]]:
+    """Every site's tensors; those that an earlier call finished are read."""
+    todo = work.todo(STAGE, len(sites))
+    activations, checkpoints = work.folder / "activations", work.folder / "checkpoints"
+    if todo and not activations.exists():
+        work.begin()
+        collect(bare, rows, [sites[number] for number in todo], activations, progress)
+    for number in todo:
+        site = sites[number]
+        x = opened(activations, site, shape_at(bare, rows, site))
+        tensors = train(
+            x, recipe, device=bare.device, checkpoints=checkpoints / str(site), progress=progress, name=f"{site}"
+        )
+        if not len(tensors["b_enc"]):
+            raise InputError(
+                f"site {site}: every feature died in training; give more text or steps, or a lower learning rate"
+            )
+        work.put(STAGE, number, tensors)
+        shutil.rmtree(checkpoints / str(site), ignore_errors=True)
+        (activations / str(site)).unlink()  # disk space, for those who have little
+    return {sites[number]: dict(part) for number, part in work.parts(STAGE).items()}
+
+
+def _write(
+    folder: Path,
+    head: Mapping[str, Any],
+    tensors: Mapping[Site, dict[str, Any]],
+    figures: Mapping[Site, Figures],
+    together: Losses,
+) -> dict[str, Any]:
+    """Weights, record and card."""
+    from safetensors.torch import save_file
+
+    (folder / "sites").mkdir()
+    records = {}
+    for site, weights in tensors.items():
+        source = f"sites/{site}.safetensors"
+        save_file(weights, folder / source)
+        records[str(site)] = {
+            "source": source, "sha256": sha256(folder / source), "kind": "jumprelu", **figures[site].record(),
+        }  # fmt: skip
+    suite = {**head, "sites": records}
+    (folder / "suite.toml").write_text(toml_text(suite), encoding="utf-8")
+    (folder / "README.md").write_text(card(suite, together), encoding="utf-8")
+    return suite
+
+
+def model_record(bare: SplicedModel) -> dict[str, Any]:
+    """Which model the suite belongs to: a folder by its full path, else the hub's name."""
+    source = bare.model.config._name_or_path
+    return {
+        "source": str(Path(source).resolve()) if Path(source).is_dir() else source,
+        "fingerprint": fingerprint(bare.model),
+        "architecture": bare.architecture.model_type,
+        "hidden_size": bare.architecture.width,
+        "num_hidden_layers": bare.architecture.n_layers,
+    }

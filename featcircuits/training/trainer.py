@@ -1,0 +1,149 @@
+"""One dictionary by sae_lens's trainer, as plain JumpReLU tensors."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featcircuits.progress import Progress, silent
+from featcircuits.training.activations import shuffled
+from featcircuits.training.recipe import ARCHITECTURES, Recipe
+
+DEAD = 1e-4
+"""A feature that a smaller share of tokens activates is dead."""
+CHECKPOINT_SECONDS = 300.0
+"""How often the state of a training is written, for an interrupted one to go on from."""
+
+
+def train(
+    activations: Tensor,
+    recipe: Recipe,
+    *,
+    device: torch.device | str = "cpu",
+    checkpoints: Path | None = None,
+    progress: Progress = silent,
+    name: str = "dictionary",
+) -> dict[str, Tensor]:
+    """Trains on activations [token, width]; returns W_enc, b_enc, W_dec, b_dec, threshold.
+
+    Activations are scaled to a mean norm of sqrt(width) for training, so one learning rate suits
+    every site; the scale is folded into the weights afterwards. With a folder of `checkpoints` an
+    interrupted training goes on from the last one, and ends with the same weights.
+    """
+    scale = (activations.shape[1] ** 0.5 / activations.norm(dim=1).mean()).item()
+    trainer = _trainer(activations, scale, recipe, str(device))
+    if checkpoints is not None:
+        _restore(trainer, checkpoints)
+    done = trainer.n_training_steps
+    batches = shuffled(activations, recipe.batch_size, recipe.seed, skip=done)
+    written = time.monotonic()
+    for _ in progress(range(done, recipe.steps), name, recipe.steps - done):
+        trainer.maybe_reset_sparsity()
+        trainer.step(next(batches) * scale)
+        trainer.n_training_steps += 1
+        if checkpoints is not None and time.monotonic() - written >= CHECKPOINT_SECONDS:
+            _save(trainer, checkpoints)
+            written = time.monotonic()
+    trainer.sae.fold_activation_norm_scaling_factor(scale)
+    return without_dead(plain_tensors(_inference_weights(trainer.sae)), activations, device)
+
+
+def _trainer(activations: Tensor, scale: float, recipe: Recipe, device: str) -> Any:
+    """sae_lens's trainer, driven from outside step by step: it reads no data itself."""
+    from sae_lens import SAETrainer
+    from sae_lens.config import SAETrainerConfig
+
+    torch.manual_seed(recipe.seed)
+    sae = ARCHITECTURES[recipe.architecture](activations.shape[1], recipe, device)
+    with torch.no_grad():
+        sae.b_dec.copy_(activations.mean(0) * scale)
+    config = SAETrainerConfig(
+        total_training_samples=recipe.steps * recipe.batch_size,
+        train_batch_size_samples=recipe.batch_size,
+        device=device,
+        lr=recipe.learning_rate,
+        lr_end=recipe.learning_rate / 10,
+        lr_warm_up_steps=recipe.steps // 50,
+        lr_decay_steps=recipe.steps // 3,
+        dead_feature_window=max(50, recipe.steps // 20),
+    )
+    nothing: Iterator[Tensor] = iter(())
+    return SAETrainer(cfg=config, sae=sae, data_provider=nothing)
+
+
+def _save(trainer: Any, folder: Path) -> None:
+    """Weights, optimizer and counters, whole or not at all; earlier checkpoints go."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix="draft-", dir=folder))
+    save_file({name: tensor.contiguous() for name, tensor in trainer.sae.state_dict().items()}, draft / "weights")
+    trainer.save_trainer_state(draft)
+    earlier = _steps(folder)
+    draft.rename(folder / f"step-{trainer.n_training_steps:09d}")
+    for path in earlier:
+        shutil.rmtree(path)
+
+
+def _restore(trainer: Any, folder: Path) -> None:
+    from sae_lens.constants import TRAINER_STATE_FILENAME
+    from safetensors.torch import load_file
+
+    for path in folder.glob("draft-*"):
+        shutil.rmtree(path)
+    if found := _steps(folder):
+        trainer.sae.load_state_dict(load_file(found[-1] / "weights"))
+        # sae_lens leaves it to torch's version whether a pickle may run code; this refuses one that would
+        torch.load(found[-1] / TRAINER_STATE_FILENAME, map_location="cpu", weights_only=True)
+        trainer.load_trainer_state(found[-1])
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def _inference_weights(sae: Any) -> dict[str, Tensor]:
+    """The weights as sae_lens writes them for inference: JumpReLU, decoder norms folded in."""
+    from safetensors.torch import load_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights, _ = sae.save_inference_model(Path(folder))
+        return load_file(weights)
+
+
+def plain_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """sae_lens's JumpReLU weights in the form that needs no conventions.
+
+    sae_lens subtracts b_dec from the input; here that is part of b_enc. Decoder rows get unit norm
+    and the features the norm's size, which leaves the reconstruction as it was.
+    """
+    W_enc, W_dec, b_dec = weights["W_enc"], weights["W_dec"], weights["b_dec"]
+    norm = W_dec.norm(dim=1)
+    plain = {
+        "W_enc": W_enc * norm,
+        "b_enc": (weights["b_enc"] - b_dec @ W_enc) * norm,
+        "W_dec": W_dec / norm[:, None],
+        "b_dec": b_dec,
+        "threshold": weights["threshold"] * norm,
+    }
+    return {name: tensor.float().contiguous() for name, tensor in plain.items()}
+
+
+def without_dead(
+    tensors: Mapping[str, Tensor], activations: Tensor, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Drops the features that fewer than `DEAD` of the training tokens activate."""
+    W_enc, b_enc, threshold = (tensors[name].to(device) for name in ("W_enc", "b_enc", "threshold"))
+    count = torch.zeros_like(threshold)
+    for x in activations.split(8192):
+        count += (x.to(device) @ W_enc + b_enc > threshold).sum(0)
+    alive = (count >= DEAD * len(activations)).cpu()
+    kept = {"b_dec": tensors["b_dec"], "W_enc": tensors["W_enc"][:, alive].contiguous()}
+    return {**kept, **{name: tensors[name][alive] for name in ("b_enc", "W_dec", "threshold")}}
