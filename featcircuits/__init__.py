@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from featcircuits.diagnostics import illusion
     from featcircuits.errors import InputError
     from featcircuits.evaluation import bound_missed, evaluate, explained_effect, patch
+    from featcircuits.health import check_suite
     from featcircuits.loading import load
     from featcircuits.nodes import Node
     from featcircuits.sites import Site
     from featcircuits.tasks import Task
     from featcircuits.tracing import trace
+    from featcircuits.training import train_suite
 
 __version__ = "0.1.0"
 
@@ -42,6 +44,7 @@ _HOMES = {
     "agree": "featcircuits.agreement",
     "audit": "featcircuits.agreement",
     "bound_missed": "featcircuits.evaluation",
+    "check_suite": "featcircuits.health",
     "edge_effects": "featcircuits.attribution.edges",
     "evaluate": "featcircuits.evaluation",
     "explained_effect": "featcircuits.evaluation",
@@ -51,6 +54,7 @@ _HOMES = {
     "patch": "featcircuits.evaluation",
     "symmetric_replacement": "featcircuits.corruption",
     "trace": "featcircuits.tracing",
+    "train_suite": "featcircuits.training",
 }
 _MODULES = ("dictionaries", "export", "sources")
 
@@ -63,6 +67,7 @@ __all__ = [
     "agree",
     "audit",
     "bound_missed",
+    "check_suite",
     "dictionaries",
     "edge_effects",
     "evaluate",
@@ -75,6 +80,7 @@ __all__ = [
     "sources",
     "symmetric_replacement",
     "trace",
+    "train_suite",
 ]
 
 

@@ -80,6 +80,7 @@ class TraceConfig(Config):
         None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
     )
     seed: int = option(0, "Seed of everything random.")
+    check_fit: bool = option(True, "Refuse dictionaries that leave more variance unexplained than the mean would.")
 
 
 @dataclass(frozen=True)
@@ -120,3 +121,47 @@ class AgreeConfig(Config):
     batch_size: int = option(16, "Examples of one batch.")
     device: str | None = option(None, "cpu, cuda, cuda:<number>, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
+
+
+@dataclass(frozen=True)
+class CheckConfig(Config):
+    """Everything that decides a check of a suite."""
+
+    suite: str = option("grammar-4l", "Suite of dictionaries: a name (see `featcircuits suites`) or a folder.")
+    model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
+    task: str | None = option(
+        None, "A task of the suite (its training file is used), or a JSONL file. Default: the suite's first task."
+    )
+    text: str | None = option(None, "A text file instead of a task: one sentence or document a line.")
+    limit: int = option(0, "Use only the first N examples or lines; 0 for all.")
+    longest: int = option(128, "Tokens of a line at most.")
+    device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
+    dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
+    offload: str | None = option(
+        None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
+    )
+    check_fit: bool = option(True, "Refuse dictionaries that do not fit their site before the long measurements.")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """Everything that decides a trained suite."""
+
+    model: str | None = option(None, "Model: folder or hub name.")
+    text: str | None = option(None, "A text file to train on: one sentence or document a line.")
+    sample: int = option(0, "Train on N texts that the model writes itself instead.")
+    longest: int = option(128, "Tokens of a line, or of a text that the model writes, at most.")
+    sites: str = option(
+        "embed,attn,mlp,resid", "Kinds of sites (attn_z, attn, mlp, resid: all layers) or single ones, comma-separated."
+    )
+    architecture: str = option("batchtopk", "batchtopk, jumprelu or matryoshka.")
+    features: int = option(512, "Features of a dictionary; those that die are left out.")
+    k: float = option(10.0, "Mean number of active features a token.")
+    steps: int = option(2000, "Training steps of a dictionary.")
+    batch_size: int = option(1024, "Tokens of one step.")
+    learning_rate: float = option(1e-3, "Of Adam, after the warm-up.")
+    name: str | None = option(None, "The suite's name. Default: the folder's.")
+    licence: str | None = option(None, "Licence to record, such as MIT.")
+    device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
+    dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
+    seed: int = option(0, "Seed of the text, the weights and the order of tokens.")

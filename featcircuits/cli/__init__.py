@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from featcircuits.cli.options import with_settings
+from featcircuits.cli.suites import suites
 from featcircuits.config import AgreeConfig, EvaluateConfig, TraceConfig
 from featcircuits.errors import InputError
 
@@ -30,6 +31,8 @@ app = typer.Typer(
         featcircuits export runs/first --to gexf,graphml
     """,
 )
+
+app.add_typer(suites, name="suites")
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder made by `featcircuits trace`.")]
 
@@ -159,11 +162,3 @@ def audit(
     from featcircuits.cli.measure import audit_run
 
     audit_run(run, limit)
-
-
-@app.command()
-def suites() -> None:
-    """List the suites of dictionaries that are at hand, with their tasks."""
-    from featcircuits.cli.listing import list_suites
-
-    list_suites()

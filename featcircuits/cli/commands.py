@@ -15,7 +15,7 @@ from featcircuits.circuit import Circuit
 from featcircuits.cli.processes import joined
 from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table
 from featcircuits.cli.watch import watching
-from featcircuits.config import AgreeConfig, EvaluateConfig, TraceConfig
+from featcircuits.config import AgreeConfig, CheckConfig, EvaluateConfig, TraceConfig
 from featcircuits.errors import InputError
 from featcircuits.estimate import estimate
 from featcircuits.evaluation import evaluate
@@ -65,7 +65,7 @@ def dry_run(config: TraceConfig) -> None:
 
 def _trace_options(config: TraceConfig) -> dict[str, Any]:
     """Arguments of `trace`."""
-    kept = ("nodes", "keep_nodes", "keep_edges", "baseline", "seed")
+    kept = ("nodes", "keep_nodes", "keep_edges", "baseline", "seed", "check_fit")
     return {
         **{name: getattr(config, name) for name in kept},
         "edges": None if config.edges == "none" else config.edges,
@@ -138,9 +138,12 @@ def load_for(config: TraceConfig | AgreeConfig, device: str | None) -> SplicedMo
     )
 
 
-def task_for(config: TraceConfig | AgreeConfig, spliced: SplicedModel, task: str, split: str, limit: int) -> Task:
+def task_for(
+    config: TraceConfig | AgreeConfig | CheckConfig, spliced: SplicedModel, task: str, split: str, limit: int
+) -> Task:
     """A task of the suite by name, or a file."""
-    options = {"aggregate": config.aggregate} | ({"metric": config.metric} if config.metric else {})
+    settings = {name: getattr(config, name, None) for name in ("aggregate", "metric")}
+    options = {name: value for name, value in settings.items() if value}
     path = Path(task)
     if _is_name(task):
         assert spliced.suite is not None

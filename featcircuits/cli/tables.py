@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.table import Table
 
 from featcircuits.agreement import Agreement, Residual
 from featcircuits.circuit import Circuit
 from featcircuits.evaluation.report import Curve, Report
+from featcircuits.health import Health
 
 
 def node_table(circuit: Circuit, count: int = 15) -> Table:
@@ -131,3 +133,48 @@ def audit_table(residuals: Iterable[Residual]) -> Table:
     for row in residuals:
         table.add_row(row.law, row.where, f"{row.residual:.1e}", "rounding" if row.exact else "the method's own error")
     return table
+
+
+_FIGURES = {
+    "L0": ("l0", ".1f"),
+    "unexplained": ("variance_unexplained", ".2%"),
+    "recovered (zero)": ("loss_recovered", ".2%"),
+    "recovered (mean)": ("loss_recovered_mean", ".2%"),
+    "dead": ("dead_features", ".0f"),
+}
+
+
+def health_table(health: Health) -> Table:
+    """A row a site, the recorded figure in brackets where the suite has one, and all sites together."""
+    record = health.to_json()
+    table = Table(title=f"Health on {health.text} (recorded figures in brackets)", title_justify="left")
+    for name in ("site", "features", *_FIGURES, "best elsewhere", "fault"):
+        table.add_column(name, justify="left" if name in ("site", "best elsewhere", "fault") else "right")
+    for site, row in record["sites"].items():
+        cells = [_measured(row.get(key), row["recorded"].get(key), style) for key, style in _FIGURES.values()]
+        other = row["best_other_site"]
+        elsewhere = "-" if other is None else f"{other} {_number(row['variance_unexplained_there'], '.3g')}"
+        table.add_row(site, str(row["n_features"]), *cells, elsewhere, row["fault"] or "")
+    table.add_section()
+    cells = [_measured(record["together"].get(key), None, style) for key, style in _FIGURES.values()]
+    table.add_row("all at once", "", *cells, "", "")
+    return table
+
+
+def trained_table(suite: Mapping[str, Any]) -> Table:
+    """The figures of a suite's record."""
+    table = Table(title=f"{suite['name']}: on held-out text", title_justify="left")
+    for name in ("site", "features", *_FIGURES):
+        table.add_column(name, justify="left" if name == "site" else "right")
+    for site, row in suite["sites"].items():
+        cells = [_number(row.get(key), style) for key, style in _FIGURES.values()]
+        table.add_row(site, str(row["n_features"]), *cells)
+    return table
+
+
+def _measured(value: float | None, recorded: float | None, style: str) -> str:
+    return _number(value, style) + ("" if recorded is None else f" ({_number(recorded, style)})")
+
+
+def _number(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)

@@ -166,7 +166,7 @@ def _write(
 
 def model_record(bare: SplicedModel) -> dict[str, Any]:
     """Which model the suite belongs to: a folder by its full path, else the hub's name."""
-    source = bare.model.config._name_or_path
+    source = bare.model.config._name_or_path or type(bare.model).__name__
     return {
         "source": str(Path(source).resolve()) if Path(source).is_dir() else source,
         "fingerprint": fingerprint(bare.model),

@@ -1,0 +1,95 @@
+"""The commands about dictionaries themselves: check and train."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from featcircuits import runs
+from featcircuits.cli.commands import console, say, since, task_for
+from featcircuits.cli.tables import health_table, trained_table
+from featcircuits.cli.watch import watching
+from featcircuits.config import CheckConfig, TrainConfig
+from featcircuits.errors import InputError
+from featcircuits.health import check_suite
+from featcircuits.loading import load, load_bare
+from featcircuits.progress import Progress
+from featcircuits.splice import SplicedModel
+from featcircuits.text import Rows, read_rows, rows_of
+from featcircuits.training import Recipe, sample_rows, train_suite
+
+
+def check_run(config: CheckConfig, output: Path | None) -> None:
+    """Measure, print the table, and write the figures where that was asked for."""
+    if output is not None and output.exists():
+        raise InputError(f"{output} exists; choose another file, or remove it first")
+    if config.task and config.text:
+        raise InputError("give a task or a text, not both")
+    began = time.monotonic()
+    spliced = load(config.model, config.suite, device=config.device, dtype=config.dtype, offload=config.offload)
+    name, rows = _checked_on(config, spliced)
+    with watching(console) as progress:
+        found = check_suite(spliced, rows, name=name, check_fit=config.check_fit, progress=progress)
+    console.print(health_table(found))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(output, found.to_json())
+    say(f"{found.n_rows} rows of {name}, {found.n_tokens} tokens, {since(began)}" + (f": {output}" if output else ""))
+
+
+def _checked_on(config: CheckConfig, spliced: SplicedModel) -> tuple[str, Rows]:
+    """The text's name and its rows."""
+    if config.text:
+        path = Path(config.text)
+        return path.name, _some(read_rows(path, spliced.tokenizer, _longest(config.longest, spliced)), config.limit)
+    assert spliced.suite is not None
+    task = config.task or next(iter(spliced.suite.tasks), None)
+    if task is None:
+        raise InputError(f"suite {spliced.suite.name!r} has no tasks; give a --task file or a --text file")
+    found = task_for(config, spliced, task, "train", config.limit)
+    return found.name, rows_of(found)
+
+
+def train_run(config: TrainConfig, output: Path) -> None:
+    """Read or sample the text, train, and print the figures."""
+    runs.check_free(output)
+    if config.model is None:
+        raise InputError("no model was given; pass --model with a folder or a hub name")
+    if bool(config.text) == bool(config.sample):
+        raise InputError("give either --text with a file, or --sample with a number of texts")
+    recipe = Recipe(**{name: getattr(config, name) for name in Recipe.__dataclass_fields__})
+    recipe.check()
+    began = time.monotonic()
+    bare = load_bare(config.model, device=config.device, dtype=config.dtype)
+    sites = [name.strip() for name in config.sites.split(",") if name.strip()]
+    with watching(console) as progress:
+        text, rows = _trained_on(config, bare, progress)
+        suite = train_suite(
+            bare, rows, output, recipe,
+            sites=sites, name=config.name, licence=config.licence, text=text, progress=progress,
+        )  # fmt: skip
+    console.print(trained_table(suite))
+    say(f"suite of {len(suite['sites'])} sites in {output}, {since(began)}")
+
+
+def _trained_on(config: TrainConfig, bare: SplicedModel, progress: Progress) -> tuple[str, Rows]:
+    """The text's name and its rows."""
+    longest = _longest(config.longest, bare)
+    if config.text:
+        path = Path(config.text)
+        return path.name, read_rows(path, bare.tokenizer, longest)
+    rows = sample_rows(bare, config.sample, longest, config.seed, progress)
+    return f"{config.sample} texts of {longest} tokens sampled from the model", rows
+
+
+def _longest(longest: int, spliced: SplicedModel) -> int:
+    most = getattr(spliced.model.config, "max_position_embeddings", None) or longest
+    if longest < 2:
+        raise InputError(f"longest is {longest}; a row has at least 2 tokens")
+    return min(longest, most)
+
+
+def _some(rows: Rows, limit: int) -> Rows:
+    if limit < 0 or limit > len(rows):
+        raise InputError(f"{limit} lines were asked for; the text has {len(rows)}")
+    return rows[:limit] if limit else rows

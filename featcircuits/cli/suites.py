@@ -1,0 +1,71 @@
+"""`featcircuits suites`: list what is at hand, check how good it is, train more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featcircuits.cli.options import with_settings
+from featcircuits.config import CheckConfig, TrainConfig
+
+suites = typer.Typer(
+    invoke_without_command=True,
+    rich_markup_mode="markdown",
+    help="List the suites of dictionaries that are at hand, with their tasks; check one, or train one.",
+)
+
+
+@suites.callback()
+def listed(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        from featcircuits.cli.listing import list_suites
+
+        list_suites()
+
+
+@suites.command()
+@with_settings(CheckConfig)
+def check(
+    config: CheckConfig,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the figures.")] = None,
+) -> None:
+    """Measure a suite on your own text or task: does every dictionary fit its site, and how good is it?
+
+    Each dictionary is tried at every site of the model that has its width; one that belongs elsewhere
+    is refused by name. Then come L0, variance unexplained, the loss recovered when each dictionary is
+    spliced alone and when all are, and dead features, beside the figures that the suite records.
+
+    Examples:
+
+        featcircuits suites check --task ioi
+
+        featcircuits suites check --suite saes/mine --text sentences.txt -o health.json
+    """
+    from featcircuits.cli.dictionaries import check_run
+
+    check_run(config, output)
+
+
+@suites.command()
+@with_settings(TrainConfig)
+def train(
+    config: TrainConfig,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the suite; it must not exist yet.")],
+) -> None:
+    """Train a dictionary at every site of a model, and write them as a suite.
+
+    The text is read or sampled, run through the model once, and each site's dictionary is trained and
+    measured on a held-out tenth. An interrupted command goes on when it is repeated. Needs the extra
+    `train` of the package.
+
+    Examples:
+
+        featcircuits suites train --model FOLDER --text sentences.txt -o saes/mine
+
+        featcircuits suites train --model FOLDER --sample 4000 --sites resid -o saes/mine
+    """
+    from featcircuits.cli.dictionaries import train_run
+
+    train_run(config, output)
