@@ -1,0 +1,310 @@
+"""A suite's health: figures against a slow computation, dictionaries at wrong sites and in wrong models."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+import featcircuits as fc
+from featcircuits.dictionaries import Affine, Dictionary, identity, relu
+from featcircuits.dictionaries.base import Normalisation, Statistics
+from featcircuits.dictionaries.relu import ReLU
+from featcircuits.dictionaries.whole import whole
+from featcircuits.health.check import site_fits
+from featcircuits.health.figures import measure, with_site_at
+from featcircuits.health.fit import _clean, unexplained
+from featcircuits.sites import KINDS, Site, all_sites
+from featcircuits.splice import SplicedModel
+from featcircuits.states import encode, states_of
+from featcircuits.text import Rows, read_rows, rows_of
+from featcircuits.tokens import Tokens
+from tests.tiny import VOCABULARY, WIDTH, random_dictionary, random_task, spliced_model, tiny_model, traced
+
+SUITE = Path(__file__).parents[1] / "saes" / "grammar-4l"
+
+
+class UnitScale:
+    """x / |x| * sqrt(width), undone after decoding."""
+
+    name, undone = "unit", True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x / self.statistics(x).scale
+
+    def statistics(self, x: Tensor) -> Statistics:
+        scale = x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5
+        return Statistics(scale, torch.zeros_like(scale))
+
+
+def affine(seed: int, *, transcodes: bool = False, normalised: bool = False) -> Affine:
+    """A random skip transcoder, or an autoencoder that normalises its input."""
+    base = random_dictionary(seed=seed)
+    assert isinstance(base, Affine)
+    generator = torch.Generator().manual_seed(seed)
+    skip = torch.randn(WIDTH, WIDTH, generator=generator, dtype=torch.float64) * 0.2 if transcodes else None
+    normalisation: Normalisation | None = UnitScale() if normalised else None
+    return Affine(
+        "made", base.W_enc, base.b_enc, base.W_dec, base.b_dec, ReLU(),
+        W_skip=skip, transcodes=transcodes, normalisation=normalisation,
+    )  # fmt: skip
+
+
+def random_rows(count: int = 12, seed: int = 0) -> Rows:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 8, (count,), generator=generator).tolist()
+    return [torch.randint(1, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+def mixed(family: str) -> SplicedModel:
+    """Autoencoders, one that normalises, and skip transcoders."""
+    spliced = spliced_model(tiny_model(family), sites=["embed", "attn_0", "resid_1"])
+    more = {Site(1, "attn"): affine(7, normalised=True)}
+    more |= {Site(layer, "mlp"): affine(8 + layer, transcodes=True) for layer in (0, 2)}
+    return replace(spliced, dictionaries=dict(sorted({**spliced.dictionaries, **more}.items())))
+
+
+@torch.no_grad()
+def loss_and_states(
+    spliced: SplicedModel, rows: Rows, replaced: Mapping[Site, str], means: Mapping[Site, Tensor]
+) -> tuple[float, dict[Site, Tensor]]:
+    """Row by row, no padding, every layer run: loss a token, and what the sites held."""
+    total, count, held = 0.0, 0, {}
+    for row in rows:
+        tokens, read = Tokens.pad([row], 0), {}
+
+        def edit(site: Site, x: Tensor, read: dict[Site, Tensor] = read) -> Tensor:
+            read[site] = x
+            held.setdefault(site, []).append(x[0])
+            if site not in replaced:
+                return x
+            dictionary = spliced.dictionaries[site]
+            z = read[Site(site.layer, "mlp_in")] if dictionary.transcodes else x
+            past = dictionary.bypass(z)
+            rebuilt = dictionary.decode(dictionary.encode(z), dictionary.statistics(z)) + (0 if past is None else past)
+            return {"reconstructed": rebuilt, "zero": x * 0, "mean": means[site].expand_as(x)}[replaced[site]]
+
+        logits = spliced.run(tokens, edit, sites=all_sites(spliced.architecture.n_layers, KINDS[1:]))
+        total += cross_entropy(logits[0, :-1], torch.tensor(row[1:]), reduction="sum").item() if row[1:] else 0.0
+        count += len(row) - 1
+    return total / count, {site: torch.cat(parts) for site, parts in held.items()}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox_parallel", "gemma2"])
+def test_figures_are_those_of_a_slow_computation(family: str) -> None:
+    spliced, rows = mixed(family), random_rows()
+    figures, together = measure(spliced, rows)
+    clean, x = loss_and_states(spliced, rows, {}, {})
+    means = {site: x[site].mean(0) for site in spliced.sites}
+
+    def recovered(sites: list[Site], against: str) -> float:
+        rebuilt, ablated = (
+            loss_and_states(spliced, rows, dict.fromkeys(sites, how), means)[0] for how in ("reconstructed", against)
+        )
+        return (ablated - rebuilt) / (ablated - clean) if ablated > clean else math.nan
+
+    close = {"rel": 1e-4, "nan_ok": True}
+    for site, dictionary in spliced.dictionaries.items():
+        read = x[Site(site.layer, "mlp_in")] if dictionary.transcodes else x[site]
+        features, error = encode(dictionary, x[site], read)
+        assert figures[site].l0 == pytest.approx((features != 0).sum(1).double().mean().item())
+        variance = (x[site] - means[site]).square().sum()
+        assert figures[site].variance_unexplained == pytest.approx((error.square().sum() / variance).item(), rel=1e-4)
+        assert figures[site].dead_features == int((features == 0).all(0).sum())
+        assert figures[site].loss_recovered == pytest.approx(recovered([site], "zero"), **close)
+        assert figures[site].loss_recovered_mean == pytest.approx(recovered([site], "mean"), **close)
+    assert together.clean == pytest.approx(clean, rel=1e-5)
+    assert together.recovered == pytest.approx(recovered(list(spliced.sites), "zero"), **close)
+    assert together.recovered_mean == pytest.approx(recovered(list(spliced.sites), "mean"), **close)
+
+
+def test_a_perfect_dictionary_recovers_everything() -> None:
+    sites = [str(site) for site in all_sites(3)]
+    spliced = fc.load(tiny_model("gpt2"), dict.fromkeys(sites, identity(WIDTH)))
+    figures, together = measure(spliced, random_rows())
+    for found in figures.values():
+        assert (found.variance_unexplained, found.dead_features, found.l0) == (0, 0, WIDTH)
+        assert math.isnan(found.loss_recovered) or found.loss_recovered == pytest.approx(1)
+    assert together.reconstructed == pytest.approx(together.clean)
+    silent = {**spliced.dictionaries, Site(0, "attn"): _never_active()}
+    dead, _ = measure(replace(spliced, dictionaries=dict(sorted(silent.items()))), random_rows())
+    assert (dead[Site(0, "attn")].dead_features, dead[Site(0, "attn")].l0) == (2, 0)
+    assert dead[Site(0, "attn")].variance_unexplained >= 1
+
+
+def _never_active() -> Dictionary:
+    return relu(*(torch.zeros(shape, dtype=torch.float64) for shape in ((WIDTH, 2), (2,), (2, WIDTH), (WIDTH,))))
+
+
+def test_a_run_that_starts_late_is_a_whole_run() -> None:
+    spliced, tokens = spliced_model(tiny_model("llama")), Tokens.pad([[3, 5, 7], [4, 4, 9]], 0)
+    _, seen = spliced.record(tokens)
+    for site in spliced.sites:
+        value = torch.zeros_like(seen[site])
+        whole_run = spliced.run(tokens, lambda _, x, value=value: value, sites=[site])
+        assert torch.allclose(with_site_at(spliced, tokens, site, seen, value), whole_run, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_the_error_of_a_trace_is_the_encoded_one(family: str) -> None:
+    """What the states hold already says how well each dictionary fits."""
+    spliced = mixed(family)
+    states = states_of(spliced, task := random_task(), task.batch(range(3)))
+    for site, state in states.sites.items():
+        x, error = _clean(spliced.dictionaries[site], state)
+        _, expected = encode(spliced.dictionaries[site], state.x.flatten(0, 1), state.read.flatten(0, 1))
+        assert torch.allclose(error, expected, atol=1e-9)
+        assert torch.equal(x, state.x.flatten(0, 1))
+
+
+def test_a_trace_refuses_what_does_not_fit_unless_told_otherwise() -> None:
+    spliced, task = spliced_model(tiny_model("gpt2")), random_task()
+    assert fc.node_effects(spliced, task, "atp").total_effect.shape == (3,)
+    with pytest.raises(fc.InputError, match=r"site \w+: its dictionary leaves .* of task|check_fit=False"):
+        fc.trace(spliced, task, nodes="atp")
+    assert traced(spliced, task, nodes="atp").n_nodes > 0
+    outputs = fc.load(tiny_model("gpt2"), {"mlp_1": whole(WIDTH)})
+    assert fc.trace(outputs, task, nodes="atp", edges=None).n_nodes > 0
+
+
+def test_the_check_of_a_trace_runs_the_model_no_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    spliced, calls = shipped(), []
+    task = shipped_task(spliced, "agreement_rc", 4)
+    spliced.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    counts = []
+    for check_fit in (True, False):
+        calls.clear()
+        fc.trace(spliced, task, nodes="atp", keep_nodes="top=20", check_fit=check_fit)
+        counts.append(len(calls))
+    assert counts[0] == counts[1] > 0
+
+
+def shipped(**moved: str) -> SplicedModel:
+    """The shipped suite; `resid_2="resid_1"`: at resid_2 the dictionary of resid_1."""
+    spliced = fc.load(suite=SUITE)
+    changed = {Site.parse(to): spliced.dictionaries[Site.parse(source)] for to, source in moved.items()}
+    return replace(spliced, dictionaries=dict(sorted({**spliced.dictionaries, **changed}.items())))
+
+
+def shipped_task(spliced: SplicedModel, name: str, count: int) -> fc.Task:
+    return fc.Task.from_jsonl(SUITE / "tasks" / f"{name}_train.jsonl", spliced.tokenizer, aggregate="sum").take(count)
+
+
+@pytest.mark.parametrize("task", ["agreement_rc", "ioi", "gender"])
+def test_the_shipped_dictionaries_fit_and_nowhere_else_better(task: str) -> None:
+    spliced = shipped()
+    for site, fit in site_fits(spliced, rows_of(shipped_task(spliced, task, 20))).items():
+        assert fit.unexplained < 0.05, site
+        assert fit.unexplained_there > 4 * fit.unexplained, site
+        assert fit.fault == ""
+
+
+def test_a_dictionary_at_another_site_is_named() -> None:
+    """resid_1's dictionary explains most of resid_2, and still is found out; at embed it is refused by a trace."""
+    spliced = shipped(resid_2="resid_1")
+    rows = rows_of(shipped_task(spliced, "agreement_rc", 20))
+    with pytest.raises(fc.InputError, match=r"site resid_2: .* it explains resid_1 much better .*check_fit=False"):
+        fc.check_suite(spliced, rows)
+    found = fc.check_suite(spliced, rows, check_fit=False)
+    faults = {str(site): fit.fault for site, fit in found.fits.items() if fit.fault}
+    assert list(faults) == ["resid_2"]
+    assert found.to_json()["sites"]["resid_2"]["best_other_site"] == "resid_1"
+    assert found.figures[Site(2, "resid")].variance_unexplained > 0.1
+    spliced = shipped(embed="resid_3")
+    with pytest.raises(fc.InputError, match=r"site embed: .* on agreement_rc_train .* explains resid_3 much better"):
+        fc.trace(spliced, shipped_task(spliced, "agreement_rc", 8), nodes="atp")
+
+
+def test_another_model_and_shuffled_dictionaries_are_refused() -> None:
+    spliced = shipped()
+    task = shipped_task(spliced, "agreement_rc", 8)
+    torch.manual_seed(1)
+    other = type(spliced.model)(spliced.model.config).eval()
+    with pytest.raises(fc.InputError, match="belongs to another model"):
+        fc.trace(replace(spliced, model=other), task, nodes="atp")
+    for site, dictionary in spliced.dictionaries.items():
+        assert isinstance(dictionary, Affine)
+        order = torch.randperm(dictionary.n_features, generator=torch.Generator().manual_seed(2))
+        broken = replace(dictionary, W_dec=dictionary.W_dec[order])
+        with pytest.raises(fc.InputError, match=f"site {site}: "):
+            fc.trace(replace(spliced, dictionaries={site: broken}), task, nodes="atp")
+
+
+def test_one_huge_token_does_not_decide() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 8, generator=generator)
+    error = 0.1 * torch.randn(50, 8, generator=generator)
+    usual = unexplained(x, error)
+    assert usual == pytest.approx((error.square().sum() / (x - x.mean(0)).square().sum()).item(), rel=1e-5)
+    sink, missed = torch.cat([x, x[:1] * 1000]), torch.cat([error, x[:1] * 2000])
+    assert unexplained(sink, missed) == pytest.approx(usual, rel=1e-5)
+    assert math.isnan(unexplained(torch.ones(4, 8), error[:4]))
+
+
+def test_a_wrong_transcoder_layer_is_named() -> None:
+    """A transcoder is tried at the other layers' MLPs; a linear one that is exact at layer 2 sits at layer 0."""
+    model = tiny_model("gpt_neox_parallel")
+    spliced = replace(spliced_model(model, sites=["embed"]), dictionaries={})
+    tokens = Tokens.pad([list(range(1, 13)), list(range(13, 25))], 0)
+    _, seen = spliced.record(tokens, all_sites(3, KINDS[1:]))
+    read, written = (seen[Site(2, kind)].flatten(0, 1) for kind in ("mlp_in", "mlp"))
+    both = torch.cat([read, torch.ones(len(read), 1)], 1)
+    solved = torch.linalg.lstsq(both, written).solution  # 17 unknowns a dimension, 24 tokens: nearly exact
+    W_dec = torch.zeros(1, WIDTH, dtype=torch.float64)
+    bent = Affine("skip", torch.zeros(WIDTH, 1).double(), torch.zeros(1).double(), W_dec, solved[-1], ReLU(),
+                  W_skip=solved[:-1], transcodes=True)  # fmt: skip
+    fits = site_fits(replace(spliced, dictionaries={Site(0, "mlp"): bent}), [list(range(1, 13)), list(range(13, 25))])
+    assert fits[Site(0, "mlp")].other == Site(2, "mlp")
+    assert fits[Site(0, "mlp")].misplaced
+
+
+def test_health_is_plain_json_with_the_recorded_figures() -> None:
+    spliced = shipped()
+    found = fc.check_suite(spliced, shipped_task(spliced, "ioi", 6))
+    record = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert record["text"] == "ioi_train"
+    assert record["n_tokens"] == sum(map(len, rows_of(shipped_task(spliced, "ioi", 6))))
+    assert record["sites"]["resid_0"]["recorded"]["variance_unexplained"] == 0.00844
+    assert len(record["sites"]) == 13
+    with pytest.raises(fc.InputError, match="no next token to predict"):
+        fc.check_suite(spliced, [[3], [4]])
+
+
+def test_the_recorded_figures_come_out_on_text_of_the_same_kind() -> None:
+    grammar = pytest.importorskip("experiments.shipped_suite.grammar")
+    spliced = shipped().only([Site(1, "resid"), Site(3, "mlp")])
+    rows = spliced.tokenizer(list(grammar.corpus(7, 200)))["input_ids"]
+    found = fc.check_suite(spliced, rows)
+    for site, figures in found.figures.items():
+        recorded = found.recorded[site]
+        assert figures.variance_unexplained == pytest.approx(recorded["variance_unexplained"], rel=0.2)
+        assert figures.l0 == pytest.approx(recorded["l0"], rel=0.05)
+        assert figures.loss_recovered == pytest.approx(recorded["loss_recovered"], abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [(None, "not a readable text file"), (b"\n  \n", "no text in it"), (b"\xff\xfe\x00", "not UTF-8 text")],
+)
+def test_bad_text_is_refused(tmp_path: Path, content: bytes | None, part: str) -> None:
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(fc.InputError, match=part):
+        read_rows(path, shipped().tokenizer, 8)
+
+
+def test_lines_are_rows_cut_to_length(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("The editors that the hunter calls are here.\n\nThe editor calls.\n", encoding="utf-8")
+    tokenizer = shipped().tokenizer
+    rows = read_rows(path, tokenizer, 5)
+    assert [len(row) for row in rows] == [5, 4]
+    assert rows[1] == tokenizer("The editor calls.")["input_ids"]

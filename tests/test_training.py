@@ -1,0 +1,299 @@
+"""Training a suite: from text to a folder, through interruptions, with every recipe; and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import featcircuits as fc
+from featcircuits.dictionaries import jumprelu
+from featcircuits.dictionaries.files import sha256
+from featcircuits.errors import InputError
+from featcircuits.health import measure
+from featcircuits.models import architecture_of
+from featcircuits.progress import silent
+from featcircuits.sites import parse_all
+from featcircuits.splice import SplicedModel
+from featcircuits.suites import load_suite
+from featcircuits.text import Rows, token_batches
+from featcircuits.tokens import Tokens
+from featcircuits.training import Recipe, record, sample_rows, suite, train_suite, trainer
+from featcircuits.training.activations import collect, opened, shape_at, shuffled
+from tests.tiny import VOCABULARY, tiny_model
+
+RECIPE = Recipe(features=24, k=3, steps=12, batch_size=32)
+SITES = ("embed", "attn_1", "resid")
+TRAINED = ["embed", "resid_0", "attn_1", "resid_1", "resid_2"]
+
+
+def bare_model(family: str = "gpt_neox_parallel") -> SplicedModel:
+    model = tiny_model(family, dtype=torch.float32)
+    return SplicedModel(model, architecture_of(model), {})
+
+
+def random_rows(count: int = 40, seed: int = 0) -> Rows:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 9, (count,), generator=generator).tolist()
+    return [torch.randint(1, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite that no test changes."""
+    out = tmp_path_factory.mktemp("suites") / "mine"
+    train_suite(bare_model(), random_rows(), out, RECIPE, sites=SITES, name="mine", licence="MIT", text="random.txt")
+    return out
+
+
+@pytest.mark.slow
+def test_a_trained_suite_is_complete_and_loads(trained: Path) -> None:
+    assert set(files(trained)) == {"README.md", "suite.toml", *(f"sites/{site}.safetensors" for site in TRAINED)}
+    assert [path.name for path in trained.parent.iterdir()] == ["mine"]
+    found = load_suite(trained)
+    assert list(found.sites) == TRAINED
+    for site, row in found.sites.items():
+        assert row["sha256"] == sha256(trained / "sites" / f"{site}.safetensors")
+    spliced = fc.load(bare_model().model, trained)
+    assert list(map(str, spliced.sites)) == TRAINED
+    with pytest.raises(InputError, match="belongs to another model"):
+        fc.load(tiny_model("gpt_neox_parallel", seed=1), trained)
+
+
+@pytest.mark.slow
+def test_the_record_and_the_card_hold_the_figures_on_held_out_rows(trained: Path) -> None:
+    rows, found = random_rows(), load_suite(trained)
+    spliced = fc.load(bare_model().model, trained)
+    figures, _ = measure(spliced, rows[-4:])
+    card = (trained / "README.md").read_text(encoding="utf-8")
+    for site, figure in figures.items():
+        row = {key: value for key, value in found.sites[str(site)].items() if key not in ("source", "sha256", "kind")}
+        assert row == figure.record()
+        assert f"| `{site}` | {figure.n_features} | {figure.l0:.1f} | {figure.variance_unexplained:.2%} |" in card
+    text = (trained / "suite.toml").read_text(encoding="utf-8")
+    assert f"tokens_held_out = {sum(map(len, rows[-4:]))}" in text
+    assert f"tokens = {sum(map(len, rows[:-4]))}" in text
+    assert 'text = "random.txt"' in text
+    assert "| `architecture` | batchtopk |" in card
+
+
+@pytest.mark.slow
+def test_another_seed_gives_other_weights_and_the_same_seed_the_same(trained: Path, tmp_path: Path) -> None:
+    for seed, same in ((0, True), (1, False)):
+        out = tmp_path / str(seed)
+        train_suite(bare_model(), random_rows(), out, replace(RECIPE, seed=seed), sites=["resid_1"])
+        again, before = (load_file(folder / "sites/resid_1.safetensors") for folder in (out, trained))
+        assert torch.equal(again["b_dec"], before["b_dec"]) is same
+
+
+Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+def interrupting(stage: str, after: int, begun: list[str]) -> Watch:
+    """Stops in a loop of this name after so many items; notes the loops that were entered."""
+
+    def watch(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+        begun.append(description)
+        for number, item in enumerate(items):
+            if description == stage and number == after:
+                raise KeyboardInterrupt
+            yield item
+
+    return watch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "after", "again"),
+    [
+        ("activations", 0, ["activations", *TRAINED]),
+        ("embed", 5, TRAINED),
+        ("attn_1", 0, ["attn_1", "resid_1", "resid_2"]),
+        ("resid_2", 11, ["resid_2"]),
+        ("figures", 0, []),
+    ],
+)
+def test_an_interrupted_training_goes_on_and_ends_the_same(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, after: int, again: list[str]
+) -> None:
+    """Every file is the uninterrupted one's, byte for byte, and no finished site is trained again."""
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    options: dict[str, Any] = {"sites": SITES, "name": "mine", "licence": "MIT", "text": "random.txt"}
+    out, begun = tmp_path / "mine", []
+    with pytest.raises(InputError, match="interrupted; the same command goes on"):
+        train_suite(bare_model(), random_rows(), out, RECIPE, progress=interrupting(stage, after, []), **options)
+    assert [path.name for path in tmp_path.iterdir()] == [".mine.partial"]
+    if stage != "activations":
+        with pytest.raises(InputError, match="other settings, data or versions"):
+            train_suite(bare_model(), random_rows(), out, replace(RECIPE, k=4), **options)
+    steps: dict[str, int] = {}
+
+    def counting(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+        begun.append(description)
+        steps[description] = total
+        yield from items
+
+    train_suite(bare_model(), random_rows(), out, RECIPE, progress=counting, **options)
+    assert [name for name in begun if name not in ("means", "figures")] == again
+    if stage in TRAINED:
+        assert steps[stage] == RECIPE.steps - after
+    assert files(out) == files(trained)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["batchtopk", "jumprelu", "matryoshka"])
+def test_every_architecture_learns_sparse_features(architecture: str) -> None:
+    """Sums of 3 of 24 directions in 16 dimensions: explained by about 3 features a token."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(24, 16, generator=generator), dim=1)
+    chosen = torch.rand(6000, 24, generator=generator).argsort(1)[:, :3]
+    amounts = torch.zeros(6000, 24).scatter(1, chosen, 1 + torch.rand(6000, 3, generator=generator))
+    x = amounts @ directions + 0.5
+    recipe = Recipe(architecture, features=32, k=3, steps=600, batch_size=256, learning_rate=3e-3)
+    tensors = trainer.train(x, recipe)
+    dictionary = jumprelu(**tensors)
+    features = dictionary.encode(x)
+    left = (x - dictionary.decode(features)).square().sum() / (x - x.mean(0)).square().sum()
+    assert left < 0.25
+    assert 2 < (features > 0).sum(1).float().mean() < 5
+    assert torch.allclose(tensors["W_dec"].norm(dim=1), torch.ones(dictionary.n_features), atol=1e-5)
+    assert (tensors["threshold"] >= 0).all()
+
+
+def test_features_that_hardly_any_token_activates_are_left_out() -> None:
+    x = torch.eye(2).repeat(50, 1)
+    weights = {
+        "W_enc": torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, 0.0]]),
+        "b_enc": torch.zeros(3),
+        "W_dec": torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]),
+        "b_dec": torch.zeros(2),
+        "threshold": torch.full((3,), 0.5),
+    }
+    kept = trainer.without_dead(weights, x)
+    assert torch.equal(kept["W_dec"], weights["W_dec"][:1])
+    assert kept["W_enc"].shape == (2, 1)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox_parallel", "gemma2"])
+def test_one_pass_collects_every_site(family: str, tmp_path: Path) -> None:
+    """Activations of real tokens in the order of batches, as a plain forward of each row gives them."""
+    bare, rows = bare_model(family), random_rows(30)
+    sites = parse_all(["embed", "attn_z_0", "attn_1", "mlp_2", "resid_2"])
+    calls: list[int] = []
+    bare.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    collect(bare, rows, sites, tmp_path / "x", silent)
+    assert len(calls) == 1
+    ordered = sorted(rows, key=len)
+    for site in sites:
+        found = opened(tmp_path / "x", site, shape_at(bare, rows, site))
+        alone = [bare.record(Tokens.pad([row], 0), [site])[1][site][0] for row in ordered]
+        assert torch.allclose(found, torch.cat(alone), atol=1e-4), site
+        assert (tmp_path / "x" / str(site)).stat().st_size == found.numel() * 4
+
+
+def test_batches_are_permutations_and_can_be_skipped() -> None:
+    x = torch.arange(10.0)[:, None]
+    batches = shuffled(x, 5, seed=3)
+    first = [next(batches) for _ in range(4)]
+    for a, b in (first[:2], first[2:]):
+        assert sorted(torch.cat([a, b]).flatten().tolist()) == list(range(10))
+    later = shuffled(x, 5, seed=3, skip=3)
+    assert torch.equal(next(later), first[3])
+
+
+def test_a_disk_without_room_is_refused_before_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 5, 5))
+    with pytest.raises(InputError, match=r"GB, and .* give less text, fewer sites"):
+        train_suite(bare_model(), random_rows(), tmp_path / "mine", RECIPE)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "part"),
+    [
+        ({"architecture": "gated"}, {}, "unknown architecture 'gated'; known: batchtopk, jumprelu, matryoshka"),
+        ({"k": 25}, {}, "k is 25; .* number of features, 24"),
+        ({"k": 0}, {}, "k is 0"),
+        ({"steps": 0}, {}, "steps is 0"),
+        ({"learning_rate": 0.0}, {}, "learning_rate is 0.0"),
+        ({"batch_size": 4096}, {}, "tokens in 36 rows are left to train on, .* a batch has 4096"),
+        ({}, {"sites": ["resid_3"]}, "site resid_3: the model has 3 layers, 0 to 2"),
+        ({}, {"sites": ["residual"]}, "unknown site 'residual'"),
+        ({}, {"sites": ["mlp_in_0"]}, "train at mlp_0"),
+        ({}, {"sites": []}, "no sites were given"),
+    ],
+)
+def test_bad_recipes_and_sites_are_refused(
+    tmp_path: Path, change: dict[str, Any], options: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(InputError, match=part):
+        train_suite(bare_model(), random_rows(), tmp_path / "mine", replace(RECIPE, **change), **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("kept")
+    with pytest.raises(InputError, match="is not empty"):
+        train_suite(bare_model(), random_rows(), tmp_path / "mine", RECIPE)
+    assert files(tmp_path) == {"mine/file": b"kept"}
+
+
+def test_without_the_extra_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(record, "version", absent)
+    with pytest.raises(InputError, match=r"pip install 'featcircuits\[train\]'"):
+        train_suite(bare_model(), random_rows(), tmp_path / "mine", RECIPE)
+
+
+def test_sites_by_kind_and_by_name() -> None:
+    found = suite.sites_named(bare_model(), ["resid", "attn_z_1", "embed", "resid_0"])
+    assert list(map(str, found)) == ["embed", "resid_0", "attn_z_1", "resid_1", "resid_2"]
+
+
+def test_sampled_text_is_drawn_from_the_model() -> None:
+    """Against sampling without a cache; and another seed gives another text."""
+    bare = bare_model()
+    with pytest.raises(InputError, match="no BOS token"):
+        sample_rows(bare, 3, 5, seed=0)
+    bare.model.config.bos_token_id = 2
+    rows = sample_rows(bare, 3, 5, seed=0)
+    generator, ids = torch.Generator().manual_seed(0), torch.full((3, 1), 2)
+    with torch.no_grad():
+        for _ in range(4):
+            chances: Tensor = bare.model(input_ids=ids, use_cache=False).logits[:, -1].softmax(-1)
+            ids = torch.cat([ids, torch.multinomial(chances, 1, generator=generator)], 1)
+    assert rows == ids.tolist()
+    assert rows != sample_rows(bare, 3, 5, seed=1)
+
+
+def test_toml_reads_back() -> None:
+    import tomllib
+
+    table = {"a": 1, "b": 'x "y"', "t": {"n": 0.5, "files": {"a.b": "c"}, "empty": {}}}
+    assert tomllib.loads(record.toml_text(table)) == {"a": 1, "b": 'x "y"', "t": {"n": 0.5, "files": {"a.b": "c"}}}
+
+
+def test_token_batches_hold_every_row_once() -> None:
+    rows = random_rows(11)
+    batches = token_batches(rows, 4)
+    assert [len(batch) for batch in batches] == [4, 4, 3]
+    found = [ids[mask > 0].tolist() for batch in batches for ids, mask in zip(batch.ids, batch.mask, strict=True)]
+    assert found == sorted(rows, key=len)
