@@ -53,6 +53,15 @@ def test_the_page_of_checks_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPa
     assert 0 < names["bound"].theta < 0.5
 
 
+def test_the_page_of_training_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    assert len(names["health"].figures) == 13
+    assert names["health"].together.recovered > 0.9
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -74,15 +83,19 @@ def command_lines() -> list[str]:
 @pytest.mark.parametrize("line", command_lines())
 def test_command_lines_parse(line: str) -> None:
     _, name, *arguments = shlex.split(line)
-    command: click.Command = COMMANDS.commands[name]
+    command: Any = COMMANDS.commands[name]
+    while isinstance(command, click.Group) and arguments:
+        name, *arguments = arguments
+        command = command.commands[name]
     context = command.make_context(name, arguments)
     assert context.info_name == name
 
 
 def test_there_are_command_lines_to_parse() -> None:
     assert len(command_lines()) >= 6
-    with pytest.raises(Exception, match="[Nn]o such option"):
-        COMMANDS.commands["trace"].make_context("trace", ["--nonsense", "1"])
+    for command in (COMMANDS.commands["trace"], COMMANDS.commands["suites"].commands["check"]):
+        with pytest.raises(Exception, match="[Nn]o such option"):
+            command.make_context("command", ["--nonsense", "1"])
 
 
 def test_every_module_of_the_table_exists() -> None:

@@ -31,6 +31,7 @@ from featcircuits.training import Recipe, record, sample_rows, suite, train_suit
 from featcircuits.training.activations import collect, opened, shape_at, shuffled
 from tests.tiny import VOCABULARY, tiny_model
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # sae_lens's own, on import
 RECIPE = Recipe(features=24, k=3, steps=12, batch_size=32)
 SITES = ("embed", "attn_1", "resid")
 TRAINED = ["embed", "resid_0", "attn_1", "resid_1", "resid_2"]
@@ -160,10 +161,10 @@ def test_every_architecture_learns_sparse_features(architecture: str) -> None:
     """Sums of 3 of 24 directions in 16 dimensions: explained by about 3 features a token."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(24, 16, generator=generator), dim=1)
-    chosen = torch.rand(6000, 24, generator=generator).argsort(1)[:, :3]
-    amounts = torch.zeros(6000, 24).scatter(1, chosen, 1 + torch.rand(6000, 3, generator=generator))
+    chosen = torch.rand(4000, 24, generator=generator).argsort(1)[:, :3]
+    amounts = torch.zeros(4000, 24).scatter(1, chosen, 1 + torch.rand(4000, 3, generator=generator))
     x = amounts @ directions + 0.5
-    recipe = Recipe(architecture, features=32, k=3, steps=600, batch_size=256, learning_rate=3e-3)
+    recipe = Recipe(architecture, features=32, k=3, steps=400, batch_size=128, learning_rate=5e-3)
     tensors = trainer.train(x, recipe)
     dictionary = jumprelu(**tensors)
     features = dictionary.encode(x)
