@@ -165,6 +165,89 @@ def test_suites_are_listed_with_their_tasks(command: Command) -> None:
     assert "agreement_rc" in found.out.replace("\n", "")
 
 
+def test_a_suite_is_checked_on_a_task_and_on_text(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "out" / "health.json"
+    found = command("suites", "check", "--task", "ioi", "--limit", 4, "-o", path)
+    assert found.code == 0, found.err
+    record = json.loads(path.read_text())
+    row = record["sites"]["resid_1"]
+    assert f"{row['variance_unexplained']:.2%} ({row['recorded']['variance_unexplained']:.2%})" in found.out
+    assert f"{record['together']['loss_recovered']:.2%}" in found.out
+    before = path.read_bytes()
+    again = command("suites", "check", "--task", "ioi", "--limit", 4, "-o", path)
+    assert (again.code, "health.json exists" in again.err) == (2, True)
+    assert path.read_bytes() == before
+    text = tmp_path / "text.txt"
+    text.write_text("The editors that the hunter calls are here.\nThe editor calls the hunter.\n")
+    found = command("suites", "check", "--text", text)
+    assert found.code == 0, found.err
+    assert "2 rows of text.txt" in found.out
+
+
+def test_swapped_dictionaries_are_named_unless_told_otherwise(command: Command, tmp_path: Path) -> None:
+    suite = damaged(tmp_path, swap)
+    arguments = ("suites", "check", "--suite", suite, "--task", "agreement_rc", "--limit", 8)
+    found = command(*arguments)
+    assert found.code == 2
+    assert "site resid_1: " in found.err
+    assert "explains resid_2 much better" in found.err
+    assert "--no-check-fit" in found.err
+    found = command(*arguments, "--no-check-fit", "-o", tmp_path / "health.json")
+    assert found.code == 0, found.err
+    faults = {site: row["fault"] for site, row in json.loads((tmp_path / "health.json").read_text())["sites"].items()}
+    assert {site for site, fault in faults.items() if fault} == {"resid_1", "resid_2"}
+
+
+def test_a_trace_refuses_a_dictionary_that_explains_nothing(command: Command, tmp_path: Path) -> None:
+    suite = damaged(tmp_path, negate)
+    found = command(*TRACE, "--suite", suite, "-o", tmp_path / "out" / "run")
+    refused(found, ["site mlp_1: ", "of the variance unexplained", "--no-check-fit"], tmp_path / "out")
+    assert command(*TRACE, "--suite", suite, "--no-check-fit", "-o", tmp_path / "out" / "run").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # sae_lens's own, on import
+def test_a_suite_is_trained_checked_and_traced(command: Command, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    rows = [json.loads(line)["clean_prefix"] for line in (SUITE / "tasks" / "ioi_train.jsonl").read_text().splitlines()]
+    text.write_text("\n".join(rows[:120]))
+    settings = ("--sites", "resid_1,mlp", "--features", 64, "--k", 4, "--steps", 60, "--batch-size", 128)
+    train = ("suites", "train", "--model", SUITE / "model", "--text", text, *settings, "-o", tmp_path / "mine")
+    found = command(*train)
+    assert found.code == 0, found.err
+    assert "suite of 5 sites" in found.out
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"README.md", "sites", "suite.toml"}
+    assert command("suites", "check", "--suite", tmp_path / "mine", "--text", text, "--no-check-fit").code == 0
+    task = ("--task", SUITE / "tasks" / "ioi_train.jsonl", "--aggregate", "sum", "--no-check-fit")
+    assert command(*TRACE, "--suite", tmp_path / "mine", *task, "-o", tmp_path / "run").code == 0
+    again = command(*train)
+    assert (again.code, "is not empty" in again.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["check", "--text", "nothing.txt"], ["nothing.txt: not a readable text file"]),
+        (["check", "--text", "a.txt", "--task", "ioi"], ["give a task or a text, not both"]),
+        (["check", "--task", "iou"], ["has no task 'iou'"]),
+        (["check", "--suite", "nowhere"], ["unknown suite 'nowhere'"]),
+        (["check", "--text", "README.md", "--longest", "1"], ["longest is 1"]),
+        (["check", "--text", "LICENSE", "--limit", "100000"], ["100000 lines were asked for"]),
+        (["train", "--text", "README.md"], ["no model was given", "--model"]),
+        (["train", "--model", SUITE / "model"], ["give either --text with a file, or --sample"]),
+        (["train", "--model", SUITE / "model", "--sample", "10"], ["no BOS token"]),
+        (["train", "--model", SUITE / "model", "--sample", "9", "--k", "900"], ["k is 900.0"]),
+        (["train", "--model", SUITE / "model", "--text", "LICENSE", "--sites", "resid_9"], ["site resid_9"]),
+        (["train", "--model", SUITE / "model", "--text", "LICENSE", "--batch-size", "99999"], ["give more text"]),
+    ],
+)
+def test_bad_options_of_suites_are_refused(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], parts: list[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    refused(command("suites", *arguments, "-o", tmp_path / "out" / "x"), parts, tmp_path / "out")
+
+
 def damaged(folder: Path, change: Callable[[Path], None]) -> Path:
     """A copy of the shipped suite with one thing wrong."""
     copy = shutil.copytree(SUITE, folder / "suite")
@@ -186,6 +269,22 @@ def tamper(suite: Path) -> None:
 
 def remove(suite: Path) -> None:
     (suite / "sites" / "mlp_1.safetensors").unlink()
+
+
+def swap(suite: Path) -> None:
+    """Two dictionaries of neighbouring sites, each at the other's."""
+    unhashed(suite)
+    first, second = (suite / "sites" / f"resid_{layer}.safetensors" for layer in (1, 2))
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+def negate(suite: Path) -> None:
+    unhashed(suite)
+    path = suite / "sites" / "mlp_1.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "W_enc": -tensors["W_enc"]}, path)
 
 
 def unhashed(suite: Path) -> None:

@@ -15,46 +15,31 @@ from torch.nn.functional import cross_entropy
 
 import featcircuits as fc
 from featcircuits.dictionaries import Affine, Dictionary, identity, relu
-from featcircuits.dictionaries.base import Normalisation, Statistics
 from featcircuits.dictionaries.relu import ReLU
 from featcircuits.dictionaries.whole import whole
 from featcircuits.health.check import site_fits
 from featcircuits.health.figures import measure, with_site_at
 from featcircuits.health.fit import _clean, unexplained
-from featcircuits.sites import KINDS, Site, all_sites
+from featcircuits.sites import KINDS as SITE_KINDS
+from featcircuits.sites import Site, all_sites
 from featcircuits.splice import SplicedModel
-from featcircuits.states import encode, states_of
+from featcircuits.states import states_of
 from featcircuits.text import Rows, read_rows, rows_of
 from featcircuits.tokens import Tokens
-from tests.tiny import VOCABULARY, WIDTH, random_dictionary, random_task, spliced_model, tiny_model, traced
+from tests.tiny import (
+    KINDS,
+    VOCABULARY,
+    WIDTH,
+    put_together,
+    random_dictionary,
+    random_task,
+    spliced_model,
+    taken_apart,
+    tiny_model,
+    traced,
+)
 
 SUITE = Path(__file__).parents[1] / "saes" / "grammar-4l"
-
-
-class UnitScale:
-    """x / |x| * sqrt(width), undone after decoding."""
-
-    name, undone = "unit", True
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x / self.statistics(x).scale
-
-    def statistics(self, x: Tensor) -> Statistics:
-        scale = x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5
-        return Statistics(scale, torch.zeros_like(scale))
-
-
-def affine(seed: int, *, transcodes: bool = False, normalised: bool = False) -> Affine:
-    """A random skip transcoder, or an autoencoder that normalises its input."""
-    base = random_dictionary(seed=seed)
-    assert isinstance(base, Affine)
-    generator = torch.Generator().manual_seed(seed)
-    skip = torch.randn(WIDTH, WIDTH, generator=generator, dtype=torch.float64) * 0.2 if transcodes else None
-    normalisation: Normalisation | None = UnitScale() if normalised else None
-    return Affine(
-        "made", base.W_enc, base.b_enc, base.W_dec, base.b_dec, ReLU(),
-        W_skip=skip, transcodes=transcodes, normalisation=normalisation,
-    )  # fmt: skip
 
 
 def random_rows(count: int = 12, seed: int = 0) -> Rows:
@@ -64,11 +49,12 @@ def random_rows(count: int = 12, seed: int = 0) -> Rows:
 
 
 def mixed(family: str) -> SplicedModel:
-    """Autoencoders, one that normalises, and skip transcoders."""
-    spliced = spliced_model(tiny_model(family), sites=["embed", "attn_0", "resid_1"])
-    more = {Site(1, "attn"): affine(7, normalised=True)}
-    more |= {Site(layer, "mlp"): affine(8 + layer, transcodes=True) for layer in (0, 2)}
-    return replace(spliced, dictionaries=dict(sorted({**spliced.dictionaries, **more}.items())))
+    """Autoencoders, some that normalise, and transcoders with and without a bypass."""
+    kinds = {
+        "embed": "relu", "attn_z_0": "topk", "mlp_0": "skip_transcoder", "resid_0": "constant_norm",
+        "attn_1": "layer_norm", "mlp_2": "layer_norm_transcoder",
+    }  # fmt: skip
+    return fc.load(tiny_model(family), {site: random_dictionary(kind, seed=3) for site, kind in kinds.items()})
 
 
 @torch.no_grad()
@@ -87,17 +73,16 @@ def loss_and_states(
                 return x
             dictionary = spliced.dictionaries[site]
             z = read[Site(site.layer, "mlp_in")] if dictionary.transcodes else x
-            past = dictionary.bypass(z)
-            rebuilt = dictionary.decode(dictionary.encode(z), dictionary.statistics(z)) + (0 if past is None else past)
+            rebuilt = put_together(dictionary, dictionary.encode(z), torch.zeros_like(x), z)
             return {"reconstructed": rebuilt, "zero": x * 0, "mean": means[site].expand_as(x)}[replaced[site]]
 
-        logits = spliced.run(tokens, edit, sites=all_sites(spliced.architecture.n_layers, KINDS[1:]))
+        logits = spliced.run(tokens, edit, sites=all_sites(spliced.architecture.n_layers, SITE_KINDS[1:]))
         total += cross_entropy(logits[0, :-1], torch.tensor(row[1:]), reduction="sum").item() if row[1:] else 0.0
         count += len(row) - 1
     return total / count, {site: torch.cat(parts) for site, parts in held.items()}
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox_parallel", "gemma2"])
+@pytest.mark.parametrize("family", ["gpt_neox_parallel", "gemma2"])
 def test_figures_are_those_of_a_slow_computation(family: str) -> None:
     spliced, rows = mixed(family), random_rows()
     figures, together = measure(spliced, rows)
@@ -113,7 +98,7 @@ def test_figures_are_those_of_a_slow_computation(family: str) -> None:
     close = {"rel": 1e-4, "nan_ok": True}
     for site, dictionary in spliced.dictionaries.items():
         read = x[Site(site.layer, "mlp_in")] if dictionary.transcodes else x[site]
-        features, error = encode(dictionary, x[site], read)
+        features, error = taken_apart(dictionary, x[site], read)
         assert figures[site].l0 == pytest.approx((features != 0).sum(1).double().mean().item())
         variance = (x[site] - means[site]).square().sum()
         assert figures[site].variance_unexplained == pytest.approx((error.square().sum() / variance).item(), rel=1e-4)
@@ -152,15 +137,15 @@ def test_a_run_that_starts_late_is_a_whole_run() -> None:
         assert torch.allclose(with_site_at(spliced, tokens, site, seen, value), whole_run, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
-def test_the_error_of_a_trace_is_the_encoded_one(family: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_error_of_a_trace_is_the_encoded_one(kind: str) -> None:
     """What the states hold already says how well each dictionary fits."""
-    spliced = mixed(family)
-    states = states_of(spliced, task := random_task(), task.batch(range(3)))
-    for site, state in states.sites.items():
-        x, error = _clean(spliced.dictionaries[site], state)
-        _, expected = encode(spliced.dictionaries[site], state.x.flatten(0, 1), state.read.flatten(0, 1))
-        assert torch.allclose(error, expected, atol=1e-9)
+    spliced, task = spliced_model(tiny_model("gpt_neox_parallel"), kind), random_task()
+    for site, state in states_of(spliced, task, task.batch(range(3))).sites.items():
+        dictionary = spliced.dictionaries[site]
+        x, error = _clean(dictionary, state)
+        _, expected = taken_apart(dictionary, state.x.flatten(0, 1), state.read.flatten(0, 1))
+        assert torch.allclose(error, expected, atol=1e-9), site
         assert torch.equal(x, state.x.flatten(0, 1))
 
 
@@ -253,7 +238,7 @@ def test_a_wrong_transcoder_layer_is_named() -> None:
     model = tiny_model("gpt_neox_parallel")
     spliced = replace(spliced_model(model, sites=["embed"]), dictionaries={})
     tokens = Tokens.pad([list(range(1, 13)), list(range(13, 25))], 0)
-    _, seen = spliced.record(tokens, all_sites(3, KINDS[1:]))
+    _, seen = spliced.record(tokens, all_sites(3, SITE_KINDS[1:]))
     read, written = (seen[Site(2, kind)].flatten(0, 1) for kind in ("mlp_in", "mlp"))
     both = torch.cat([read, torch.ones(len(read), 1)], 1)
     solved = torch.linalg.lstsq(both, written).solution  # 17 unknowns a dimension, 24 tokens: nearly exact

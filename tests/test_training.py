@@ -17,12 +17,12 @@ from torch import Tensor
 
 import featcircuits as fc
 from featcircuits.dictionaries import jumprelu
-from featcircuits.dictionaries.files import sha256
 from featcircuits.errors import InputError
 from featcircuits.health import measure
 from featcircuits.models import architecture_of
 from featcircuits.progress import silent
 from featcircuits.sites import parse_all
+from featcircuits.sources import sha256
 from featcircuits.splice import SplicedModel
 from featcircuits.suites import load_suite
 from featcircuits.text import Rows, token_batches

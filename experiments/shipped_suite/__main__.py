@@ -19,9 +19,9 @@ from experiments.shipped_suite.accuracy import Accuracy, accuracy
 from experiments.shipped_suite.card import card
 from experiments.shipped_suite.grammar import corpus
 from experiments.shipped_suite.pairs import BEHAVIOURS, write_tasks
-from featcircuits.dictionaries.files import sha256
 from featcircuits.health.figures import mean_loss
 from featcircuits.loading import load_bare
+from featcircuits.sources import sha256
 from featcircuits.tasks import Task
 from featcircuits.training import Recipe, train_suite
 from featcircuits.training.record import toml_text

@@ -15,12 +15,12 @@ from typing import Any
 
 from featcircuits import runs
 from featcircuits.dictionaries import Dictionary, jumprelu
-from featcircuits.dictionaries.files import sha256
 from featcircuits.errors import InputError
 from featcircuits.health import Figures, Losses, measure
 from featcircuits.ledger import OnDisk
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import EMBED, KINDS, Site, all_sites
+from featcircuits.sources import sha256
 from featcircuits.splice import SplicedModel
 from featcircuits.states import precision
 from featcircuits.suites import FORMAT, fingerprint
