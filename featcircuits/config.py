@@ -129,6 +129,7 @@ class CheckConfig(Config):
 
     suite: str = option("grammar-4l", "Suite of dictionaries: a name (see `featcircuits suites`) or a folder.")
     model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
+    sites: str = option("", "Only these sites of the suite, comma-separated: mlp_3, resid, resid_*, attn_0-5.")
     task: str | None = option(
         None, "A task of the suite (its training file is used), or a JSONL file. Default: the suite's first task."
     )
@@ -151,9 +152,7 @@ class TrainConfig(Config):
     text: str | None = option(None, "A text file to train on: one sentence or document a line.")
     sample: int = option(0, "Train on N texts that the model writes itself instead.")
     longest: int = option(128, "Tokens of a line, or of a text that the model writes, at most.")
-    sites: str = option(
-        "embed,attn,mlp,resid", "Kinds of sites (attn_z, attn, mlp, resid: all layers) or single ones, comma-separated."
-    )
+    sites: str = option("embed,attn,mlp,resid", "Where to train, comma-separated: resid, attn_z_3, mlp_0-5.")
     architecture: str = option("batchtopk", "batchtopk, jumprelu or matryoshka.")
     features: int = option(512, "Features of a dictionary; those that die are left out.")
     k: float = option(10.0, "Mean number of active features a token.")

@@ -237,7 +237,7 @@ def test_a_suite_is_trained_checked_and_traced(command: Command, tmp_path: Path)
         (["train", "--model", SUITE / "model"], ["give either --text with a file, or --sample"]),
         (["train", "--model", SUITE / "model", "--sample", "10"], ["no BOS token"]),
         (["train", "--model", SUITE / "model", "--sample", "9", "--k", "900"], ["k is 900.0"]),
-        (["train", "--model", SUITE / "model", "--text", "LICENSE", "--sites", "resid_9"], ["site resid_9"]),
+        (["train", "--model", SUITE / "model", "--text", "LICENSE", "--sites", "resid_9"], ["no site fits 'resid_9'"]),
         (["train", "--model", SUITE / "model", "--text", "LICENSE", "--batch-size", "99999"], ["give more text"]),
     ],
 )

@@ -233,9 +233,9 @@ def test_a_disk_without_room_is_refused_before_the_pass(tmp_path: Path, monkeypa
         ({"steps": 0}, {}, "steps is 0"),
         ({"learning_rate": 0.0}, {}, "learning_rate is 0.0"),
         ({"batch_size": 4096}, {}, "tokens in 36 rows are left to train on, .* a batch has 4096"),
-        ({}, {"sites": ["resid_3"]}, "site resid_3: the model has 3 layers, 0 to 2"),
-        ({}, {"sites": ["residual"]}, "unknown site 'residual'"),
-        ({}, {"sites": ["mlp_in_0"]}, "train at mlp_0"),
+        ({}, {"sites": ["resid_3"]}, "no site fits 'resid_3'"),
+        ({}, {"sites": ["residual"]}, "no site fits 'residual'"),
+        ({}, {"sites": "mlp_in_0"}, "no site fits 'mlp_in_0'"),
         ({}, {"sites": []}, "no sites were given"),
     ],
 )

@@ -128,11 +128,11 @@ def export_run(run: Path, formats: str, overwrite: bool) -> None:
         say(f"{name}: {path}")
 
 
-def load_for(config: TraceConfig | AgreeConfig, device: str | None) -> SplicedModel:
+def load_for(config: TraceConfig | AgreeConfig | CheckConfig, device: str | None) -> SplicedModel:
     """The model with its suite; a task that the suite does not have is refused before anything is fetched."""
     if _is_name(config.task):
         load_suite(config.suite).task_file(config.task, "train")
-    offload = config.offload if isinstance(config, TraceConfig) else None
+    offload = None if isinstance(config, AgreeConfig) else config.offload
     return load(
         config.model, config.suite, sites=config.sites or None, device=device, dtype=config.dtype, offload=offload
     )

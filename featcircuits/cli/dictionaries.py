@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 from featcircuits import runs
-from featcircuits.cli.commands import console, say, since, task_for
+from featcircuits.cli.commands import console, load_for, say, since, task_for
 from featcircuits.cli.tables import health_table, trained_table
 from featcircuits.cli.watch import watching
 from featcircuits.config import CheckConfig, TrainConfig
 from featcircuits.errors import InputError
 from featcircuits.health import check_suite
-from featcircuits.loading import load, load_bare
+from featcircuits.loading import load_bare
 from featcircuits.progress import Progress
 from featcircuits.splice import SplicedModel
 from featcircuits.text import Rows, read_rows, rows_of
@@ -26,7 +26,7 @@ def check_run(config: CheckConfig, output: Path | None) -> None:
     if config.task and config.text:
         raise InputError("give a task or a text, not both")
     began = time.monotonic()
-    spliced = load(config.model, config.suite, device=config.device, dtype=config.dtype, offload=config.offload)
+    spliced = load_for(config, config.device)
     name, rows = _checked_on(config, spliced)
     with watching(console) as progress:
         found = check_suite(spliced, rows, name=name, check_fit=config.check_fit, progress=progress)
@@ -61,12 +61,11 @@ def train_run(config: TrainConfig, output: Path) -> None:
     recipe.check()
     began = time.monotonic()
     bare = load_bare(config.model, device=config.device, dtype=config.dtype)
-    sites = [name.strip() for name in config.sites.split(",") if name.strip()]
     with watching(console) as progress:
         text, rows = _trained_on(config, bare, progress)
         suite = train_suite(
             bare, rows, output, recipe,
-            sites=sites, name=config.name, licence=config.licence, text=text, progress=progress,
+            sites=config.sites, name=config.name, licence=config.licence, text=text, progress=progress,
         )  # fmt: skip
     console.print(trained_table(suite))
     say(f"suite of {len(suite['sites'])} sites in {output}, {since(began)}")

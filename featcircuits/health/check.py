@@ -54,7 +54,7 @@ class Health:
         }
 
     def _site_json(self, site: Site) -> dict[str, Any]:
-        fit = self.fits[site]
+        fit = self.fits.get(site, Fit(math.nan))  # a whole activation is its error by design
         return {
             **{name: _plain(value) for name, value in asdict(self.figures[site]).items()},
             "best_other_site": None if fit.other is None else str(fit.other),
@@ -101,14 +101,14 @@ def check_suite(
 
 @torch.no_grad()
 def site_fits(spliced: SplicedModel, rows: Rows) -> dict[Site, Fit]:
-    """Every dictionary at its own site and at the others, on a sample of the rows."""
+    """Every dictionary that has features at its own site and at the others, on a sample of the rows."""
     sample = Tokens.pad(rows[:: max(1, len(rows) // SAMPLE_ROWS)][:SAMPLE_ROWS], 0).to(spliced.device)
     logits, seen = spliced.record(sample, all_sites(spliced.architecture.n_layers, KINDS[1:]))
     check_finite(logits, seen)
     real = (sample.mask > 0).flatten()
     kept = real.nonzero()[:: max(1, int(real.sum()) // SAMPLE_TOKENS), 0]
     flat = {site: _rows_at(x, kept) for site, x in seen.items()}
-    return {site: fit_at(spliced, site, flat) for site in spliced.sites}
+    return {site: fit_at(spliced, site, flat) for site, d in spliced.dictionaries.items() if d.n_features}
 
 
 def _rows_at(x: Tensor, kept: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ from featcircuits.errors import InputError
 from featcircuits.health import Figures, Losses, measure
 from featcircuits.ledger import OnDisk
 from featcircuits.progress import Progress, silent
-from featcircuits.sites import EMBED, KINDS, Site, all_sites
+from featcircuits.sites import Site, all_sites, chosen
 from featcircuits.sources import sha256
 from featcircuits.splice import SplicedModel
 from featcircuits.states import precision
-from featcircuits.suites import FORMAT, fingerprint
+from featcircuits.suites import fingerprint
+from featcircuits.suites.record import FORMAT
 from featcircuits.text import Rows, sha256_of
 from featcircuits.training.activations import collect, opened, shape_at
 from featcircuits.training.card import card
@@ -31,7 +32,7 @@ from featcircuits.training.recipe import Recipe
 from featcircuits.training.record import toml_text, versions
 from featcircuits.training.trainer import train
 
-DEFAULT_SITES = ("embed", "attn", "mlp", "resid")
+DEFAULT_SITES = "embed,attn,mlp,resid"
 STAGE = "sites"
 
 
@@ -41,7 +42,7 @@ def train_suite(
     out: str | Path,
     recipe: Recipe | None = None,
     *,
-    sites: Iterable[str | Site] = DEFAULT_SITES,
+    sites: str | Iterable[str] = DEFAULT_SITES,
     name: str | None = None,
     description: str = "",
     licence: str | None = None,
@@ -51,14 +52,14 @@ def train_suite(
     """Trains and measures a dictionary a site; returns the record that it writes into suite.toml.
 
     `bare`: a model from `featcircuits.loading.load_bare`, its source known. `rows`: token ids; the
-    last tenth is held out and gives the figures. `sites`: kinds ("resid": all layers) or single
-    sites ("resid_3"). `text`: what the rows are, for the card. Raises `InputError` for a folder that
+    last tenth is held out and gives the figures. `sites`: names, kinds or patterns ("resid_3",
+    "resid", "attn_0-5"). `text`: what the rows are, for the card. Raises `InputError` for a folder that
     holds something, unknown sites or recipes, too little text, and a disk without room.
     """
     out, recipe = Path(out), recipe or Recipe()
     recipe.check()
     runs.check_free(out)
-    chosen = sites_named(bare, sites)
+    places = sites_named(bare, sites)
     n_held_out = max(1, len(rows) // 10)
     seen, held_out = rows[:-n_held_out], rows[-n_held_out:]
     if sum(map(len, seen)) < recipe.batch_size or not any(len(row) > 1 for row in held_out):
@@ -81,8 +82,8 @@ def train_suite(
             **versions(),
         },
     }
-    with runs.resumable(out, {**head, "sites": list(map(str, chosen))}) as work:
-        found = _trained(bare, seen, chosen, recipe, work, progress)
+    with runs.resumable(out, {**head, "sites": list(map(str, places))}) as work:
+        found = _trained(bare, seen, places, recipe, work, progress)
         dictionaries = {site: jumprelu(**tensors) for site, tensors in found.items()}
         figures, together = measure(spliced_with(bare, dictionaries), held_out, progress)
         with runs.new_run(out) as folder:
@@ -95,24 +96,13 @@ def spliced_with(bare: SplicedModel, dictionaries: Mapping[Site, Dictionary]) ->
     return replace(bare, dictionaries={site: d.to(bare.device, dtype) for site, d in sorted(dictionaries.items())})
 
 
-def sites_named(bare: SplicedModel, names: Iterable[str | Site]) -> list[Site]:
-    """Kinds of sites and single sites, in forward order."""
-    n_layers = bare.architecture.n_layers
-    known = set(all_sites(n_layers, KINDS[1:]))
-    found: set[Site] = set()
-    for name in names:
-        if name in KINDS[1:]:
-            found |= set(all_sites(n_layers, [str(name)])) - {EMBED}
-        else:
-            found.add(Site.parse(name))
-    for site in sorted(found):
-        if site not in known:
-            raise InputError(f"site {site}: the model has {n_layers} layers, 0 to {n_layers - 1}")
-        if site.kind == "mlp_in":
-            raise InputError(f"site {site}: this site is only read, by transcoders; train at mlp_{site.layer}")
+def sites_named(bare: SplicedModel, patterns: str | Iterable[str]) -> list[Site]:
+    """The sites that patterns fit (`featcircuits.sites.chosen`), in forward order."""
+    every = all_sites(bare.architecture.n_layers, ("attn_z", "attn", "mlp", "resid"))
+    found = chosen(map(str, every), patterns)
     if not found:
-        raise InputError(f"no sites were given; give kinds ({', '.join(KINDS)}) or sites such as resid_0")
-    return sorted(found)
+        raise InputError("no sites were given; give kinds or names such as resid or resid_0")
+    return [Site.parse(name) for name in found]
 
 
 def _trained(
