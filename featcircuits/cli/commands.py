@@ -130,7 +130,7 @@ def export_run(run: Path, formats: str, overwrite: bool) -> None:
 
 def load_for(config: TraceConfig | AgreeConfig | CheckConfig, device: str | None) -> SplicedModel:
     """The model with its suite; a task that the suite does not have is refused before anything is fetched."""
-    if _is_name(config.task):
+    if config.task and _is_name(config.task):
         load_suite(config.suite).task_file(config.task, "train")
     offload = None if isinstance(config, AgreeConfig) else config.offload
     return load(
