@@ -278,6 +278,9 @@ def swap(suite: Path) -> None:
     content = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(content)
+    record = suite / "suite.toml"
+    lines = [line for line in record.read_text().splitlines() if not line.startswith("n_features")]
+    record.write_text("\n".join(lines))
 
 
 def negate(suite: Path) -> None:
