@@ -101,9 +101,10 @@ def load_bare(
     model: str | Path, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> SplicedModel:
     """A model and its tokenizer, from a folder or the hub, with nothing spliced in."""
-    device, dtype = check_device(device), check_dtype(dtype)
-    loaded, tokenizer = _pretrained(str(model), None, dtype)
-    return SplicedModel(_placed_model(loaded, device, dtype), architecture_of(loaded), {}, tokenizer)
+    spread = device == SPREAD
+    device, dtype = None if spread else check_device(device), check_dtype(dtype)
+    loaded, tokenizer = _pretrained(str(model), None, dtype, spread)
+    return SplicedModel(_placed_model(loaded, device, dtype), fitting_architecture(loaded), {}, tokenizer)
 
 
 def _placed_model(model: PreTrainedModel, device: torch.device | None, dtype: torch.dtype | None) -> PreTrainedModel:
