@@ -63,13 +63,18 @@ def _matryoshka(width: int, recipe: Recipe, device: str) -> Any:
 
 
 def _jumprelu(width: int, recipe: Recipe, device: str) -> Any:
-    """A threshold of its own for every feature, and a squared penalty on L0 - k (Rajamanoharan et al. 2024)."""
+    """A threshold of its own for every feature, and a squared penalty on L0 - k (Rajamanoharan et al. 2024).
+
+    The penalty's gradient reaches the encoder too: thresholds alone move too slowly to bring L0 down to k
+    within a few thousand steps.
+    """
     from sae_lens import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig
 
     return JumpReLUTrainingSAE(
         JumpReLUTrainingSAEConfig(
             d_in=width, d_sae=recipe.features, device=device, jumprelu_sparsity_loss_mode="quadratic",
-            target_l0=recipe.k, l0_warm_up_steps=recipe.steps // 5,
+            target_l0=recipe.k, l0_warm_up_steps=recipe.steps // 5, jumprelu_ste_to_input=True,
+            jumprelu_bandwidth=0.5, jumprelu_init_threshold=0.1,
         )
     )  # fmt: skip
 
