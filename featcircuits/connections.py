@@ -53,15 +53,18 @@ def _from(source: Site, present: set[Site], ends: set[Site], n_layers: int, sequ
     for site in all_sites(n_layers, _STEP):
         if site not in reached or (site in ends and site != source):
             continue
+        # a bypass is a linear map of each position, and no identity
+        so_far = max(reached[site], Through.MLP) if site in present and site != source else reached[site]
         for reader in _readers(site, n_layers, sequential):
-            through = max(reached[site], _STEP[reader.kind])
+            through = max(so_far, _STEP[reader.kind])
             reached[reader] = max(reached.get(reader, Through.SKIP), through)
     for site, through in reached.items():
         if site in present and site != source:
             yield Connection(source, site, through)
     last = resid(n_layers - 1)
     if last in reached and (last == source or last not in ends):
-        yield Connection(source, None, reached[last])
+        passes = last in present and last != source
+        yield Connection(source, None, max(reached[last], Through.MLP) if passes else reached[last])
 
 
 def _readers(site: Site, n_layers: int, sequential: bool) -> Iterator[Site]:

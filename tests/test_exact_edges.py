@@ -87,17 +87,19 @@ def activations(spliced: SplicedModel, ids: Tensor) -> Seen:
     return seen
 
 
-def holding(spliced: SplicedModel, values: Seen, now: Seen | None = None) -> dict[Site, Hook]:
-    """Hooks that put these activations in place of the model's own; bypasses go on with what they read `now`."""
+def holding(spliced: SplicedModel, values: Seen, plain: Seen, now: Seen | None = None) -> dict[Site, Hook]:
+    """Hooks that put these activations in place of the model's own; bypasses go on with what they read `now`,
+    which was `plain` when nothing was put anywhere."""
     now = {} if now is None else now
 
     def note(site: Site) -> Hook:
         return lambda x: now.setdefault(site, x)
 
     def hold(site: Site) -> Hook:
-        def put(_: Tensor) -> Tensor:
+        def put(x: Tensor) -> Tensor:
             dictionary, read = spliced.dictionaries[site], spliced.read_site(site)
-            past = dictionary.bypass(now[read] - values[read]) if dictionary.has_bypass else None
+            arrived = x if read == site else now[read]
+            past = dictionary.bypass(arrived - plain[read]) if dictionary.has_bypass else None
             return values[site] if past is None else values[site] + past
 
         return put
@@ -105,14 +107,14 @@ def holding(spliced: SplicedModel, values: Seen, now: Seen | None = None) -> dic
     return {site: hold(site) if site in spliced.dictionaries else note(site) for site in values}
 
 
-def arriving(spliced: SplicedModel, ids: Tensor, values: Seen, at: Site) -> Seen:
+def arriving(spliced: SplicedModel, ids: Tensor, values: Seen, plain: Seen, at: Site) -> Seen:
     """What arrives at a site, and is read there, when all others hold given activations."""
     seen: Seen = {}
 
     def note(x: Tensor) -> Tensor:
         return seen.setdefault(at, x)
 
-    hooked(spliced, ids, {**holding(spliced, values, seen), at: note})
+    hooked(spliced, ids, {**holding(spliced, values, plain, seen), at: note})
     return seen
 
 
@@ -132,8 +134,8 @@ def _slow_edge(spliced: SplicedModel, example: Example, upstream: Node, downstre
     site = upstream.site
     moved = {**x, site: x[site] + part_of(spliced, upstream, y, x) - part_of(spliced, upstream, x, x)}
     if isinstance(downstream, str):
-        return metric(holding(spliced, moved)) - metric({})
-    arrived = arriving(spliced, clean, moved, downstream.site)
+        return metric(holding(spliced, moved, x)) - metric({})
+    arrived = arriving(spliced, clean, moved, x, downstream.site)
     step = part_of(spliced, downstream, arrived, x) - part_of(spliced, downstream, x, x)
     return metric({downstream.site: lambda v: v + step}) - metric({})
 
@@ -315,8 +317,8 @@ def test_a_hypothesis_is_what_hand_made_hooks_compute() -> None:
         moved = y[site] + part_of(spliced, node, arrived, y) - part_of(spliced, node, y, y)
         current = {**y, site: moved}  # only the next node reads this one: all else stays corrupted
         if following is not None:
-            arrived = arriving(spliced, clean, current, following.site)
-    logits = hooked(spliced, clean, holding(spliced, current))[0]
+            arrived = arriving(spliced, clean, current, y, following.site)
+    logits = hooked(spliced, clean, holding(spliced, current, y))[0]
     expected = logits[example.clean_answers[0]] - logits[example.corrupted_answers[0]]
     assert found.hypothesis[0].item() == pytest.approx(expected.item(), abs=1e-9)
 

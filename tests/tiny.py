@@ -85,7 +85,7 @@ def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64) -
 
 KINDS = (
     "relu", "jumprelu", "topk", "gated", "abstopk", "groupmax", "layer_norm", "constant_norm",
-    "transcoder", "skip_transcoder", "layer_norm_transcoder",
+    "transcoder", "skip_transcoder", "layer_norm_transcoder", "skip_sae",
 )  # fmt: skip
 """Kinds of random dictionaries; transcoders stand at MLPs, among ReLU dictionaries at other sites."""
 
@@ -122,6 +122,7 @@ OPTIONS: Mapping[str, Callable[[Callable[..., Tensor], int], Options]] = {
     "constant_norm": lambda normal, width: {"normalisation": ConstantNorm()},
     "transcoder": lambda normal, width: {"transcodes": True},
     "skip_transcoder": lambda normal, width: {"transcodes": True, "W_skip": normal(width, width) * 0.3},
+    "skip_sae": lambda normal, width: {"W_skip": normal(width, width) * 0.3},
     "layer_norm_transcoder": lambda normal, width: {"transcodes": True, "normalisation": LayerNorm(undone=False)},
 }
 

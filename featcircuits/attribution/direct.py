@@ -139,10 +139,10 @@ def targets_of(dictionary: Dictionary, state: SiteState, coefficient: Tensor, ch
     target = chosen.target_entries[entries]
     rows = torch.cat([row[target], error_row])
     nodes = torch.cat([feature[target], torch.full_like(error_row, dictionary.n_features)])
-    if not dictionary.transcodes:
-        return _Targets(rows, nodes, torch.cat([read[target], flat[error_row] - explained]), None)
     past = dictionary.pull_bypass(flat[error_row])
     explained = explained if past is None else explained + past
+    if not dictionary.transcodes:
+        return _Targets(rows, nodes, torch.cat([read[target], flat[error_row] - explained]), None)
     written = torch.cat([flat.new_zeros(int(target.sum()), flat.shape[1]), flat[error_row]])
     return _Targets(rows, nodes, written, torch.cat([read[target], -explained]))
 

@@ -44,6 +44,11 @@ def select_above(states: States, effects: Mapping[Site, tuple[Tensor, Tensor]], 
     }
 
 
+def _exists(node: Node, n_features: int) -> bool:
+    """A site without features still has its error."""
+    return node.feature is None or node.feature < n_features
+
+
 class NodeSet:
     """A fixed set of nodes, as sorted keys place * (n_features + 1) + node for each site."""
 
@@ -52,9 +57,9 @@ class NodeSet:
         index = {place: number for number, place in enumerate(places)}
         keys: dict[Site, list[int]] = {site: [] for site in spliced.sites}
         for node in nodes:
-            if node.site not in keys or node.place not in index or (node.feature or 0) >= self._widths[node.site] - 1:
+            last = self._widths.get(node.site, 0) - 1
+            if node.site not in keys or node.place not in index or not _exists(node, last):
                 raise InputError(f"node {node} does not exist in this suite and task")
-            last = self._widths[node.site] - 1
             keys[node.site].append(
                 index[node.place] * self._widths[node.site] + (last if node.feature is None else node.feature)
             )

@@ -267,7 +267,7 @@ class Affine:
         return rows if slope is None else rows * slope[ids, None]
 
     def pull(self, x: Tensor, gradient: Tensor) -> Tensor:
-        if self.normalisation is None:
+        if self.normalisation is None or not len(x):
             return gradient
         with torch.enable_grad():
             x = x.detach().requires_grad_()

@@ -63,7 +63,7 @@ def ranks_of(spliced: SplicedModel, places: tuple[Place, ...], order: Sequence[N
         if node.site not in ranks:
             continue
         n_features = spliced.dictionaries[node.site].n_features
-        if (node.feature or 0) >= n_features or node.place not in index:
+        if (node.feature is not None and node.feature >= n_features) or node.place not in index:
             raise InputError(f"node {node} does not exist in this suite and task; was the circuit traced with another?")
         ranks[node.site][index[node.place], n_features if node.feature is None else node.feature] = rank
     return {site: rank.to(spliced.device) for site, rank in ranks.items()}
