@@ -36,17 +36,20 @@ Ranks = Mapping[Site, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Subgraph:
-    """The nodes of rank `first` to below `size`, or all others."""
+    """The nodes of rank `first` to below `size`, or all others; the node of rank `toggled` the other way round."""
 
     ranks: Ranks
     size: int
     complement: bool = False
     first: int = 0
+    toggled: int | None = None
 
     def keeps(self, site: Site, errors: str, places: Tensor) -> Tensor:
         """[n, n_features + 1] for places [n]: True where a node is not ablated."""
         ranks = self.ranks[site][places]
         keep = ((ranks >= self.first) & (ranks < self.size)) ^ self.complement
+        if self.toggled is not None:
+            keep ^= ranks == self.toggled
         if errors != "nodes":
             keep[:, -1] = errors == "keep"
         return keep
@@ -81,7 +84,7 @@ def metric_model(spliced: SplicedModel, task: Task, batch_size: int) -> Tensor:
         batch = batch.to(spliced.device).narrowed(task.metric)
         logits, _ = spliced.record(batch.clean, [])
         check_finite(logits, {})
-        found.append(-_objective(task, batch, logits)(logits))
+        found.append(-objective_of(task, batch, logits)(logits))
     return torch.cat(found).double().cpu()
 
 
@@ -113,7 +116,7 @@ class AblatedModel:
             batch = batch.to(self.spliced.device).narrowed(task.metric)
             values = self.ablation.values(self.spliced, task, batch)
             logits, seen = self.spliced.record(batch.clean, [resid(self.start_layer - 1)] if self.start_layer else [])
-            objective, stream = _objective(task, batch, logits), seen.get(resid(self.start_layer - 1))
+            objective, stream = objective_of(task, batch, logits), seen.get(resid(self.start_layer - 1))
             per_run = self.spliced.copies_at_once(batch.clean, self.max_rows)
             for begin in range(0, len(subgraphs), per_run):
                 part = subgraphs[begin : begin + per_run]
@@ -168,5 +171,6 @@ def _ablated(dictionary: Dictionary, x: Tensor, read: Tensor, value: Patched, ro
     return torch.where(error_kept, x, y if past is None else y + past) + wrote.view_as(x)
 
 
-def _objective(task: Task, batch: Batch, reference: Tensor) -> Objective:
+def objective_of(task: Task, batch: Batch, reference: Tensor) -> Objective:
+    """m of runs on a batch, whose unedited run has the logits `reference`."""
     return Objective(task.metric, Answers(batch.answers.clean, batch.answers.corrupted, reference))

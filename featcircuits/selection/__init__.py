@@ -1,0 +1,90 @@
+"""Selection rules by name: the order in which a circuit takes its nodes. A new one is a file and a row here.
+
+A rule is a frozen dataclass whose fields are its options. Its order holds every node with an effect, the
+one to keep longest first; sizes of a circuit and of the evaluation's curve are beginnings of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, Protocol
+
+from featcircuits.attribution.effects import NodeEffects
+from featcircuits.circuit import NodeScore
+from featcircuits.errors import InputError
+from featcircuits.nodes import Node
+from featcircuits.progress import Progress, silent
+from featcircuits.selection.effect import ByEffect
+from featcircuits.selection.evidence import Evidence
+from featcircuits.selection.greedy import Greedy
+from featcircuits.selection.helpful import HelpfulFirst
+from featcircuits.selection.iterated import IteratedPruning
+from featcircuits.selection.mask import LearnedMask
+from featcircuits.selection.ranks import MeanRank
+from featcircuits.selection.ratio import Ratio
+from featcircuits.splice import SplicedModel
+from featcircuits.states import Baseline
+from featcircuits.tasks import Task
+
+
+class Selection(Protocol):
+    def check(self, task: Task, baseline: Baseline) -> None:
+        """Raise `InputError` for what the rule needs and the task does not have."""
+        ...
+
+    def order(self, evidence: Evidence) -> list[Node]:
+        """The nodes of `evidence.scores`, each once."""
+        ...
+
+
+SELECTIONS: Mapping[str, Callable[..., Selection]] = {
+    "effect": ByEffect,
+    "helpful": HelpfulFirst,
+    "ratio": Ratio,
+    "ranks": MeanRank,
+    "iterated": IteratedPruning,
+    "mask": LearnedMask,
+    "greedy": Greedy,
+}
+DEFAULT_SELECTION = "effect"
+
+
+def selection_named(text: str) -> Selection:
+    """A rule with its options, written `ratio` or `ratio:positive=0.8`; anything unknown is an `InputError`."""
+    name, *rest = (part.strip() for part in text.split(":"))
+    if name not in SELECTIONS:
+        raise InputError(f"unknown selection rule {name!r}; known: {', '.join(SELECTIONS)}")
+    defaults = {field.name: field.default for field in fields(SELECTIONS[name])}  # type: ignore[arg-type]
+    options: dict[str, Any] = {}
+    for part in rest:
+        key, _, value = part.partition("=")
+        if key not in defaults:
+            known = ", ".join(defaults) or "none"
+            raise InputError(f"selection rule {name!r} has no option {key!r}; its options: {known}")
+        try:
+            options[key] = type(defaults[key])(value)
+        except ValueError:
+            kind = type(defaults[key]).__name__
+            raise InputError(f"selection rule {text!r}: {key} is {value!r}, but must be of type {kind}") from None
+    return SELECTIONS[name](**options)
+
+
+def select(
+    spliced: SplicedModel,
+    task: Task,
+    effects: NodeEffects,
+    rule: str = DEFAULT_SELECTION,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[Node]:
+    """Every node with an effect, in the order in which a circuit takes them.
+
+    `effects`: any estimator's on the task. `rule`: a name of `SELECTIONS`, with options after colons.
+    Raises `InputError` for unknown rules and options, and where a rule needs what is not there.
+    """
+    chosen = selection_named(rule)
+    chosen.check(task, effects.baseline)
+    scores = {node: NodeScore(effect, error) for node, effect, error in effects.nodes()}
+    return chosen.order(Evidence(spliced, task, effects, scores, seed, progress))

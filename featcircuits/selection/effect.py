@@ -1,0 +1,21 @@
+"""The strongest first, whichever way they push."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from featcircuits.nodes import Node
+from featcircuits.selection.evidence import Evidence
+from featcircuits.states import Baseline
+from featcircuits.tasks import Task
+
+
+@dataclass(frozen=True)
+class ByEffect:
+    """Descending |effect|."""
+
+    def check(self, task: Task, baseline: Baseline) -> None:
+        """Needs nothing."""
+
+    def order(self, evidence: Evidence) -> list[Node]:
+        return evidence.by_effect()

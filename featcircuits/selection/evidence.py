@@ -1,0 +1,76 @@
+"""What a selection rule may look at, and the ablated model that searching rules run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from featcircuits.attribution.effects import NodeEffects
+from featcircuits.circuit import NodeScore
+from featcircuits.errors import InputError
+from featcircuits.evaluation.ablated import ERRORS, AblatedModel
+from featcircuits.evaluation.ablations import ABLATIONS, ablation_named
+from featcircuits.nodes import Node
+from featcircuits.progress import Progress
+from featcircuits.splice import SplicedModel
+from featcircuits.states import Baseline
+from featcircuits.tasks import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A model, a task, and the effects that an estimator gives its nodes.
+
+    `scores`: every node with an effect, in forward order. They are what a rule orders.
+    """
+
+    spliced: SplicedModel
+    task: Task
+    effects: NodeEffects
+    scores: Mapping[Node, NodeScore]
+    seed: int
+    progress: Progress
+
+    def by_effect(self) -> list[Node]:
+        """Strongest |effect| first; equal ones in forward order."""
+        return strongest({node: score.effect for node, score in self.scores.items()})
+
+    def ablated(self, ablation: str, errors: str) -> AblatedModel:
+        """The model with everything outside a circuit ablated, on the examples of the task."""
+        name = _ablation_of(ablation, self.effects.baseline)
+        batch_size = self.effects.batch_size
+        prepared = ablation_named(name, self.spliced, self.task, batch_size, self.seed)
+        return AblatedModel(self.spliced, prepared, errors, batch_size=batch_size)
+
+
+def strongest(values: Mapping[Node, float]) -> list[Node]:
+    """Largest |value| first; equal ones keep their order."""
+    return sorted(values, key=lambda node: -abs(values[node]))
+
+
+def check_search(ablation: str, errors: str, task: Task, baseline: Baseline) -> None:
+    """Refuse settings of a rule that runs ablated models, and ablations that the task cannot have."""
+    if errors not in ERRORS:
+        raise InputError(f"errors is {errors!r}; known: {', '.join(ERRORS)}")
+    if _ablation_of(ablation, baseline) == "paired" and not task.paired:
+        raise InputError(f"{task.name}: ablation='paired' takes the corrupted twin's state, and there are no pairs")
+
+
+def check_share(what: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside [low, high]."""
+    if not low <= value <= high:
+        raise InputError(f"{what}={value}: give a number from {low:g} to {high:g}")
+
+
+def _ablation_of(ablation: str, baseline: Baseline) -> str:
+    """"same": nodes outside the circuit become what patching puts in."""
+    if ablation != "same":
+        if ablation not in ABLATIONS:
+            raise InputError(f"unknown ablation {ablation!r}; known: same, {', '.join(ABLATIONS)}")
+        return ablation
+    if baseline not in ABLATIONS:
+        raise InputError(
+            f"baseline {baseline} has no ablation of the same name; give the rule one, such as ablation=mean"
+        )
+    return str(baseline)
+

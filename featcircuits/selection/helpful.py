@@ -1,0 +1,24 @@
+"""Nodes that carry the behaviour first, those that work against it last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from featcircuits.nodes import Node
+from featcircuits.selection.evidence import Evidence
+from featcircuits.states import Baseline
+from featcircuits.tasks import Task
+
+
+@dataclass(frozen=True)
+class HelpfulFirst:
+    """Positive effects, strongest first, then negative ones, strongest first.
+
+    A circuit without what works against the answer may show more of the behaviour than the model does.
+    """
+
+    def check(self, task: Task, baseline: Baseline) -> None:
+        """Needs nothing."""
+
+    def order(self, evidence: Evidence) -> list[Node]:
+        return sorted(evidence.by_effect(), key=lambda node: evidence.scores[node].effect < 0)

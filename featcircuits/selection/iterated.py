@@ -1,0 +1,71 @@
+"""Pruning by the kept circuit's own gradient: estimate in the ablated circuit, drop the weakest, repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from featcircuits.errors import InputError
+from featcircuits.evaluation.ablated import AblatedModel
+from featcircuits.evaluation.masked import Masks, Prepared, mask_gradients, prepare
+from featcircuits.nodes import Node
+from featcircuits.selection.evidence import Evidence, check_search, check_share, strongest
+from featcircuits.selection.masks import at_nodes, masks_of
+from featcircuits.states import Baseline
+from featcircuits.tasks import Task
+
+
+@dataclass(frozen=True)
+class IteratedPruning:
+    """Drops the `drop` share of smallest |dF/dz| again and again, down to `smallest` nodes.
+
+    z = 1 keeps a node and 0 ablates it, so dF/dz is a node's effect inside the circuit that is left. What
+    was dropped later comes first. `ablation`: "same" as the baseline of the effects, or another by name.
+    `errors`: as in `featcircuits.evaluation.evaluate`.
+    """
+
+    drop: float = 0.2
+    smallest: int = 16
+    ablation: str = "same"
+    errors: str = "nodes"
+
+    def __post_init__(self) -> None:
+        check_share("drop", self.drop, 0.01, 0.9)
+        if self.smallest < 1:
+            raise InputError(f"smallest={self.smallest}: give at least 1 node")
+
+    def check(self, task: Task, baseline: Baseline) -> None:
+        check_search(self.ablation, self.errors, task, baseline)
+
+    def order(self, evidence: Evidence) -> list[Node]:
+        ablated = evidence.ablated(self.ablation, self.errors)
+        prepared = list(prepare(ablated, evidence.task))
+        kept, dropped = evidence.by_effect(), []
+        sizes = self._sizes(len(kept))
+        for size in evidence.progress(sizes, "iterated pruning", len(sizes)):
+            effects = effects_inside(ablated, prepared, evidence.task, kept)
+            ranked = strongest(dict(zip(kept, effects, strict=True)))
+            kept, dropped = ranked[:size], [*ranked[size:], *dropped]
+        return [*kept, *dropped]
+
+    def _sizes(self, count: int) -> list[int]:
+        """How many are kept after each round; the last round drops none and only ranks."""
+        sizes = []
+        while count > self.smallest:
+            count = max(self.smallest, min(count - 1, int(count * (1 - self.drop))))
+            sizes.append(count)
+        return [*sizes, count]
+
+
+def effects_inside(
+    ablated: AblatedModel, prepared: Iterable[Prepared], task: Task, nodes: list[Node]
+) -> list[float]:
+    """Each node's mean dF/dz at 1, everything but `nodes` ablated."""
+    masks = masks_of(ablated.spliced, task.places, nodes)
+    total: Masks = {site: torch.zeros_like(mask) for site, mask in masks.items()}
+    for batch in prepared:
+        for site, gradient in mask_gradients(ablated, batch, masks).items():
+            total[site].add_(gradient)
+    return (at_nodes(total, ablated.spliced, task.places, nodes) / len(task)).tolist()

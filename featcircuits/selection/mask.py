@@ -1,0 +1,81 @@
+"""A learned mask: scores of nodes, such that the best of any number make a faithful circuit."""
+
+from __future__ import annotations
+
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featcircuits.errors import InputError
+from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
+from featcircuits.evaluation.masked import Prepared, masked_metric, prepare
+from featcircuits.nodes import Node
+from featcircuits.selection.evidence import Evidence, check_search
+from featcircuits.selection.masks import masks_of
+from featcircuits.states import Baseline
+from featcircuits.tasks import Task
+
+_LOW, _HIGH = -0.1, 1.1
+"""Masks are sigmoids stretched to this range and cut to [0, 1], so that most are 0 or 1 (Louizos et al. 2018)."""
+
+
+@dataclass(frozen=True)
+class LearnedMask:
+    """Descending learned score; scores begin as -log(rank by |effect|).
+
+    Each step draws a size k, evenly on a log axis from `smallest` to all nodes, lets the nodes of about
+    the k highest scores through, mask = sigmoid((score - score of rank k) / temperature), stretched and
+    cut, and takes a step of Adam down mean ((F(circuit) - F(model)) / (F(model) - F(empty)))^2. `ablation`,
+    `errors`: as in `featcircuits.selection.iterated`.
+    """
+
+    steps: int = 60
+    rate: float = 0.05
+    temperature: float = 0.3
+    smallest: int = 16
+    ablation: str = "same"
+    errors: str = "nodes"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.smallest < 1 or not self.rate > 0 or not self.temperature > 0:
+            raise InputError(
+                f"steps={self.steps}, smallest={self.smallest}, rate={self.rate}, temperature={self.temperature}: "
+                "give at least 1 step and 1 node, and a rate and a temperature above 0"
+            )
+
+    def check(self, task: Task, baseline: Baseline) -> None:
+        check_search(self.ablation, self.errors, task, baseline)
+
+    def order(self, evidence: Evidence) -> list[Node]:
+        ablated, task, nodes = evidence.ablated(self.ablation, self.errors), evidence.task, evidence.by_effect()
+        batches = list(prepare(ablated, task))
+        gap, generator = _gap(ablated, batches, task), torch.Generator().manual_seed(evidence.seed)
+        scores = (-torch.arange(1, len(nodes) + 1).log()).requires_grad_()
+        optimiser = torch.optim.Adam([scores], self.rate)
+        for _ in evidence.progress(range(self.steps), "learning a mask", self.steps):
+            optimiser.zero_grad()
+            for batch in batches:
+                masks = masks_of(ablated.spliced, task.places, nodes, self._drawn(scores, generator))
+                unfaithful = ((masked_metric(ablated, batch, masks) - batch.model) / gap) ** 2
+                (unfaithful.sum() / len(task)).backward()
+            optimiser.step()
+        found = dict(zip(nodes, scores.tolist(), strict=True))
+        return sorted(nodes, key=lambda node: -found[node])
+
+    def _drawn(self, scores: Tensor, generator: torch.Generator) -> Tensor:
+        """Masks of about a drawn number of nodes; differentiable in the scores."""
+        few = min(self.smallest, len(scores))
+        size = round(few * (len(scores) / few) ** float(torch.rand(1, generator=generator)))
+        threshold = scores.detach().topk(size).values[-1]
+        soft = ((scores - threshold) / self.temperature).sigmoid()
+        return (soft * (_HIGH - _LOW) + _LOW).clamp(0, 1)
+
+
+def _gap(ablated: AblatedModel, batches: Sequence[Prepared], task: Task) -> float:
+    """mean F(model) - mean F(empty), and 1 where there is none to divide by."""
+    empty = ablated.metric(task, [Subgraph(ranks_of(ablated.spliced, task.places, []), 0)]).mean()
+    model = torch.cat([batch.model for batch in batches]).double().mean().cpu()
+    return abs(float(model - empty)) or 1.0

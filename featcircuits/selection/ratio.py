@@ -1,0 +1,67 @@
+"""A share of helpful nodes at every size, among nodes whose sign is certain (after Nikankin et al. 2025)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from featcircuits.circuit import NodeScore
+from featcircuits.errors import InputError
+from featcircuits.nodes import Node
+from featcircuits.selection.evidence import Evidence, check_share
+from featcircuits.states import Baseline
+from featcircuits.tasks import Task
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """At every size at least `positive` of the nodes are the most helpful ones; the rest go by |effect|.
+
+    Nikankin et al. choose circuits of one size so, from edges whose sign a bootstrap over prompts confirms;
+    here sizes are nested. A node whose mean effect has its sign in less than `consistency` of the
+    bootstrap's draws comes after all others. That share is Phi(|mean| / standard error) of the means over
+    resampled prompts, by their normal limit: it needs the sums that effects are kept in anyway, and no draws.
+    """
+
+    positive: float = 0.75
+    consistency: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_share("positive", self.positive, 0, 1)
+        check_share("consistency", self.consistency, 0, 1)
+
+    def check(self, task: Task, baseline: Baseline) -> None:
+        """A sign is consistent over prompts: at least two."""
+        if len(task) < 2:
+            raise InputError(f"{task.name}: select=ratio needs at least 2 examples to tell how certain a sign is")
+
+    def order(self, evidence: Evidence) -> list[Node]:
+        count, ranked = len(evidence.task), evidence.by_effect()
+        certain = [node for node in ranked if sign_share(evidence.scores[node], count) >= self.consistency]
+        kept = set(certain)
+        return [*self._mixed(evidence, certain), *(node for node in ranked if node not in kept)]
+
+    def _mixed(self, evidence: Evidence, nodes: list[Node]) -> list[Node]:
+        helpful = iter([node for node in nodes if evidence.scores[node].effect > 0])
+        order: dict[Node, None] = {}
+        n_helpful = 0
+        for node in nodes:
+            # the most helpful one left comes in wherever the share would fall short
+            while n_helpful < self.positive * (len(order) + 1) and node not in order:
+                best = next((one for one in helpful if one not in order), None)
+                if best is None:
+                    break
+                order[best] = None
+                n_helpful += 1
+            if node not in order:
+                order[node] = None
+                n_helpful += evidence.scores[node].effect > 0
+        return list(order)
+
+
+def sign_share(score: NodeScore, count: int) -> float:
+    """The share of a bootstrap's means over `count` examples that have the sign of the mean."""
+    spread = score.standard_error * math.sqrt((count - 1) / count)  # a bootstrap divides by n, not n - 1
+    if spread == 0:
+        return 1.0
+    return 0.5 * (1 + math.erf(abs(score.effect) / spread / math.sqrt(2)))
