@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from featcircuits.health import check_suite
     from featcircuits.loading import load
     from featcircuits.nodes import Node
+    from featcircuits.selection import select
     from featcircuits.sites import Site
     from featcircuits.tasks import Task
     from featcircuits.tracing import trace
@@ -52,6 +53,7 @@ _HOMES = {
     "load": "featcircuits.loading",
     "node_effects": "featcircuits.attribution.effects",
     "patch": "featcircuits.evaluation",
+    "select": "featcircuits.selection",
     "symmetric_replacement": "featcircuits.corruption",
     "trace": "featcircuits.tracing",
     "train_suite": "featcircuits.training",
@@ -77,6 +79,7 @@ __all__ = [
     "load",
     "node_effects",
     "patch",
+    "select",
     "sources",
     "symmetric_replacement",
     "trace",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Endpoint = Node | str
 """A node, the metric, or an input (`featcircuits.nodes.input_node`)."""
 
-FORMAT = 1
+FORMAT = 2
 
 
 class NodeScore(NamedTuple):
@@ -51,7 +51,11 @@ class NodeScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Circuit:
-    """Nodes with their effects, edges with theirs, the places nodes can stand at, and provenance."""
+    """Nodes with their effects, edges with theirs, the places nodes can stand at, and provenance.
+
+    Nodes stand in the order in which a circuit takes them, the one to keep longest first: curves over
+    sizes follow it, and it is saved. A traced circuit has them as its selection rule does.
+    """
 
     nodes: Mapping[Node, NodeScore]
     edges: Mapping[tuple[Endpoint, Endpoint], float]

@@ -71,6 +71,10 @@ class TraceConfig(Config):
     rule: str = option("left", "Quadrature of ig: left (as published), midpoint or gauss.")
     rules: str = option("default", "Propagation rules of relp: default, with_ah, or names joined by +.")
     baseline: str = option("paired", "What patching puts in: the corrupted run ('paired'), 'zero', 'mean' or 'noise'.")
+    select: str = option(
+        "effect",
+        "Which nodes come first: effect, helpful, ratio, ranks, iterated, mask or greedy, options after colons.",
+    )
     keep_nodes: str = option("top=150", "Which nodes to keep: top=N, threshold=X or cumulative=SHARE.")
     keep_edges: str = option("top=1000", "Which edges to keep, by the same rules.")
     batch_size: int = option(0, "Examples of one batch; 0: as many as fit, at most 16.")

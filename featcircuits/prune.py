@@ -1,6 +1,7 @@
 """Pruning: which nodes and edges a circuit keeps.
 
-A rule picks entries by |effect|; equal ones keep the order they came in. After edges are chosen,
+A rule picks entries by |effect|, equal ones in the order they came in; of a ranking it picks the beginning
+of the ranking's own order (featcircuits.selection). After edges are chosen,
 nodes that no path of kept edges leads from to the metric are dropped.
 """
 
@@ -16,7 +17,7 @@ from featcircuits.errors import InputError
 from featcircuits.nodes import METRIC
 
 Rule = Callable[[np.ndarray], np.ndarray]
-"""|effects| in descending order -> how many of the first to keep, as a mask."""
+"""|effects| in the order in which entries are taken -> which to keep, as a mask."""
 
 
 def threshold(value: float) -> Rule:
@@ -27,14 +28,14 @@ def threshold(value: float) -> Rule:
 
 
 def top(count: float) -> Rule:
-    """The `count` strongest: a budget."""
+    """The first `count`: a budget."""
     if not (count >= 1 and float(count).is_integer()):
         raise InputError(f"top={count}: give a whole number of at least 1")
     return lambda sizes: np.arange(len(sizes)) < count
 
 
 def cumulative(share: float) -> Rule:
-    """The fewest that hold `share` of the total |effect|."""
+    """The first that hold `share` of the total |effect| together."""
     if not 0 < share <= 1:
         raise InputError(f"cumulative={share}: give a share above 0, and at most 1")
 
@@ -66,6 +67,14 @@ def choose(effects: Sequence[float], rule: Rule) -> list[int]:
     sizes = np.abs(np.asarray(effects, dtype=np.float64))
     order = np.argsort(-sizes, kind="stable")
     return sorted(order[rule(sizes[order])].tolist()) if len(sizes) else []
+
+
+def beginning(ranking: Circuit, rule: Rule) -> Circuit:
+    """What a rule keeps of a ranking's nodes, taken in the ranking's order; of a circuit without edges."""
+    sizes = np.abs(np.array([score.effect for score in ranking.nodes.values()], dtype=np.float64))
+    kept = rule(sizes).tolist() if len(sizes) else []
+    nodes = {node: score for (node, score), keep in zip(ranking.nodes.items(), kept, strict=True) if keep}
+    return replace(ranking, nodes=nodes)
 
 
 def prune(circuit: Circuit, *, nodes: Rule | None = None, edges: Rule | None = None) -> Circuit:

@@ -15,7 +15,8 @@ from featcircuits.ledger import Ledger
 from featcircuits.manifest import manifest_of
 from featcircuits.nodes import Node, input_node
 from featcircuits.progress import Progress, silent
-from featcircuits.prune import parse_rule, prune
+from featcircuits.prune import beginning, parse_rule, prune
+from featcircuits.selection import DEFAULT_SELECTION, select_with, selection_named
 from featcircuits.splice import SplicedModel
 from featcircuits.states import Baseline, fitting_batch
 from featcircuits.tasks import Task
@@ -25,7 +26,7 @@ DEFAULT_EDGES = "top=1000"
 
 
 class Trace(NamedTuple):
-    """`circuit`: the pruned graph. `ranking`: every node with an effect, and no edges."""
+    """`circuit`: the pruned graph. `ranking`: every node with an effect, as selected, and no edges."""
 
     circuit: Circuit
     ranking: Circuit
@@ -46,6 +47,7 @@ def trace_with_ranking(
     keep_edges: str | None = None,
     node_threshold: float | None = None,
     edge_threshold: float | None = None,
+    select: str = DEFAULT_SELECTION,
     baseline: Baseline = "paired",
     batch_size: int | None = None,
     seed: int = 0,
@@ -54,11 +56,13 @@ def trace_with_ranking(
     progress: Progress = silent,
     **options: Any,
 ) -> Trace:
-    """Node effects, the nodes to keep, edge effects among them, the edges to keep, and the circuit.
+    """Node effects, their order and those to keep, edge effects among them, edges to keep, and the circuit.
 
     `nodes`, `edges`: estimators by name; edges "same" as the nodes', or None for a circuit of
     nodes alone. `keep_nodes`, `keep_edges`: pruning rules ("top=100", "threshold=0.1",
-    "cumulative=0.8"), or thresholds given as numbers. `options` go to the node estimator.
+    "cumulative=0.8"), or thresholds given as numbers. `select`: the rule that orders the nodes, "effect" by
+    |effect| or another with its options ("ratio:positive=0.8", see featcircuits.selection); "top" and
+    "cumulative" keep the first of that order, "threshold" what has the effect. `options` go to the node estimator.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
     `batch_size`: examples at once; by default as many as fit, 16 at most.
     `check_fit`: refuse dictionaries that leave more than all variance unexplained in the first batch
@@ -68,6 +72,8 @@ def trace_with_ranking(
     node_rule = _rule(keep_nodes, node_threshold, DEFAULT_NODES, "node")
     edge_rule = _rule(keep_edges, edge_threshold, DEFAULT_EDGES, "edge")
     choose_nodes, choose_edges = parse_rule(node_rule), parse_rule(edge_rule)
+    selection = selection_named(select)
+    selection.check(task, baseline)
     task.check_places()
     batch_size = fitting_batch(spliced, task, batch_size)
     edge_method = nodes if edges == "same" else edges
@@ -81,10 +87,11 @@ def trace_with_ranking(
     )  # fmt: skip
     settings = {
         "nodes": nodes, "edges": edge_method, "options": options, "baseline": str(baseline),
-        "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
+        "select": select, "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
-    ranking = _ranking(spliced, task, effects, settings)
-    kept = prune(ranking, nodes=choose_nodes)
+    order = select_with(selection, spliced, task, effects, seed=seed, progress=progress)
+    ranking = _ranking(spliced, task, effects, order, settings)
+    kept = beginning(ranking, choose_nodes)
     if edges is None:
         return Trace(kept, ranking)
     found = edge_effects(
@@ -109,10 +116,13 @@ def _rule(rule: str | None, threshold: float | None, default: str, what: str) ->
     return f"threshold={threshold}" if threshold is not None else rule or default
 
 
-def _ranking(spliced: SplicedModel, task: Task, effects: NodeEffects, settings: dict[str, Any]) -> Circuit:
-    """All nodes with an effect, as a circuit without edges."""
+def _ranking(
+    spliced: SplicedModel, task: Task, effects: NodeEffects, order: list[Node], settings: dict[str, Any]
+) -> Circuit:
+    """All nodes with an effect in the order selected, as a circuit without edges."""
+    scores = {node: NodeScore(effect, error) for node, effect, error in effects.nodes()}
     return Circuit(
-        nodes={node: NodeScore(effect, error) for node, effect, error in effects.nodes()},
+        nodes={node: scores[node] for node in order},
         edges={},
         places=task.places,
         aggregate=task.aggregate,

@@ -155,7 +155,7 @@ def damaged(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 99}, "circuit format 99; this version reads format 1"),
+        ({"format": 99}, "circuit format 99; this version reads format 2"),
         ({"nodes": ["embed/3@0"]}, "its tables do not fit each other"),
         ({"nodes": ["embed/3@0", "embed/3@0", "resid_2/7@1"]}, "a node occurs twice"),
         ({"nodes": ["embed/3@0", "rubbish", "resid_2/7@1"]}, "'rubbish' is not a node"),

@@ -75,16 +75,19 @@ def report_table(report: Report) -> Table:
 
 def curve_table(curve: Curve) -> Table:
     """Scores by circuit size, beside random circuits."""
-    table = Table(
-        title=f"By size (area {curve.area:.3f}, random {curve.area_random:.3f}; |1 - f| {curve.area_from_one:.3f})",
-        title_justify="left",
-    )
+    whole = f"area {curve.area:.3f}{_between(curve.area_interval)}, random {curve.area_random:.3f}"
+    beside = f"|1 - f| {curve.area_from_one:.3f}{_between(curve.area_from_one_interval)}"
+    table = Table(title=f"By size ({whole}; {beside})", title_justify="left")
     for name in ("nodes", "faithfulness", "completeness", f"random ({curve.draws} draws)"):
         table.add_column(name, justify="right")
     columns = (curve.sizes, curve.faithfulness, curve.completeness, curve.random, curve.random_sd)
     for size, faithful, complete, random, spread in zip(*columns, strict=True):
         table.add_row(str(size), f"{faithful:.3f}", f"{complete:.3f}", f"{random:.3f} ± {spread:.3f}")
     return table
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" (95 %: {interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def agreement_table(agreement: Agreement) -> Table:

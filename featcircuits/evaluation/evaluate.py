@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from featcircuits.circuit import Circuit
@@ -15,19 +14,14 @@ from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, circuit_subgraph, metric_model, ranks_of
 from featcircuits.evaluation.ablations import Ablation, ablation_named
 from featcircuits.evaluation.curves import check_sizes, curve, default_sizes
+from featcircuits.evaluation.folds import interval, parts
 from featcircuits.evaluation.report import Curve, Report
-from featcircuits.evaluation.scores import invalid_reason, share
+from featcircuits.evaluation.scores import area, area_from_one, invalid_reason, share
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import EMBED
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
-
-_FOLDS = 5
-_SMALLEST_FOLD = 8
-_T_95 = 2.776
-"""Student's t for a 95 % interval from five folds."""
-
 
 def evaluate(
     spliced: SplicedModel,
@@ -38,7 +32,7 @@ def evaluate(
     errors: str = "nodes",
     start_layer: int = 0,
     embed: bool | None = None,
-    ranking: Circuit | None = None,
+    ranking: Circuit | Sequence[Node] | None = None,
     sizes: Sequence[int] | None = None,
     draws: int = 5,
     seed: int = 0,
@@ -51,20 +45,22 @@ def evaluate(
     `ablation`: "mean", "zero", "resample", "paired", or an object from `featcircuits.evaluation`.
     `errors`: error nodes as the circuit says ("nodes"), all kept ("keep") or all ablated ("remove").
     `start_layer`: sites of earlier layers are given for free, and so is the embedding unless
-    `start_layer` is 0 or `embed` says otherwise. `ranking`: all nodes with their effects, for the
-    curve over sizes; without it the circuit's own nodes are ranked. `sizes=()` leaves the curve out.
+    `start_layer` is 0 or `embed` says otherwise. `ranking`: nodes for the curve
+    over sizes, in the order in which it takes them (a Circuit's own order); without it the circuit's are
+    taken. `sizes=()` leaves the curve out.
     Raises `InputError` for unknown names and for a circuit of another suite, task or aggregate.
     """
     scope = scope_of(spliced, start_layer, embed)
     _check_match(circuit, task)
-    order = _ranked_nodes(ranking or circuit, scope)
+    order = [node for node in _order(circuit if ranking is None else ranking) if node.site in scope.dictionaries]
     chosen_sizes = default_sizes(order) if sizes is None else check_sizes(sizes, len(order))
     prepared = ablation_named(ablation, scope, task, batch_size, seed)
     ablated = AblatedModel(scope, prepared, errors, start_layer, batch_size, max_rows)
     found = _measure(ablated, circuit, task)
     scores, folds = found.scores, []
     if isinstance(ablation, str) and found.invalid is None:
-        folds = _fold_scores(ablated, circuit, task, ablation, seed)
+        folds = _folds(ablated, circuit, task, ablation, seed, order, chosen_sizes)
+    drawn = _curve(ablated, task, order, chosen_sizes, found, draws, seed, progress)
     return Report(
         faithfulness=scores["circuit"],
         completeness=scores["complement"],
@@ -73,7 +69,7 @@ def evaluate(
         F_empty=found.means["empty"],
         F_complement=found.means["complement"],
         invalid=found.invalid,
-        interval=_interval(scores["circuit"], folds),
+        interval=interval(scores["circuit"], [fold.faithfulness for fold in folds]),
         folds=len(folds),
         cap=scores["cap"],
         n_nodes=sum(node.site in scope.dictionaries for node in circuit.nodes),
@@ -87,7 +83,7 @@ def evaluate(
         start_layer=start_layer,
         embed=EMBED in scope.dictionaries,
         seed=seed,
-        curve=_curve(ablated, task, order, chosen_sizes, found, draws, seed, progress),
+        curve=_with_intervals(drawn, folds),
     )
 
 
@@ -174,10 +170,8 @@ def _check_match(circuit: Circuit, task: Task) -> None:
         )
 
 
-def _ranked_nodes(ranking: Circuit, scope: SplicedModel) -> list[Node]:
-    """Nodes in scope, strongest |effect| first; ties in node order."""
-    nodes = [(node, score.effect) for node, score in ranking.nodes.items() if node.site in scope.dictionaries]
-    return [node for node, effect in sorted(nodes, key=lambda item: -abs(item[1]))]
+def _order(ranking: Circuit | Sequence[Node]) -> list[Node]:
+    return list(ranking.nodes) if isinstance(ranking, Circuit) else list(dict.fromkeys(ranking))
 
 
 def _edges_in_scope(circuit: Circuit, scope: SplicedModel) -> int:
@@ -187,24 +181,41 @@ def _edges_in_scope(circuit: Circuit, scope: SplicedModel) -> int:
     return sum(inside(source) and inside(target) for source, target in circuit.edges)
 
 
-def _fold_scores(ablated: AblatedModel, circuit: Circuit, task: Task, ablation: str, seed: int) -> list[float]:
-    """Faithfulness on each of five interleaved parts, with ablation values drawn from the part alone."""
-    if len(task) < _FOLDS * _SMALLEST_FOLD:
-        return []
-    scores = []
-    for fold in range(_FOLDS):
-        part = task.with_options(examples=task.examples[fold::_FOLDS])
-        if part.places != task.places:  # a role that only some examples have
-            return []
+class _Fold(NamedTuple):
+    """Scores of one part of the examples."""
+
+    faithfulness: float
+    area: float
+    area_from_one: float
+
+
+def _folds(
+    ablated: AblatedModel,
+    circuit: Circuit,
+    task: Task,
+    ablation: str,
+    seed: int,
+    order: Sequence[Node],
+    sizes: Sequence[int],
+) -> list[_Fold]:
+    """Scores of each part, with ablation values drawn from the part alone."""
+    found, ranks = [], ranks_of(ablated.spliced, task.places, order)
+    for fold, part in enumerate(parts(task)):
         prepared = ablation_named(ablation, ablated.spliced, part, ablated.batch_size, seed + fold)
-        found = _measure(replace(ablated, ablation=prepared), circuit, part)
-        scores.append(found.scores["circuit"])
-    return scores
+        own = replace(ablated, ablation=prepared)
+        measured = _measure(own, circuit, part)
+        metrics = own.metric(part, [Subgraph(ranks, size) for size in sizes]).mean(1).tolist() if sizes else []
+        scores = [share(metric, measured.means["model"], measured.means["empty"]) for metric in metrics]
+        areas = (area(sizes, scores), area_from_one(sizes, scores)) if sizes else (math.nan, math.nan)
+        found.append(_Fold(measured.scores["circuit"], *areas))
+    return found
 
 
-def _interval(center: float, folds: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the score, from the spread of the folds' scores; None unless all are valid."""
-    if len(folds) < _FOLDS or not all(map(math.isfinite, folds)):
+def _with_intervals(found: Curve | None, folds: Sequence[_Fold]) -> Curve | None:
+    if found is None:
         return None
-    half = _T_95 * float(np.std(folds, ddof=1)) / math.sqrt(len(folds))
-    return center - half, center + half
+    return replace(
+        found,
+        area_interval=interval(found.area, [fold.area for fold in folds]),
+        area_from_one_interval=interval(found.area_from_one, [fold.area_from_one for fold in folds]),
+    )

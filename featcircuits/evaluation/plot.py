@@ -18,7 +18,7 @@ def plot_curve(report: Report, path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     random, spread = curve.random, curve.random_sd
-    axes.plot(curve.sizes, curve.faithfulness, "o-", color="tab:blue", label="faithfulness, strongest nodes")
+    axes.plot(curve.sizes, curve.faithfulness, "o-", color="tab:blue", label="faithfulness, first nodes")
     axes.plot(curve.sizes, curve.completeness, "s-", color="tab:orange", label="completeness (complement)")
     axes.plot(curve.sizes, random, "--", color="grey", label=f"faithfulness, random ({curve.draws} draws)")
     low, high = zip(*((r - s, r + s) for r, s in zip(random, spread, strict=True)), strict=True)

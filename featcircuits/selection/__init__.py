@@ -84,7 +84,19 @@ def select(
     `effects`: any estimator's on the task. `rule`: a name of `SELECTIONS`, with options after colons.
     Raises `InputError` for unknown rules and options, and where a rule needs what is not there.
     """
-    chosen = selection_named(rule)
-    chosen.check(task, effects.baseline)
+    return select_with(selection_named(rule), spliced, task, effects, seed=seed, progress=progress)
+
+
+def select_with(
+    rule: Selection,
+    spliced: SplicedModel,
+    task: Task,
+    effects: NodeEffects,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[Node]:
+    """`select`, with a rule that is built already."""
+    rule.check(task, effects.baseline)
     scores = {node: NodeScore(effect, error) for node, effect, error in effects.nodes()}
-    return chosen.order(Evidence(spliced, task, effects, scores, seed, progress))
+    return rule.order(Evidence(spliced, task, effects, scores, seed, progress))

@@ -1,0 +1,34 @@
+"""Disjoint parts of a task, and intervals from the spread of what they give.
+
+Each part draws its own ablation values, so that an interval includes that draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from featcircuits.tasks import Task
+
+FOLDS = 5
+_SMALLEST_FOLD = 8
+_T_95 = 2.776
+"""Student's t for a 95 % interval from five folds."""
+
+
+def parts(task: Task) -> list[Task]:
+    """Five interleaved parts; none where they would be too small, or lack a role that others have."""
+    if len(task) < FOLDS * _SMALLEST_FOLD:
+        return []
+    found = [task.with_options(examples=task.examples[fold::FOLDS]) for fold in range(FOLDS)]
+    return found if all(part.places == task.places for part in found) else []
+
+
+def interval(center: float, values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of a mean, from the spread of the folds' values; None unless all are valid."""
+    if len(values) < FOLDS or not all(map(math.isfinite, values)):
+        return None
+    half = _T_95 * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return center - half, center + half
