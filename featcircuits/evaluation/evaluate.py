@@ -23,6 +23,7 @@ from featcircuits.sites import EMBED
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
 
+
 def evaluate(
     spliced: SplicedModel,
     circuit: Circuit,

@@ -63,7 +63,7 @@ def check_share(what: str, value: float, low: float, high: float) -> None:
 
 
 def _ablation_of(ablation: str, baseline: Baseline) -> str:
-    """"same": nodes outside the circuit become what patching puts in."""
+    """ "same": nodes outside the circuit become what patching puts in."""
     if ablation != "same":
         if ablation not in ABLATIONS:
             raise InputError(f"unknown ablation {ablation!r}; known: same, {', '.join(ABLATIONS)}")
@@ -73,4 +73,3 @@ def _ablation_of(ablation: str, baseline: Baseline) -> str:
             f"baseline {baseline} has no ablation of the same name; give the rule one, such as ablation=mean"
         )
     return str(baseline)
-

@@ -26,7 +26,7 @@ class IteratedPruning:
     `errors`: as in `featcircuits.evaluation.evaluate`.
     """
 
-    drop: float = 0.2
+    drop: float = 0.1
     smallest: int = 16
     ablation: str = "same"
     errors: str = "nodes"
@@ -59,9 +59,7 @@ class IteratedPruning:
         return [*sizes, count]
 
 
-def effects_inside(
-    ablated: AblatedModel, prepared: Iterable[Prepared], task: Task, nodes: list[Node]
-) -> list[float]:
+def effects_inside(ablated: AblatedModel, prepared: Iterable[Prepared], task: Task, nodes: list[Node]) -> list[float]:
     """Each node's mean dF/dz at 1, everything but `nodes` ablated."""
     masks = masks_of(ablated.spliced, task.places, nodes)
     total: Masks = {site: torch.zeros_like(mask) for site, mask in masks.items()}

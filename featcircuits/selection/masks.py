@@ -39,9 +39,7 @@ def at_nodes(masks: Masks, spliced: SplicedModel, places: tuple[Place, ...], nod
     return found
 
 
-def _rows(
-    spliced: SplicedModel, places: tuple[Place, ...], nodes: Sequence[Node]
-) -> dict[Site, tuple[Tensor, Tensor]]:
+def _rows(spliced: SplicedModel, places: tuple[Place, ...], nodes: Sequence[Node]) -> dict[Site, tuple[Tensor, Tensor]]:
     """Per site: where in its flattened mask some nodes stand, and which these are."""
     number = {place: index for index, place in enumerate(places)}
     found: dict[Site, tuple[list[int], list[int]]] = {site: ([], []) for site in spliced.dictionaries}

@@ -1,0 +1,1 @@
+"""Which order of nodes makes the most faithful circuits?"""
