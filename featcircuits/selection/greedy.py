@@ -19,20 +19,20 @@ from featcircuits.tasks import Task
 class Greedy:
     """From a circuit of the `pool` strongest nodes down to `smallest`, by exact effects inside it.
 
-    In each round every node of the circuit's weaker half is ablated in it alone, and every one of half as
-    many nodes that stand next is restored in it alone. These nodes are ordered anew by how much that changes
-    F, and the weakest `drop` share of the circuit leaves. One ablated run a node tried, round and example.
+    In each round every node of the circuit is ablated in it alone, and every one of the quarter as many
+    nodes that stand next is restored in it alone. These nodes are ordered anew by how much that changes F,
+    and the weakest `drop` share of the circuit leaves. One ablated run a node tried, round and example.
     `ablation`, `errors`: as in `featcircuits.selection.iterated`.
     """
 
     pool: int = 128
-    drop: float = 0.3
+    drop: float = 0.4
     smallest: int = 16
     ablation: str = "same"
     errors: str = "nodes"
 
     def __post_init__(self) -> None:
-        check_share("drop", self.drop, 0.01, 0.5)
+        check_share("drop", self.drop, 0.01, 0.9)
         if not 1 <= self.smallest <= self.pool:
             raise InputError(f"pool={self.pool}, smallest={self.smallest}: give at least 1 node, and a larger pool")
 
@@ -43,10 +43,9 @@ class Greedy:
         ablated, order = evidence.ablated(self.ablation, self.errors), evidence.by_effect()
         sizes = self._sizes(len(order))
         for size in evidence.progress(sizes, "greedy refinement", len(sizes)):
-            ranks = range(size // 2, min(size + size // 4, len(order)))
-            effects = toggling(ablated, evidence.task, order, size, ranks).mean(1)
-            tried = {order[rank]: effect for rank, effect in zip(ranks, effects.tolist(), strict=True)}
-            order[ranks.start : ranks.stop] = strongest(tried)
+            tried = order[: size + size // 4]
+            effects = toggling(ablated, evidence.task, order, size, len(tried)).mean(1)
+            order[: len(tried)] = strongest(dict(zip(tried, effects.tolist(), strict=True)))
         return order
 
     def _sizes(self, count: int) -> list[int]:
@@ -57,9 +56,9 @@ class Greedy:
         return [*sizes, min(self.smallest, count)]
 
 
-def toggling(ablated: AblatedModel, task: Task, order: Sequence[Node], size: int, ranks: Sequence[int]) -> Tensor:
-    """F(the first `size`) less F of it with the node of each rank the other way round: [rank, example]."""
-    ranked = ranks_of(ablated.spliced, task.places, order)
-    circuits = [Subgraph(ranked, size), *(Subgraph(ranked, size, toggled=rank) for rank in ranks)]
+def toggling(ablated: AblatedModel, task: Task, order: Sequence[Node], size: int, count: int) -> Tensor:
+    """F(the first `size`) less F of it with each of the first `count` the other way round: [node, example]."""
+    ranks = ranks_of(ablated.spliced, task.places, order)
+    circuits = [Subgraph(ranks, size), *(Subgraph(ranks, size, toggled=rank) for rank in range(count))]
     found = ablated.metric(task, circuits)
     return found[:1] - found[1:]
