@@ -141,6 +141,21 @@ def test_evaluate_reports_the_ratios_and_what_they_are_made_of(command: Command,
     assert (run_folder / "report.json").read_bytes() == before
 
 
+def test_a_selection_rule_orders_the_ranking_and_its_curve(command: Command, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert command(*TRACE, "--edges", "none", "--select", "helpful", "-o", run).code == 0
+    ranking, circuit = (Circuit.load(run / f"{name}.safetensors") for name in ("nodes", "circuit"))
+    effects = [score.effect for score in ranking.nodes.values()]
+    assert effects == sorted((x for x in effects if x > 0), reverse=True) + sorted(x for x in effects if x < 0)
+    assert list(circuit.nodes) == list(ranking.nodes)[:60]
+    assert json.loads((run / "config.json").read_text())["select"] == "helpful"
+    assert command("evaluate", run, "--limit", 8, "--sizes", "60", "--draws", 1).code == 0
+    report = json.loads((run / "report.json").read_text())
+    assert report["curve"]["faithfulness"][0] == pytest.approx(report["faithfulness"], rel=1e-5)
+    refused = command(*TRACE, "--select", "best", "-o", tmp_path / "other")
+    assert (refused.code, "unknown selection rule 'best'" in refused.err) == (2, True)
+
+
 def test_export_writes_files_that_networkx_reads_back(command: Command, run_folder: Path) -> None:
     assert command("export", run_folder, "--to", "gexf,graphml,json").code == 0
     expected = Circuit.load(run_folder / "circuit.safetensors").to_networkx()

@@ -176,9 +176,7 @@ def test_a_ratio_without_meaning_is_called_invalid_and_left_out_of_the_json() ->
     """Prompts that do not show the behaviour: ablating everything raises the metric."""
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(3, 4)
     found = fc.evaluate(spliced, circuit_of(every_node(spliced, task)[:5], task), task, ablation="zero", sizes=(2, 5))
-    turned = task.with_options(
-        examples=tuple(Example(e.clean, e.corrupted, e.corrupted_answers, e.clean_answers) for e in task.examples)
-    )
+    turned = _turned(task)
     report = fc.evaluate(spliced, circuit_of([], turned), turned, ablation="zero", sizes=())
     valid, invalid = (found, report) if found.invalid is None else (report, found)
     assert valid.invalid is None
@@ -198,6 +196,34 @@ def test_the_interval_comes_from_disjoint_parts_and_holds_the_score() -> None:
         low, high = report.interval
         assert low < report.faithfulness < high
     assert fc.evaluate(spliced, circuit_of([], task.take(8)), task.take(8), sizes=()).interval is None
+
+
+def test_the_areas_have_intervals_from_parts_with_their_own_ablation_values() -> None:
+    spliced = spliced_model(tiny_model("gpt2"), sites=["resid_0", "mlp_1"])
+    task, found = random_task(40, 4), None
+    for turned in (task, _turned(task)):  # one of the two shows the behaviour
+        circuit = circuit_of(every_node(spliced, turned)[::3], turned)
+        report = fc.evaluate(spliced, circuit, turned, sizes=(10, 40), draws=1)
+        found = (turned, circuit, report) if report.invalid is None else found
+    assert found is not None
+    task, circuit, report = found
+    curves = [
+        fc.evaluate(spliced, circuit, task.with_options(examples=task.examples[n::5]), sizes=(10, 40), draws=1).curve
+        for n in range(5)
+    ]
+    assert report.curve is not None
+    for name in ("area", "area_from_one"):
+        parts = [getattr(curve, name) for curve in curves]
+        half = 2.776 * np.std(parts, ddof=1) / 5**0.5
+        center = getattr(report.curve, name)
+        assert getattr(report.curve, f"{name}_interval") == pytest.approx((center - half, center + half), rel=1e-5)
+
+
+def _turned(task: fc.Task) -> fc.Task:
+    """The answers exchanged."""
+    return task.with_options(
+        examples=tuple(Example(e.clean, e.corrupted, e.corrupted_answers, e.clean_answers) for e in task.examples)
+    )
 
 
 def test_bad_requests_are_refused() -> None:
