@@ -14,6 +14,7 @@ import typer
 import featcircuits as fc
 from experiments import supported
 from featcircuits.cli import app
+from featcircuits.selection import SELECTIONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("saes/*/*.md")])
@@ -60,6 +61,19 @@ def test_the_page_of_training_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
     assert len(names["health"].figures) == 13
     assert names["health"].together.recovered > 0.9
+
+
+def test_the_page_of_selection_rules_runs_from_top_to_bottom(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "selection.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    areas = {line.split()[0]: float(line.split()[2]) for line in capsys.readouterr().out.splitlines()}
+    assert areas["mask"] < areas["effect"]
+    assert names["circuit"].n_nodes == 100
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) >= set(SELECTIONS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
