@@ -85,6 +85,20 @@ def _number(row: Mapping[str, Any], name: str) -> str:
     return f"{row[name]:6.3f} " + ("[unknown]" if found is None else f"[{found[0]:6.3f}, {found[1]:6.3f}]")
 
 
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Both areas of every rule and behaviour, means over the settings."""
+    rules, behaviours = (list(dict.fromkeys(row[name] for row in rows)) for name in ("rule", "behaviour"))
+    print("\nMean over settings: area / |1 - f|")
+    print(" " * 21 + "".join(f"{rule:>17}" for rule in rules))
+    for behaviour in behaviours:
+        cells = []
+        for rule in rules:
+            own = [row for row in rows if (row["rule"], row["behaviour"]) == (rule, behaviour)]
+            area, from_one = (sum(row[name] for row in own) / len(own) for name in ("area", "area_from_one"))
+            cells.append(f"{area:8.3f} / {from_one:.3f}")
+        print(f"{behaviour:21}" + " ".join(f"{cell:>16}" for cell in cells))
+
+
 def print_summary(rows: list[dict[str, Any]]) -> None:
     """Over all cells: mean areas, how often a rule is better or worse than |effect|, and on how many behaviours."""
     print("\nAll cells: mean area, mean |1 - f|; better / same / worse than |effect|; better in most settings of")
@@ -130,6 +144,7 @@ def main() -> None:
             scores = cell(spliced, test, own, setting, [size for size in SIZES if size <= shortest])
             rows += rows_of(behaviour, setting, own, scores)
             print_cell(rows[-len(rules) :])
+    print_table(rows)
     print_summary(rows)
     options.out.mkdir(parents=True, exist_ok=True)
     record = {"method": options.method, "train": options.train, "test": options.test, "sizes": SIZES, "rows": rows}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -36,7 +35,7 @@ SETTINGS = tuple(Setting(ablation, errors) for ablation in ("mean", "paired") fo
 
 @dataclass(frozen=True)
 class Ordered:
-    """A rule's order, and what finding it took beyond the effects: passes of all prompts, and seconds."""
+    """A rule's order, and what finding it took beyond the effects: passes of all prompts, and CPU seconds."""
 
     order: list[Node]
     forwards: float
@@ -67,10 +66,8 @@ def orders(
                 continue
             text = f"{rule}:ablation={setting.ablation}:errors={setting.errors}" if searching else rule
             with measured(spliced, len(task) * task.longest) as cost:
-                began = time.perf_counter()
                 order = fc.select(spliced, task, effects, text)
-                seconds = time.perf_counter() - began
-            found[rule, setting] = Ordered(order, cost.forwards, cost.backwards, seconds)
+            found[rule, setting] = Ordered(order, cost.forwards, cost.backwards, cost.cpu_seconds)
     return found
 
 

@@ -99,4 +99,4 @@ def select_with(
     """`select`, with a rule that is built already."""
     rule.check(task, effects.baseline)
     scores = {node: NodeScore(effect, error) for node, effect, error in effects.nodes()}
-    return rule.order(Evidence(spliced, task, effects, scores, seed, progress))
+    return rule.order(Evidence(spliced, task, effects, scores, seed, progress)) if scores else []
