@@ -45,7 +45,7 @@ def suite_in(folder: Path, site: str, source: str) -> Path:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=654, hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        head_dim=6, bos_token_id=None, eos_token_id=None,
+        head_dim=6, initializer_range=0.3, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
