@@ -75,6 +75,7 @@ class TraceConfig(Config):
         "effect",
         "Which nodes come first: effect, helpful, ratio, ranks, iterated, mask or greedy, options after colons.",
     )
+    errors: str = option("estimated", "Effects of error terms: 'estimated' as those of features, or 'exact' patches.")
     keep_nodes: str = option("top=150", "Which nodes to keep: top=N, threshold=X or cumulative=SHARE.")
     keep_edges: str = option("top=1000", "Which edges to keep, by the same rules.")
     batch_size: int = option(0, "Examples of one batch; 0: as many as fit, at most 16.")

@@ -23,7 +23,7 @@ from torch import Tensor
 from featcircuits.corruption import Noise
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
-from featcircuits.metrics import Answers, metric_named
+from featcircuits.metrics import Answers, mean_slope, metric_named
 from featcircuits.sites import EMBED, Site, resid
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Batch, Task
@@ -38,16 +38,22 @@ class Objective(NamedTuple):
 
     metric: str
     answers: Answers
+    toward: Tensor | None = None
+    """Logits of the patched run: then m's gradient is its mean on the straight line to them."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         assert self.answers.reference is not None
         assert logits.shape == self.answers.reference.shape, "answers count other logits than the run computed"
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return -metric_named(self.metric)(wide, self.answers)
+        wide, metric = logits.to(precision(logits.dtype)), metric_named(self.metric)
+        if self.toward is None:
+            return -metric(wide, self.answers)
+        start = wide.detach()
+        slope = mean_slope(metric, self.answers, start, self.toward.to(wide.dtype))
+        return -metric(start, self.answers) - ((wide - start) * slope).sum(-1)
 
     def select(self, rows: Tensor) -> Objective:
         """For a run whose row r repeats example `rows[r]`."""
-        return Objective(self.metric, self.answers.select(rows))
+        return Objective(self.metric, self.answers.select(rows), None if self.toward is None else self.toward[rows])
 
 
 @dataclass(frozen=True, eq=False)

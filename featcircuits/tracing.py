@@ -49,6 +49,7 @@ def trace_with_ranking(
     edge_threshold: float | None = None,
     select: str = DEFAULT_SELECTION,
     baseline: Baseline = "paired",
+    errors: str = "estimated",
     batch_size: int | None = None,
     seed: int = 0,
     check_fit: bool = True,
@@ -62,7 +63,8 @@ def trace_with_ranking(
     nodes alone. `keep_nodes`, `keep_edges`: pruning rules ("top=100", "threshold=0.1",
     "cumulative=0.8"), or thresholds given as numbers. `select`: the rule that orders the nodes, "effect" by
     |effect| or another with its options ("ratio:positive=0.8", see featcircuits.selection); "top" and
-    "cumulative" keep the first of that order, "threshold" what has the effect. `options` go to the node estimator.
+    "cumulative" keep the first of that order, "threshold" what has the effect. `errors`: as for
+    `node_effects`; other `options` go to the node estimator.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
     `batch_size`: examples at once; by default as many as fit, 16 at most.
     `check_fit`: refuse dictionaries that leave more than all variance unexplained in the first batch
@@ -81,12 +83,12 @@ def trace_with_ranking(
         edge_estimator(edge_method, options if edges == "same" else {})
     effects = node_effects(
         spliced, task, nodes,
-        baseline=baseline, batch_size=batch_size, keep_examples=False, keep_states=edges is not None,
+        baseline=baseline, errors=errors, batch_size=batch_size, keep_examples=False, keep_states=edges is not None,
         ledger=ledger, inspect=partial(check_states, spliced, where=task.name) if check_fit else None,
         progress=progress, **options,
     )  # fmt: skip
     settings = {
-        "nodes": nodes, "edges": edge_method, "options": options, "baseline": str(baseline),
+        "nodes": nodes, "edges": edge_method, "options": options, "baseline": str(baseline), "errors": errors,
         "select": select, "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
     order = select_with(selection, spliced, task, effects, seed=seed, progress=progress)

@@ -25,7 +25,7 @@ Columns = Mapping[tuple[str, str], np.ndarray]
 
 
 class Method(NamedTuple):
-    """An estimator with its options, written `ig` or `ig:steps=5:rule=gauss`."""
+    """An estimator with its options, written `ig`, `ig:steps=5:rule=gauss` or `atp:errors=exact`."""
 
     name: str
     options: Mapping[str, Any]
@@ -35,8 +35,14 @@ class Method(NamedTuple):
         name, *rest = text.strip().split(":")
         pairs = (part.partition("=") for part in rest)
         options: dict[str, Any] = {key: int(value) if value.isdigit() else value for key, _, value in pairs}
-        method_named(name, options)
-        return cls(name, options)
+        method = cls(name, options)
+        method_named(name, method.own_options)
+        return method
+
+    @property
+    def own_options(self) -> dict[str, Any]:
+        """Without what `node_effects` itself takes."""
+        return {key: value for key, value in self.options.items() if key != "errors"}
 
     def __str__(self) -> str:
         return ":".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
@@ -157,9 +163,9 @@ def _edge_columns(
     patched = edge_effects(spliced, task, nodes, REFERENCE, batch_size=batch_size)
     exact = {(source, target): value for source, target, value in patched.edges()}
     for method in methods:
-        if not isinstance(method_named(method.name, method.options), Estimator):
+        if not isinstance(method_named(method.name, method.own_options), Estimator):
             continue
-        found = edge_effects(spliced, task, nodes, method.name, batch_size=batch_size, **method.options)
+        found = edge_effects(spliced, task, nodes, method.name, batch_size=batch_size, **method.own_options)
         estimated = {(source, target): value for source, target, value in found.edges()}
         pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for edge in dict.fromkeys([*exact, *estimated]):

@@ -1,22 +1,23 @@
 """Attention laid open: queries, keys, values and patterns of any model that transformers dispatches.
 
 While `attending` holds, every attention of the model goes through a given function in place of its
-kernel. `Pattern` has the finite change of attention when one position's query, key and value move.
+kernel. `key_effect` has the finite change of attention when one position's key moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featcircuits.errors import InputError
-from featcircuits.models import Architecture, OwnAttention, architecture_of
-from featcircuits.states import precision
+from featcircuits.models import Architecture, architecture_of
+from featcircuits.propagation.pattern import Pattern, as_method, per_head
+
+__all__ = ["Pattern", "attending", "key_effect", "per_head", "without_each"]
 
 Attend = Callable[..., tuple[Tensor, None]]
 """(module, query, key, value, mask, scaling=, softcap=, ...) -> (output [row, slot, head, width], None)."""
@@ -42,7 +43,9 @@ def attending(model: Any, attend: Attend, architecture: Architecture | None = No
         )
     with ExitStack() as methods:
         for layer in architecture.layers(model):
-            methods.enter_context(_as_method(layer.get_submodule(own.module), own, attend))
+            methods.enter_context(
+                as_method(layer.get_submodule(own.module), own, lambda _, *args, **rest: attend(*args, **rest))
+            )
         yield
 
 
@@ -69,77 +72,6 @@ def _as_eager_kernel(model: Any, attend: Attend) -> Iterator[None]:
             kernels.pop("eager", None)
         else:
             kernels["eager"] = stand_in
-
-
-@contextmanager
-def _as_method(module: nn.Module, own: OwnAttention, attend: Attend) -> Iterator[None]:
-    """The function stands in for the method on this instance."""
-
-    def method(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, None]:
-        hidden = torch.finfo(query.dtype).min
-        open_to = torch.zeros((), dtype=query.dtype, device=query.device) if mask is None else mask
-        mask = open_to.masked_fill(~own.visible(module, query.shape[2]), hidden)
-        output, _ = attend(module, query, key, value, mask, scaling=own.scale)
-        return output.transpose(1, 2), None
-
-    setattr(module, own.method, method)
-    try:
-        yield
-    finally:
-        delattr(module, own.method)
-
-
-def per_head(x: Tensor, heads: int) -> Tensor:
-    """Keys or values [row, group, slot, width] repeated for the query heads of each group."""
-    return x.repeat_interleave(heads // x.shape[1], dim=1)
-
-
-@dataclass(frozen=True, eq=False)
-class Pattern:
-    """One layer's attention in the clean run: [example, head, slot, ...], keys and values per head."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    visible: Tensor
-    """[example, 1, slot, slot]: which keys a query may look at."""
-    scale: float
-    cap: float | None
-
-    @classmethod
-    def of(
-        cls, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
-    ) -> Pattern:
-        """From the arguments of transformers' attention functions."""
-        slots, heads = query.shape[2], query.shape[1]
-        if mask is None:
-            visible = torch.ones(1, 1, slots, slots, dtype=torch.bool, device=query.device).tril()
-        else:
-            visible = mask if mask.dtype == torch.bool else mask == 0
-        scale = settings.get("scaling") or query.shape[-1] ** -0.5
-        key, value = per_head(key, heads), per_head(value, heads)
-        return cls(query, key, value, visible[..., :slots], scale, settings.get("softcap"))
-
-    def score(self, product: Tensor) -> Tensor:
-        """Scaled and capped logits from products of queries and keys."""
-        scaled = product * self.scale
-        return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
-
-    def logits(self) -> Tensor:
-        """[example, head, query slot, key slot]; -inf where a key is not visible."""
-        wide = precision(self.query.dtype)
-        product = self.query.to(wide) @ self.key.to(wide).transpose(-1, -2)
-        return self.score(product).masked_fill(~self.visible, -torch.inf)
-
-    def output(self) -> Tensor:
-        """What the heads write: [example, slot, head, width]."""
-        # a row without any visible key is padding, where softmax would give NaN
-        weights = self.logits().softmax(-1).nan_to_num(0.0).to(self.value.dtype)
-        return (weights @ self.value).transpose(1, 2)
-
-    def detached(self) -> Pattern:
-        query, key, value = (tensor.detach() for tensor in (self.query, self.key, self.value))
-        return replace(self, query=query, key=key, value=value)
 
 
 def without_each(logits: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:

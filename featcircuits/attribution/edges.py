@@ -19,7 +19,7 @@ from featcircuits.attribution.contract import contract
 from featcircuits.attribution.direct import Edges, arcs_of, batch_edges, metric_gradients
 from featcircuits.attribution.effects import NodeEffects
 from featcircuits.attribution.exact_edges import batch_exact_edges
-from featcircuits.attribution.nodes import DEFAULT_METHOD, Estimator, method_named
+from featcircuits.attribution.nodes import DEFAULT_METHOD, Estimator, check_method_baseline, method_named
 from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
@@ -115,6 +115,7 @@ def edge_effects(
     method = method or DEFAULT_METHOD
     estimator = edge_estimator(method, options)
     check_baseline(task, baseline or "paired")
+    check_method_baseline(method, estimator, baseline or "paired")
     task.check_places()
     if isinstance(nodes, NodeEffects) and isinstance(estimator, ExactPatching):
         raise InputError("method 'exact' patches edges one by one; give it a collection of nodes, not a threshold")
@@ -213,7 +214,7 @@ def _estimated_edges(
     selection: Selection,
     arcs: list[Connection],
 ) -> Iterator[tuple[Connection, Edges]]:
-    with estimator.propagation(spliced):
+    with estimator.propagation(spliced, states) as states:
         yield from batch_edges(spliced, states, coefficients, selection, arcs)
         yield from _metric_edges(spliced, states, coefficients, selection, arcs)
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from featcircuits.attribution.contract import contract
-from featcircuits.attribution.nodes import DEFAULT_METHOD, Estimator, NodeMethod, method_named
+from featcircuits.attribution.nodes import DEFAULT_METHOD, check_method_baseline, effects_of, method_named
+from featcircuits.attribution.nodes.exact import error_effects
 from featcircuits.attribution.sparse import Tally
 from featcircuits.errors import InputError
 from featcircuits.ledger import InMemory, Ledger, Part, columns
@@ -46,6 +46,7 @@ class _SiteRecord(NamedTuple):
 
 STAGE = "nodes"
 """Its name in a ledger"""
+ERRORS = ("estimated", "exact")
 
 
 class Kept(NamedTuple):
@@ -156,6 +157,7 @@ def node_effects(
     batch_size: int | None = None,
     keep_examples: bool = True,
     keep_states: bool = False,
+    errors: str = "estimated",
     ledger: Ledger | None = None,
     inspect: Callable[[States], None] | None = None,
     progress: Progress = silent,
@@ -168,12 +170,16 @@ def node_effects(
     and error), the mean over the task at the same place ("mean"), or the clean prompts' run with
     Gaussian noise on the embeddings ("noise", or a `featcircuits.corruption.Noise`).
     `keep_states` spares `edge_effects` computing them again, where they fit into memory.
+    `errors`: effects of error terms are "estimated" as those of features, or "exact": each is patched.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
     `inspect` is shown the first batch's states before any effect is computed, and may raise.
     Raises `InputError` for unknown names, unaligned prompts and non-finite activations.
     """
     estimator = method_named(method, options)
     check_baseline(task, baseline)
+    check_method_baseline(method, estimator, baseline)
+    if errors not in ERRORS:
+        raise InputError(f"errors is {errors!r}; known: {', '.join(ERRORS)}")
     if not keep_examples:
         task.check_places()
     ledger, batch_size = ledger or InMemory(), fitting_batch(spliced, task, batch_size)
@@ -186,6 +192,8 @@ def node_effects(
         if inspect is not None and number == todo[0]:
             inspect(states)
         effects = effects_of(spliced, states, estimator)
+        if errors == "exact":
+            effects = _exact_errors(spliced, states, effects)
         ledger.put(STAGE, number, _part(spliced, task, states, effects, keep_examples))
         if keep_states:
             kept[number] = Kept(states, {site: c for site, (_, _, c) in effects.items() if c is not None})
@@ -217,17 +225,12 @@ def _bytes(kept: Kept) -> int:
     return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
 
-def effects_of(
-    spliced: SplicedModel, states: States, estimator: Estimator | NodeMethod
+def _exact_errors(
+    spliced: SplicedModel, states: States, effects: Mapping[Site, tuple[Tensor, Tensor, Tensor | None]]
 ) -> dict[Site, tuple[Tensor, Tensor, Tensor | None]]:
-    """Per site: feature entries' effects [n], errors' effects [example, slot], coefficients."""
-    if isinstance(estimator, NodeMethod):
-        return {site: (*effects, None) for site, effects in estimator.effects(spliced, states).items()}
-    coefficients = estimator.coefficients(spliced, states)
-    return {
-        site: (*contract(state, spliced, site, coefficients[site]), coefficients[site])
-        for site, state in states.sites.items()
-    }
+    """The same with every error node patched."""
+    errors = {site: error_effects(spliced, states, site) for site in effects}
+    return {site: (features, errors[site], coefficient) for site, (features, _, coefficient) in effects.items()}
 
 
 def _part(

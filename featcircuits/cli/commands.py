@@ -65,7 +65,7 @@ def dry_run(config: TraceConfig) -> None:
 
 def _trace_options(config: TraceConfig) -> dict[str, Any]:
     """Arguments of `trace`."""
-    kept = ("nodes", "select", "keep_nodes", "keep_edges", "baseline", "seed", "check_fit")
+    kept = ("nodes", "select", "keep_nodes", "keep_edges", "baseline", "errors", "seed", "check_fit")
     return {
         **{name: getattr(config, name) for name in kept},
         "edges": None if config.edges == "none" else config.edges,

@@ -79,6 +79,10 @@ class Architecture:
         """The modules that read a gated product; none where MLPs have no gate."""
         return self._in_layers(model, self.family.product) if self.family.product else []
 
+    def branches(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The modules whose output is, or ends with, what gates multiply; none where MLPs have no gate."""
+        return self._in_layers(model, self.family.branch) if self.family.branch else []
+
     def _in_layers(self, model: PreTrainedModel, *names: str) -> list[nn.Module]:
         return [layer.get_submodule(name) for layer in self.layers(model) for name in names]
 

@@ -64,6 +64,8 @@ class Family:
     """The MLP without its norms."""
     product: str | None = None
     """The module whose input is the product of a gate and the MLP's other branch."""
+    branch: str | None = None
+    """The module whose output is, or ends with, that other branch."""
     qk_norms: tuple[str, ...] = ()
     """Norms of queries and keys."""
     sequential: Callable[[Any], bool] = _always
@@ -130,6 +132,7 @@ _LLAMA: dict[str, Any] = {
     "final_norm": "model.norm",
     "activation": "mlp.act_fn",
     "product": "mlp.down_proj",
+    "branch": "mlp.up_proj",
     "queries_keys": ("self_attn.q_proj", "self_attn.k_proj"),
     "projection": "self_attn.o_proj",
 }
@@ -148,7 +151,12 @@ _PRE_AND_POST_NORMS = {
 LLAMA = Family(**_LLAMA, **_PRE_NORMS)
 QWEN3 = Family(**_LLAMA, **_PRE_NORMS, qk_norms=_QK_NORMS)
 PHI3 = Family(
-    **{**_LLAMA, "activation": "mlp.activation_fn", "queries_keys": Fused("self_attn.qkv_proj", _phi3_values)},
+    **{
+        **_LLAMA,
+        "activation": "mlp.activation_fn",
+        "branch": "mlp.gate_up_proj",
+        "queries_keys": Fused("self_attn.qkv_proj", _phi3_values),
+    },
     **_PRE_NORMS,
 )
 OLMO2 = Family(

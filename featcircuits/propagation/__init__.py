@@ -7,22 +7,19 @@ kernel, because every module's own output goes on. A new rule is a function and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
-
-from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from featcircuits.errors import InputError
 from featcircuits.models import Architecture, architecture_of
-from featcircuits.propagation.attention import ah_rule
+from featcircuits.propagation.attention import ah_rule, matmul_rule, soft_rule
 from featcircuits.propagation.mlps import exact_identity_rule, half_rule, identity_rule
 from featcircuits.propagation.norms import ln_rule, qk_norm_rule
+from featcircuits.propagation.rules import Rule, applied
+from featcircuits.propagation.secant import secants
 
-__all__ = ["RULES", "RULE_SETS", "propagation", "rule_names"]
-
-Rule = Callable[[Any, Architecture], Iterator[RemovableHandle]]
+__all__ = ["RULES", "RULE_SETS", "propagation", "rule_names", "secants"]
 
 RULES: Mapping[str, Rule] = {
     "ln": ln_rule,
@@ -31,13 +28,23 @@ RULES: Mapping[str, Rule] = {
     "half": half_rule,
     "ah": ah_rule,
     "qk_norms": qk_norm_rule,
+    "soft": soft_rule,
+    "matmul": matmul_rule,
 }
+"""In the order in which they are put on: what changes an attention's inputs goes around what replaces its gradient."""
+
 RULE_SETS: Mapping[str, tuple[str, ...]] = {
     "default": ("ln", "identity", "half"),
     "with_ah": ("ln", "identity", "half", "ah"),
+    "gim": ("ln", "soft", "matmul"),
+    "attnlrp": ("ln", "qk_norms", "identity", "half", "matmul"),
     "gradient": (),
 }
-"""`default` is what the RelP paper's code runs; with `gradient` RelP is AtP."""
+"""`default` is what the RelP paper's code runs; with `gradient` RelP is AtP.
+
+`gim`: Gradient Interaction Modifications (Edin et al. 2025). `attnlrp`: AttnLRP (Achtibat et al. 2024); its
+rule for the softmax is the ordinary gradient (eq. 13: a Taylor expansion at the run's own scores).
+"""
 
 
 def rule_names(rules: str | Iterable[str]) -> tuple[str, ...]:
@@ -66,20 +73,6 @@ def propagation(
     modules (they ignore hooks) and modules that a rule does not know.
     """
     names = rule_names(rules)
-    architecture = architecture or architecture_of(model)
-    if names:
-        _check_not_compiled(model)
-    with ExitStack() as hooks:
-        for name in names:
-            for handle in RULES[name](model, architecture):
-                hooks.callback(handle.remove)
+    chosen = [rule for name, rule in RULES.items() if name in names]
+    with applied(model, architecture or architecture_of(model), chosen):
         yield
-
-
-def _check_not_compiled(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
-            raise InputError(
-                f"module {name or type(model).__name__!r} is compiled and would ignore the propagation rules; "
-                "use the model as it was before torch.compile"
-            )

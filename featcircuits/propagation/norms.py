@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,36 @@ from featcircuits.models import Architecture
 from featcircuits.models.placement import device_of, in_memory
 from featcircuits.propagation.carry import carry, propagates, wide
 
-Linear = Callable[[Any, Tensor], Tensor]
-"""(norm, x) -> its output, linear in x: the scale is the clean run's."""
+
+class Form(NamedTuple):
+    """What a norm computes: (x - its mean, if `centred`) / root mean square * gain + bias."""
+
+    centred: bool
+    from_one: bool
+    """Whether the stored weight is the gain's distance from 1 (Gemma's)."""
+
+    def centre(self, x: Tensor) -> Tensor:
+        return x - x.mean(-1, keepdim=True) if self.centred else x
+
+    def scale(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """1 / root mean square of what is centred already."""
+        eps = getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 0.0)
+        return (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+
+    def finish(self, norm: Any, x: Tensor) -> Tensor:
+        """Times the gain, plus the bias; where weights are offloaded, `in_memory`."""
+        x = x * (self.from_one + wide(norm.weight.detach()))
+        bias = getattr(norm, "bias", None) if self.centred else None
+        return x if bias is None else x + wide(bias.detach())
+
+    def held(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """The norm's output, linear in x: the scale is a number."""
+        x = self.centre(x)
+        return self.finish(norm, x * self.scale(norm, x.detach()))
+
+
+FORMS = (Form(True, False), Form(False, False), Form(False, True))
+"""LayerNorm, RMSNorm, and Gemma's."""
 
 
 def ln_rule(model: Any, architecture: Architecture) -> Iterator[RemovableHandle]:
@@ -29,45 +57,18 @@ def qk_norm_rule(model: Any, architecture: Architecture) -> Iterator[RemovableHa
 
 
 def _held(norm: nn.Module) -> RemovableHandle:
-    linear = form_of(norm)
+    form = form_of(norm)
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if not propagates(args[0]):
             return None
         with in_memory(module):
-            return carry(output, linear(module, wide(args[0])))
+            return carry(output, form.held(module, wide(args[0])))
 
     return norm.register_forward_hook(hook)
 
 
-def _layer_norm(norm: Any, x: Tensor) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    scaled = centred * (x.var(-1, keepdim=True, unbiased=False) + _eps(norm)).rsqrt().detach()
-    scaled = scaled if norm.weight is None else scaled * wide(norm.weight.detach())
-    return scaled if getattr(norm, "bias", None) is None else scaled + wide(norm.bias.detach())
-
-
-def _rms_norm(norm: Any, x: Tensor) -> Tensor:
-    return _rms(norm, x) * wide(norm.weight.detach())
-
-
-def _rms_norm_from_one(norm: Any, x: Tensor) -> Tensor:
-    """Gemma's: the stored weight is the gain's distance from 1."""
-    return _rms(norm, x) * (1 + wide(norm.weight.detach()))
-
-
-def _rms(norm: Any, x: Tensor) -> Tensor:
-    return x * (x.square().mean(-1, keepdim=True) + _eps(norm)).rsqrt().detach()
-
-
-def _eps(norm: nn.Module) -> float:
-    return getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 0.0)
-
-
-FORMS: tuple[Linear, ...] = (_layer_norm, _rms_norm, _rms_norm_from_one)
-
-
-def form_of(norm: nn.Module) -> Linear:
+def form_of(norm: nn.Module) -> Form:
     """Which form a norm has, by trying it: a class name says nothing about the gain."""
     weight = getattr(norm, "weight", None)
     if isinstance(weight, Tensor):
@@ -78,6 +79,6 @@ def form_of(norm: nn.Module) -> Linear:
             own = wide(norm(probe))
             with in_memory(norm):
                 for form in FORMS:
-                    if torch.allclose(form(norm, wide(probe)), own, rtol=tolerance, atol=tolerance):
+                    if torch.allclose(form.held(norm, wide(probe)), own, rtol=tolerance, atol=tolerance):
                         return form
     raise InputError(f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm; the LN-rule does not know it")

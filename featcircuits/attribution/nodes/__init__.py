@@ -1,65 +1,29 @@
-"""Node estimators by name; a new one is a file and a row here.
-
-A method is a frozen dataclass whose fields are its options. An `Estimator` gives a coefficient per
-site, and a node's effect is its change times that; edges need one. A `NodeMethod` looks at each
-node and gives effects only.
-"""
+"""Node estimators by name: those of `table`, and those made of others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from torch import Tensor
-
-from featcircuits.attribution.nodes.atp import AttributionPatching
-from featcircuits.attribution.nodes.atp_star import AtPStar, FiniteFirstHop, QueryKeyFix
-from featcircuits.attribution.nodes.exact import ExactPatching
-from featcircuits.attribution.nodes.graddrop import GradDrop
-from featcircuits.attribution.nodes.ig import IntegratedGradients
-from featcircuits.attribution.nodes.ig_inputs import InputIntegratedGradients
-from featcircuits.attribution.nodes.relp import RelevancePatching
+from featcircuits.attribution.nodes.blend import Blend
+from featcircuits.attribution.nodes.table import STANDALONE, Estimator, NodeMethod, effects_of
+from featcircuits.corruption import Noise
 from featcircuits.errors import InputError
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
-from featcircuits.states import States
+from featcircuits.states import BASELINES, Baseline
 
+__all__ = [
+    "DEFAULT_METHOD",
+    "METHODS",
+    "Estimator",
+    "NodeMethod",
+    "check_method_baseline",
+    "effects_of",
+    "method_named",
+    "option_names",
+]
 
-@runtime_checkable
-class Estimator(Protocol):
-    """A method whose effects are change times coefficient."""
-
-    def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
-        """[example, slot, width] at every site."""
-        ...
-
-    def propagation(self, spliced: SplicedModel) -> AbstractContextManager[None]:
-        """The rules under which direct connections are differentiated for edges; none for gradients."""
-        ...
-
-
-@runtime_checkable
-class NodeMethod(Protocol):
-    """A method that gives effects node by node."""
-
-    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
-        """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
-        ...
-
-
-METHODS: Mapping[str, Callable[..., Estimator | NodeMethod]] = {
-    "exact": ExactPatching,
-    "atp": AttributionPatching,
-    "atp-drop": GradDrop,
-    "atp-qk": QueryKeyFix,
-    "atp-star": AtPStar,
-    "atp-hop1": FiniteFirstHop,
-    "ig": IntegratedGradients,
-    "ig-inputs": InputIntegratedGradients,
-    "relp": RelevancePatching,
-}
+METHODS: Mapping[str, Callable[..., Estimator | NodeMethod]] = {**STANDALONE, "blend": Blend}
 DEFAULT_METHOD = "relp"
 """Circuits as good as integrated gradients' at a tenth of the time: docs/choosing.md."""
 
@@ -77,3 +41,14 @@ def method_named(name: str, options: Mapping[str, Any]) -> Estimator | NodeMetho
     if unknown := sorted(set(options) - set(known)):
         raise InputError(f"method {name!r} has no option {unknown[0]!r}; its options: {', '.join(known) or 'none'}")
     return METHODS[name](**options)
+
+
+def check_method_baseline(name: str, method: Estimator | NodeMethod, baseline: Baseline) -> None:
+    """Refuse a baseline that a method which goes between two runs knows no run of."""
+    known = getattr(method, "baselines", BASELINES)
+    given = "noise" if isinstance(baseline, Noise) else baseline
+    if given not in known:
+        raise InputError(
+            f"method {name!r} goes from the clean to the patched run and needs pairs: baseline {given!r} is not "
+            f"one of {', '.join(known)}; use another method for it"
+        )

@@ -16,8 +16,8 @@ from featcircuits.states import States
 class AttributionPatching:
     """coefficient = dm/dx at the clean run: one forward and one backward for all sites."""
 
-    def propagation(self, spliced: SplicedModel) -> AbstractContextManager[None]:
-        return nullcontext()
+    def propagation(self, spliced: SplicedModel, states: States) -> AbstractContextManager[States]:
+        return nullcontext(states)
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
         """[example, slot, width] at every site; a node's effect is its change times this."""

@@ -25,20 +25,29 @@ class ExactPatching:
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
         """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
-        return {site: self._site(spliced, states, site, state) for site, state in states.sites.items()}
+        return {
+            site: (self._features(spliced, states, site, state), error_effects(spliced, states, site, self.max_rows))
+            for site, state in states.sites.items()
+        }
 
-    def _site(self, spliced: SplicedModel, states: States, site: Site, state: SiteState) -> tuple[Tensor, Tensor]:
+    def _features(self, spliced: SplicedModel, states: States, site: Site, state: SiteState) -> Tensor:
         max_rows = spliced.rows_at_once(state.slots, self.max_rows)
-        errors = state.error_change.flatten(0, 1)
-        error_rows = (errors != 0).any(-1).nonzero()[:, 0]
         features = torch.empty_like(state.change)
         for part in pieces(torch.arange(len(state.row), device=spliced.device), max_rows):
             moves = spliced.dictionaries[site].decoder_rows(state.feature[part]) * state.step[part, None]
             features[part] = patched_metric(spliced, states, site, state.row[part], moves).to(features.dtype)
-        error = torch.zeros_like(errors[:, 0])
-        for part in pieces(error_rows, max_rows):
-            error[part] = patched_metric(spliced, states, site, part, errors[part]).to(error.dtype)
-        return features, error.view(state.x.shape[:2])
+        return features
+
+
+def error_effects(spliced: SplicedModel, states: States, site: Site, max_rows: int = 512) -> Tensor:
+    """[example, slot]: m(x | the error there takes its patched value) - m(x), one forward row each."""
+    state = states.sites[site]
+    changes = state.error_change.flatten(0, 1)
+    effects = torch.zeros_like(changes[:, 0])
+    moving = (changes != 0).any(-1).nonzero()[:, 0]
+    for part in pieces(moving, spliced.rows_at_once(state.slots, max_rows)):
+        effects[part] = patched_metric(spliced, states, site, part, changes[part]).to(effects.dtype)
+    return effects.view(state.x.shape[:2])
 
 
 def patched_metric(spliced: SplicedModel, states: States, site: Site, rows: Tensor, moves: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ class InputIntegratedGradients:
     def __post_init__(self) -> None:
         points(self.rule, self.steps)
 
-    def propagation(self, spliced: SplicedModel) -> AbstractContextManager[None]:
-        return nullcontext()
+    def propagation(self, spliced: SplicedModel, states: States) -> AbstractContextManager[States]:
+        return nullcontext(states)
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
         """[example, slot, width] at every site; raises `InputError` where prompts have no pair."""

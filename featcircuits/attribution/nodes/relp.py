@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,11 +28,13 @@ class RelevancePatching:
     def __post_init__(self) -> None:
         rule_names(self.rules)
 
-    def propagation(self, spliced: SplicedModel) -> AbstractContextManager[None]:
+    @contextmanager
+    def propagation(self, spliced: SplicedModel, states: States) -> Iterator[States]:
         """The rules on the model; edges differentiate direct connections under the same."""
-        return propagation(spliced.model, self.rules, spliced.architecture)
+        with propagation(spliced.model, self.rules, spliced.architecture):
+            yield states
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
         """[example, slot, width] at every site."""
-        with self.propagation(spliced):
+        with self.propagation(spliced, states):
             return gradients(spliced, states.batch.clean, states.objective, spliced.sites)

@@ -1,0 +1,185 @@
+"""Secants: each module as the linear map that takes its change of input exactly to its change of output.
+
+DeepLIFT's rescale rule (Shrikumar et al. 2017) for every nonlinear module of a transformer. The change
+is the one between two runs: the first forward inside `secants`, and those that follow it. Products are
+`mean(a) db + mean(b) da`; a softmax p has the logarithmic means L = (p' - p) / (log p' - log p):
+`dp = L (dl - sum(L dl) / sum(L))`. All other modules being linear, a backward pass brings coefficients
+c with `sum(c . dx) = m' - m` on every full cut of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featcircuits.models import Architecture
+from featcircuits.models.placement import in_memory
+from featcircuits.propagation.carry import carry, propagates, wide
+from featcircuits.propagation.norms import Form, form_of
+from featcircuits.propagation.pattern import Pattern, around_attention
+from featcircuits.propagation.rules import Handle, Undo, applied, entered
+
+
+@contextmanager
+def secants(model: Any, architecture: Architecture) -> Iterator[None]:
+    """Backward passes inside follow the secants between the first run inside and the one they belong to.
+
+    Both must be whole runs of as many rows. Forward values never change, and nothing stays on the
+    model afterwards. Raises `InputError` for compiled modules, unknown norms and attention that
+    cannot be opened.
+    """
+    with applied(model, architecture, (_norms, _activations, _products, _attention, _final_cap)):
+        yield
+
+
+def slope(function: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> Tensor:
+    """(f(end) - f(start)) / (end - start), elementwise; where the two are too close to tell, around their middle."""
+    middle, gap = (start + end) / 2, end - start
+    least = torch.finfo(gap.dtype).eps ** (1 / 3) * (1 + middle.abs())
+    gap = torch.where(gap.abs() < least, least, gap)
+    return (function(middle + gap / 2) - function(middle - gap / 2)) / gap
+
+
+def _between(module: nn.Module, linear: Callable[[Tensor, Tensor], Tensor]) -> Handle:
+    """A hook that keeps the first run's input, and lets later ones pass back what `linear(input, kept)` does."""
+    kept: list[Tensor] = []
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if not kept:
+            kept.append(wide(args[0].detach()))
+        elif propagates(args[0]):
+            with in_memory(module):
+                return carry(output, linear(wide(args[0]), kept[0]))
+        return None
+
+    return module.register_forward_hook(hook)
+
+
+def _norms(model: Any, architecture: Architecture) -> Iterator[Handle]:
+    for norm in (*architecture.norms(model), *architecture.qk_norms(model)):
+        if not isinstance(norm, nn.Identity):
+            yield _between(norm, partial(norm_secant, form_of(norm), norm))
+
+
+def norm_secant(form: Form, norm: nn.Module, x: Tensor, other: Tensor) -> Tensor:
+    """The product rule for centred x and its scale r, where dr = -r r' / (1/r + 1/r') mean((x + x') . dx)."""
+    x, other = form.centre(x), form.centre(other)
+    middle, r, r2 = (x.detach() + other) / 2, form.scale(norm, x.detach()), form.scale(norm, other)
+    scale = -r * r2 / (1 / r + 1 / r2) * (2 * middle * x).mean(-1, keepdim=True)
+    return form.finish(norm, x * (r + r2) / 2 + middle * scale)
+
+
+def _activations(model: Any, architecture: Architecture) -> Iterator[Handle]:
+    for activation in architecture.activations(model):
+        # the module's forward, not a call: the hook is on the call
+        yield _between(activation, partial(elementwise_secant, activation.forward))
+
+
+def elementwise_secant(function: Callable[[Tensor], Tensor], z: Tensor, other: Tensor) -> Tensor:
+    return z * slope(function, z.detach(), other)
+
+
+def _products(model: Any, architecture: Architecture) -> Iterator[Handle]:
+    modules = (architecture.activations(model), architecture.branches(model), architecture.products(model))
+    for gate, branch, product in zip(*modules, strict=False):
+        yield from _product(gate, branch, product)
+
+
+def _product(gate: nn.Module, branch: nn.Module, product: nn.Module) -> Iterator[Handle]:
+    """Both factors are seen where they are made, and their product where it is read."""
+    factors: dict[nn.Module, Tensor] = {}
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+        factors[module] = output
+
+    def share(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
+        a, b = wide(factors.pop(gate)), wide(factors.pop(branch))[..., -args[0].shape[-1] :]
+        if not kept:
+            kept.append((a.detach(), b.detach()))
+        elif propagates(args[0]):
+            return carry(args[0], product_secant(a, b, *kept[0])), *args[1:]
+        return None
+
+    yield gate.register_forward_hook(keep)
+    yield branch.register_forward_hook(keep)
+    yield product.register_forward_pre_hook(share)
+
+
+def product_secant(a: Tensor, b: Tensor, a2: Tensor, b2: Tensor) -> Tensor:
+    return a * (b.detach() + b2) / 2 + b * (a.detach() + a2) / 2
+
+
+def _attention(model: Any, architecture: Architecture) -> Iterator[Handle]:
+    kept: dict[nn.Module, Pattern] = {}
+
+    def through(kernel: Any, module: nn.Module, *args: Any, **settings: Any) -> tuple[Tensor, Any]:
+        with torch.no_grad():
+            output, weights = kernel(module, *args, **settings)
+        pattern = Pattern.of(module, *args, **settings).widened()
+        if module not in kept:
+            kept[module] = pattern.detached()
+        elif propagates(pattern.value):
+            return carry(output, attention_secant(pattern, kept[module])), weights
+        return output, weights
+
+    yield entered(around_attention(model, architecture, through))
+
+
+def attention_secant(pattern: Pattern, other: Pattern) -> Tensor:
+    """[example, slot, head, width]: products of queries and keys, cap, softmax, products with values."""
+    held = pattern.detached()
+    middle = replace(held, query=(held.query + other.query) / 2, key=(held.key + other.key) / 2)
+    scores = (pattern.query @ middle.key.mT + middle.query @ pattern.key.mT) * pattern.scale
+    if pattern.cap is not None:
+        before, after = (each.query @ each.key.mT * each.scale for each in (held, other))
+        scores = scores * slope(partial(soft_cap, pattern.cap), before, after)
+    logs, logs2 = (each.logits().log_softmax(-1).masked_fill(~each.visible, 0.0) for each in (held, other))
+    # rows without a visible key are padding, and hold NaN
+    p, p2 = (each.exp().masked_fill(~pattern.visible, 0.0).nan_to_num(0.0) for each in (logs, logs2))
+    weights = logarithmic_mean(p, p2, (logs - logs2).abs().nan_to_num(0.0))
+    total = weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+    moves = weights * (scores - (weights * scores).sum(-1, keepdim=True) / total)
+    output = (p + p2) / 2 @ pattern.value + moves @ ((held.value + other.value) / 2)
+    return output.transpose(1, 2)
+
+
+def soft_cap(cap: float, score: Tensor) -> Tensor:
+    return torch.tanh(score / cap) * cap
+
+
+def logarithmic_mean(p: Tensor, p2: Tensor, apart: Tensor) -> Tensor:
+    """(p' - p) / (log p' - log p), given |log p' - log p|; p where they are equal."""
+    ratio = -torch.expm1(-apart) / apart.where(apart > 0, torch.ones_like(apart))
+    return torch.maximum(p, p2) * ratio.where(apart > 0, torch.ones_like(apart))
+
+
+def _final_cap(model: Any, architecture: Architecture) -> Iterator[Handle]:
+    """The soft cap of logits is computed here in the model's place: no module of its own could be hooked."""
+    config = model.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap is None:
+        return
+    config.final_logit_softcapping = None
+    undo = Undo()
+    undo.callback(setattr, config, "final_logit_softcapping", cap)
+    yield undo
+
+    kept: list[Tensor] = []
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        logits = output.logits
+        output.logits = soft_cap(cap, logits)
+        if not kept:
+            kept.append(wide(logits.detach()))
+        elif propagates(logits):
+            output.logits = carry(output.logits, elementwise_secant(partial(soft_cap, cap), wide(logits), kept[0]))
+        return output
+
+    yield model.register_forward_hook(hook)
