@@ -34,7 +34,10 @@ from tests.tiny import (
 )
 
 TOKENS = Tokens.pad([[5, 9, 3, 7, 1], [8, 2, 6, 20, 4]], 0)
-RULES = ["default", "with_ah", "gradient", "ln", "identity", "identity_exact", "half", "ah", "ln+half+ah"]
+RULES = [
+    "default", "with_ah", "gradient", "gim", "attnlrp", "ln", "identity", "identity_exact", "half", "ah", "soft",
+    "matmul", "ln+half+ah", "matmul+soft",
+]  # fmt: skip
 
 
 # The rules written out: modules of this file in place of the model's own, all in float64.
@@ -83,38 +86,68 @@ class HalvedProduct(nn.Module):
         return self.mlp.down_proj(product / 2 + (product / 2).detach())
 
 
-def attention64(held: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+class SoftBackward(torch.autograd.Function):
+    """Softmax that goes back through itself at temperature 2."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        ctx.save_for_backward((scores / 2).softmax(-1))
+        return scores.softmax(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (soft,) = ctx.saved_tensors
+        return soft * (gradients[0] - (soft * gradients[0]).sum(-1, keepdim=True))
+
+
+def shared(x: Tensor, share: float) -> Tensor:
+    """Only so much of x has a gradient."""
+    return x * share + (x * (1 - share)).detach()
+
+
+def attention64(rules: frozenset[str]) -> Callable[..., tuple[Tensor, Tensor]]:
+    half = 0.5 if "matmul" in rules else 1.0
+
     def attend(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float | None = None,
         softcap: float | None = None, **_: Any,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores = shared(query, half) @ shared(key, half).transpose(2, 3)
+        scores = scores * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
-        pattern = (scores + attention_mask[..., : key.shape[-2]]).softmax(-1)
-        pattern = pattern.detach() if held else pattern
-        return (pattern @ value).transpose(1, 2), pattern
+        scores = scores + attention_mask[..., : key.shape[-2]]
+        pattern = SoftBackward.apply(scores) if "soft" in rules else scores.softmax(-1)
+        pattern = pattern.detach() if "ah" in rules else pattern
+        return (shared(pattern, half) @ shared(value, half)).transpose(1, 2), pattern
 
     return attend
 
 
-def gpt_neo_attention64(attention: Any, held: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+def gpt_neo_attention64(attention: Any, rules: frozenset[str]) -> Callable[..., tuple[Tensor, Tensor]]:
     """GPT-Neo's own method: no scale, and a window in local layers."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         slots = query.shape[2]
         seen = slots if attention.attention_type == "global" else attention.config.window_size
         near = torch.ones(slots, slots, dtype=torch.bool).triu(1 - seen)
-        output, pattern = attention64(held)(attention, query, key, value, mask.masked_fill(~near, -torch.inf), 1.0)
+        output, pattern = attention64(rules)(attention, query, key, value, mask.masked_fill(~near, -torch.inf), 1.0)
         return output.transpose(1, 2), pattern
 
     return attend
 
 
-for name, is_held in (("eager64", False), ("held64", True)):
-    ALL_ATTENTION_FUNCTIONS.register(name, attention64(is_held))
-    ALL_MASK_ATTENTION_FUNCTIONS.register(name, eager_mask)
+ATTENTION_RULES = [frozenset(some) for some in ((), ("ah",), ("soft",), ("matmul",), ("soft", "matmul"))]
+
+
+def kernel_name(rules: frozenset[str]) -> str:
+    return "_".join(["kernel64", *sorted(rules)])
+
+
+for some_rules in ATTENTION_RULES:
+    ALL_ATTENTION_FUNCTIONS.register(kernel_name(some_rules), attention64(some_rules))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(kernel_name(some_rules), eager_mask)
 
 
 def replaced(model: PreTrainedModel, path: str, module: nn.Module) -> None:
@@ -141,9 +174,9 @@ def in_float64(model: PreTrainedModel, rules: tuple[str, ...] = ()) -> PreTraine
             replaced(model, path, HalvedProduct(model.get_submodule(path)))
         if family.attention is not None:
             attention: Any = model.get_submodule(f"{family.layers}.{layer}.{family.attention.module}")
-            attention._attn = gpt_neo_attention64(attention, "ah" in held)
+            attention._attn = gpt_neo_attention64(attention, frozenset(held))
     replaced(model, family.final_norm, Norm(model.get_submodule(family.final_norm), "ln" in held))
-    model.config._attn_implementation = "held64" if "ah" in held else "eager64"
+    model.config._attn_implementation = kernel_name(frozenset({"ah", "soft", "matmul"} & held))
     return model
 
 
@@ -167,7 +200,8 @@ def test_rules_are_the_slow_obvious_forward(family: str, rules: str) -> None:
     for site in fast:
         scale = slow[site].abs().max().item()
         torch.testing.assert_close(fast[site], slow[site], rtol=1e-9, atol=1e-9 * scale)
-    applies = names and (names != ("half",) or architecture_of(model).family.product)
+    held_by_one = {"half": architecture_of(model).family.product, "qk_norms": architecture_of(model).family.qk_norms}
+    applies = names and any(held_by_one.get(name, True) for name in names)
     assert torch.allclose(fast[EMBED], plain[EMBED], rtol=1e-6) != bool(applies)
 
 
@@ -208,7 +242,7 @@ def test_forward_values_do_not_change_to_the_last_bit(family: str, dtype: torch.
         model.set_attn_implementation(attention)
     spliced = spliced_model(model)
     before = spliced.run(TOKENS)
-    for rules in ("default", "with_ah", ("ln", "identity", "half", "qk_norms")):
+    for rules in ("default", "with_ah", "gim", ("ln", "identity", "half", "qk_norms")):
         with propagation(model, rules):
             assert torch.equal(spliced.run(TOKENS), before)
             with torch.no_grad():
@@ -263,7 +297,7 @@ def test_relp_is_exact_on_a_linear_model(family: str) -> None:
     family=st.sampled_from(FAMILIES),
     kind=st.sampled_from(["relu", "jumprelu", "topk"]),
     names=st.lists(st.sampled_from([str(s) for s in all_sites(LAYERS)]), min_size=1, max_size=10, unique=True),
-    rules=st.sampled_from(["default", "with_ah", "ln"]),
+    rules=st.sampled_from(["default", "with_ah", "ln", "gim", "attnlrp"]),
     seed=st.integers(0, 5),
 )
 @settings(max_examples=30, deadline=None)
