@@ -30,9 +30,9 @@ from featcircuits.propagation.rules import Handle, Undo, applied, entered
 def secants(model: Any, architecture: Architecture) -> Iterator[None]:
     """Backward passes inside follow the secants between the first run inside and the one they belong to.
 
-    Both must be whole runs of as many rows. Forward values never change, and nothing stays on the
-    model afterwards. Raises `InputError` for compiled modules, unknown norms and attention that
-    cannot be opened.
+    Both must be whole runs of as many rows, and of the same logits. Forward values never change, and
+    nothing stays on the model afterwards. Raises `InputError` for compiled modules, unknown norms and
+    attention that cannot be opened.
     """
     with applied(model, architecture, (_norms, _activations, _products, _attention, _final_cap)):
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,11 +24,15 @@ class Blend:
     A feature nudges the stream, and the gradient at the clean run is right for it; a whole output moves
     it all the way, and there a secant is. With D the stream's change between the two runs just after
     the site, s = <what the node writes, D> / <D, D>: second order along the one direction whose
-    curvature is known. `near`, `far`: methods by name, with their default options.
+    curvature is known. That is `share="position"`. The far estimate bends with the changes at all
+    positions of the prompt at once, of which a node is at one: `share="prompt"` divides by
+    |D| at the position times |D| of all positions together, which is the same where one position
+    changes. `near`, `far`: methods by name, with their default options.
     """
 
     near: str = "atp"
     far: str = "secant"
+    share: str = "prompt"
 
     baselines: ClassVar[tuple[str, ...]] = ("paired",)
 
@@ -35,6 +40,8 @@ class Blend:
         for name in (self.near, self.far):
             if name not in STANDALONE:
                 raise InputError(f"method 'blend' knows no {name!r}; it goes between two of {', '.join(STANDALONE)}")
+        if self.share not in SHARES:
+            raise InputError(f"method 'blend': share is {self.share!r}; known: {', '.join(SHARES)}")
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
         """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
@@ -42,7 +49,7 @@ class Blend:
         changes = _stream_changes(spliced, states)
         found: dict[Site, tuple[Tensor, Tensor]] = {}
         for site in states.sites:
-            features, errors = shares(spliced, states, site, changes)
+            features, errors = _shares(spliced, states, site, changes, self.share)
             found[site] = (
                 near[site][0] + features * (far[site][0] - near[site][0]),
                 near[site][1] + errors * (far[site][1] - near[site][1]),
@@ -50,11 +57,25 @@ class Blend:
         return found
 
 
-def shares(spliced: SplicedModel, states: States, site: Site, changes: dict[Site, Tensor]) -> tuple[Tensor, Tensor]:
+def _position(size: Tensor) -> Tensor:
+    return size
+
+
+def _prompt(size: Tensor) -> Tensor:
+    return (size * size.sum(-1, keepdim=True)).sqrt()
+
+
+SHARES: Mapping[str, Callable[[Tensor], Tensor]] = {"position": _position, "prompt": _prompt}
+"""|D|^2 [example, slot] -> what <node, D> is divided by."""
+
+
+def _shares(
+    spliced: SplicedModel, states: States, site: Site, changes: Mapping[Site, Tensor], share: str
+) -> tuple[Tensor, Tensor]:
     """s of each feature entry [n] and of the error [example, slot]; 0 where the stream does not move."""
     state = states.sites[site]
     change, pulled = _change_after(spliced, states, site, changes)
-    size = change.square().sum(-1)
+    size = SHARES[share](change.square().sum(-1))
     inverse = torch.where(size > 0, 1 / size, 0.0)
     features, errors = contract(state, spliced, site, pulled)
     return features * inverse.flatten()[state.row], errors * inverse
@@ -80,7 +101,7 @@ def _stream(spliced: SplicedModel, site: Site) -> Site:
 
 
 def _change_after(
-    spliced: SplicedModel, states: States, site: Site, changes: dict[Site, Tensor]
+    spliced: SplicedModel, states: States, site: Site, changes: Mapping[Site, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The stream's change D just after the site, and D as a direction of the site's own activation."""
     state, change = states.sites[site], changes[_stream(spliced, site)]
