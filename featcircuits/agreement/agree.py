@@ -90,7 +90,7 @@ class Agreement:
 
 DEFAULT_METHODS = (
     "atp", "atp-drop", "atp-qk", "atp-star", "atp-hop1", "relp", "ig-inputs:steps=2", "ig-inputs:steps=5",
-    "ig", "ig:steps=3:rule=gauss",
+    "ig", "ig:steps=3:rule=gauss", "ig-chain", "ig-conductance", "secant", "blend",
 )  # fmt: skip
 
 
