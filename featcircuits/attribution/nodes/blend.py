@@ -24,15 +24,15 @@ class Blend:
     A feature nudges the stream, and the gradient at the clean run is right for it; a whole output moves
     it all the way, and there a secant is. With D the stream's change between the two runs just after
     the site, s = <what the node writes, D> / <D, D>: second order along the one direction whose
-    curvature is known. That is `share="position"`. The far estimate bends with the changes at all
-    positions of the prompt at once, of which a node is at one: `share="prompt"` divides by
-    |D| at the position times |D| of all positions together, which is the same where one position
-    changes. `near`, `far`: methods by name, with their default options.
+    curvature is known. The far estimate bends with the changes at all positions of the prompt, of which
+    a node is at one: `share="prompt"` divides by |D| at the position times |D| of all positions
+    together. It is the same where one position changes; where many do it ranks nodes better and
+    understates whole outputs. `near`, `far`: methods by name, with their default options.
     """
 
     near: str = "atp"
     far: str = "secant"
-    share: str = "prompt"
+    share: str = "position"
 
     baselines: ClassVar[tuple[str, ...]] = ("paired",)
 
