@@ -117,11 +117,16 @@ def attended(model: PreTrainedModel, attention: Any, x: Pair, angles: Any, visib
     query, key = rotated(query, angles), rotated(key, angles)
     groups = query.clean.shape[1] // key.clean.shape[1]
     key, value = (part.affine(lambda v: v.repeat_interleave(groups, 1)) for part in (key, value))
-    scores = query.times(key, lambda a, b: a @ b.mT).affine(lambda v: v * attention.scaling)
+    scale = getattr(attention, "scaling", 1.0)  # GPT-Neo has none
+    scores = query.times(key, lambda a, b: a @ b.mT).affine(lambda v: v * scale)
+    if getattr(attention, "attention_type", "global") == "local":
+        visible = visible.triu(1 - config.window_size)
     cap = getattr(config, "attn_logit_softcapping", None)
     scores = scores if cap is None else scores.each(lambda v: cap * torch.tanh(v / cap))
     output = scores.softmax(visible).times(value, torch.matmul).affine(lambda v: v.transpose(1, 2).flatten(2))
-    out = next(getattr(attention, name) for name in ("c_proj", "dense", "o_proj") if hasattr(attention, name))
+    out = next(
+        getattr(attention, name) for name in ("c_proj", "dense", "o_proj", "out_proj") if hasattr(attention, name)
+    )
     return projected(output, out)
 
 
@@ -151,7 +156,7 @@ def logits(model: PreTrainedModel, clean: Tensor, other: Tensor, site: Site, dir
 
     x = passing(EMBED, x)
     slots = torch.arange(clean.shape[1])
-    if config.model_type == "gpt2":
+    if config.model_type in ("gpt2", "gpt_neo"):
         x = x.affine(lambda v: v + model.transformer.wpe.weight[slots])
     visible = torch.ones(len(slots), len(slots), dtype=torch.bool).tril()
     for number, layer in enumerate(architecture.layers(model)):
@@ -165,6 +170,7 @@ def logits(model: PreTrainedModel, clean: Tensor, other: Tensor, site: Site, dir
 def block(model: PreTrainedModel, number: int, layer: Any, x: Pair, visible: Tensor, passing: Any) -> Pair:
     names: Mapping[str, tuple[str | None, str | None, str | None, str | None]] = {
         "gpt2": ("ln_1", None, "ln_2", None),
+        "gpt_neo": ("ln_1", None, "ln_2", None),
         "gpt_neox": ("input_layernorm", None, "post_attention_layernorm", None),
         "olmo2": (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
         "gemma2": (
@@ -181,6 +187,7 @@ def block(model: PreTrainedModel, number: int, layer: Any, x: Pair, visible: Ten
         return value if name is None else normed(value, getattr(layer, name))
 
     attention = next(getattr(layer, name) for name in ("attn", "attention", "self_attn") if hasattr(layer, name))
+    attention = getattr(attention, "attention", attention)  # GPT-Neo wraps it
     written = attended(model, attention, maybe(before_attn, x), angles_of(model, number, x), visible)
     written = passing(Site(number, "attn"), maybe(after_attn, written))
     middle = x + written if architecture_of(model).sequential else x
@@ -191,7 +198,7 @@ def block(model: PreTrainedModel, number: int, layer: Any, x: Pair, visible: Ten
 def angles_of(model: PreTrainedModel, number: int, x: Pair) -> tuple[Tensor, Tensor] | None:
     """Cosines and sines of the positions, as the model has them."""
     kind = model.config.model_type
-    if kind == "gpt2":
+    if kind in ("gpt2", "gpt_neo"):
         return None
     rotary = (model.gpt_neox if kind == "gpt_neox" else model.model).rotary_emb
     positions = torch.arange(x.clean.shape[1])[None]

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,7 +22,17 @@ from featcircuits.splice import SplicedModel, gradients
 from featcircuits.tokens import Tokens
 from tests import explicit
 from tests.test_propagation import in_float64
-from tests.tiny import FAMILIES, LAYERS, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
+from tests.tiny import (
+    EAGER_ONLY,
+    FAMILIES,
+    LAYERS,
+    made_linear,
+    n_hooks,
+    random_task,
+    spliced_model,
+    tiny_model,
+    tolerance,
+)
 
 CLEAN = Tokens.pad([[5, 9, 3, 7, 1], [8, 2, 6, 20, 4]], 0)
 OTHER = Tokens.pad([[5, 11, 3, 7, 1], [8, 30, 6, 20, 4]], 0)
@@ -91,7 +100,7 @@ def test_effects_of_a_full_cut_add_up_exactly(family: str, name: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_forward_values_do_not_change_to_the_last_bit(family: str, dtype: torch.dtype, attention: str) -> None:
     model = tiny_model(family, dtype=dtype)
-    if family != "gemma2":
+    if family not in EAGER_ONLY:
         model.set_attn_implementation(attention)
     spliced = spliced_model(model)
     clean, other = spliced.run(CLEAN), spliced.run(OTHER)
@@ -122,7 +131,7 @@ def test_nothing_is_left_after_an_exception(family: str) -> None:
     assert getattr(model.config, "final_logit_softcapping", None) == (30.0 if family == "gemma2" else None)
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gemma2"])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in EAGER_ONLY])
 def test_eager_and_sdpa_give_the_same_coefficients(family: str) -> None:
     model = tiny_model(family)
     eager = coefficients(model)
@@ -225,16 +234,13 @@ def test_requests_without_a_second_run_are_refused() -> None:
         fc.edge_effects(spliced, task, [], "secant", baseline="mean")
 
 
-def test_attention_outside_of_the_registry_is_refused() -> None:
-    config = transformers.GPTNeoConfig(
-        hidden_size=16, num_layers=1, num_heads=2, attention_types=[[["global"], 1]], vocab_size=40
-    )
-    neo = transformers.GPTNeoForCausalLM(config)
-    with (
-        pytest.raises(fc.InputError, match="attention of 'gpt_neo' models cannot be opened"),
-        around_attention(neo, max),
-    ):
+def test_attention_that_no_function_can_be_put_around_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = tiny_model("llama")
+    monkeypatch.setattr(type(closed), "_supports_attention_backend", False)
+    refused = pytest.raises(fc.InputError, match="LlamaForCausalLM computes attention by itself")
+    with refused, around_attention(closed, architecture_of(closed), max):
         pass
+    monkeypatch.undo()
     flash = tiny_model("llama")
     flash.config._attn_implementation = "flash_attention_2"
     with (
