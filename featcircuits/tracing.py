@@ -1,4 +1,4 @@
-"""fc.trace: from a model and a task to a circuit, in five named steps."""
+"""fc.trace: from a model and a task to a circuit, in six named steps."""
 
 from __future__ import annotations
 
