@@ -28,6 +28,7 @@ from tests.tiny import (
     random_task,
     spliced_model,
     tiny_model,
+    traced,
 )
 
 SITES = ["embed", "attn_1", "mlp_1", "resid_1"]
@@ -119,8 +120,8 @@ def test_an_offloaded_model_is_not_moved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_trace_in_bfloat16_runs_to_its_circuit(family: str) -> None:
     spliced = spliced_model(tiny_model(family, dtype=torch.bfloat16))
-    circuit = fc.trace(spliced, random_task(2, 4), keep_nodes="top=20", keep_edges="top=40")
-    wide = fc.trace(spliced_model(tiny_model(family)), random_task(2, 4), keep_nodes="top=20", keep_edges="top=40")
+    circuit = traced(spliced, random_task(2, 4), keep_nodes="top=20", keep_edges="top=40")
+    wide = traced(spliced_model(tiny_model(family)), random_task(2, 4), keep_nodes="top=20", keep_edges="top=40")
     assert 0 < len(circuit.nodes) <= 20
     shared = set(circuit.nodes) & set(wide.nodes)
     assert len(shared) >= len(wide.nodes) // 3

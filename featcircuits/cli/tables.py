@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from featcircuits.agreement import Agreement, Residual
@@ -139,45 +140,52 @@ def audit_table(residuals: Iterable[Residual]) -> Table:
 
 
 _FIGURES = {
-    "L0": ("l0", ".1f"),
-    "unexplained": ("variance_unexplained", ".2%"),
-    "recovered (zero)": ("loss_recovered", ".2%"),
-    "recovered (mean)": ("loss_recovered_mean", ".2%"),
-    "dead": ("dead_features", ".0f"),
+    "L0": ("l0", 1, ".1f"),
+    "FVU %": ("variance_unexplained", 100, ".2f"),
+    "loss back % (zero)": ("loss_recovered", 100, ".2f"),
+    "loss back % (mean)": ("loss_recovered_mean", 100, ".2f"),
+    "dead": ("dead_features", 1, ".0f"),
 }
+"""Title -> name in a record, what it is multiplied by, format; FVU is the fraction of variance unexplained."""
 
 
 def health_table(health: Health) -> Table:
-    """A row a site, the recorded figure in brackets where the suite has one, and all sites together."""
+    """A row a site, the recorded figures below the measured ones where the suite has any; then all sites at once."""
     record = health.to_json()
-    table = Table(title=f"Health on {health.text} (recorded figures in brackets)", title_justify="left")
-    for name in ("site", "features", *_FIGURES, "best elsewhere", "fault"):
-        table.add_column(name, justify="left" if name in ("site", "best elsewhere", "fault") else "right")
+    table = Table(title=f"Health on {health.text}; in brackets as recorded", title_justify="left", box=box.SIMPLE)
+    _figure_columns(table)
+    table.add_column("best elsewhere")
     for site, row in record["sites"].items():
-        cells = [_measured(row.get(key), row["recorded"].get(key), style) for key, style in _FIGURES.values()]
-        other = row["best_other_site"]
-        elsewhere = "-" if other is None else f"{other} {_number(row['variance_unexplained_there'], '.3g')}"
-        table.add_row(site, str(row["n_features"]), *cells, elsewhere, row["fault"] or "")
+        other, there = row["best_other_site"], row["variance_unexplained_there"]
+        elsewhere = "-" if other is None else f"{_number(there, 100, '.3g')} at {other}"
+        cells = _figure_cells(row)
+        if row["recorded"]:
+            cells = [f"{cell}\n({old})" for cell, old in zip(cells, _figure_cells(row["recorded"]), strict=True)]
+        # a fault is one of the dictionary's place, so that it stands beside the other place
+        table.add_row(site, str(row["n_features"]), *cells, f"{elsewhere}\n[red]{row['fault'] or ''}[/]")
     table.add_section()
-    cells = [_measured(record["together"].get(key), None, style) for key, style in _FIGURES.values()]
-    table.add_row("all at once", "", *cells, "", "")
+    table.add_row("all at once", "", *_figure_cells(record["together"]), "")
     return table
 
 
 def trained_table(suite: Mapping[str, Any]) -> Table:
     """The figures of a suite's record."""
-    table = Table(title=f"{suite['name']}: on held-out text", title_justify="left")
-    for name in ("site", "features", *_FIGURES):
-        table.add_column(name, justify="left" if name == "site" else "right")
+    table = Table(title=f"{suite['name']}: on held-out text", title_justify="left", box=box.SIMPLE)
+    _figure_columns(table)
     for site, row in suite["sites"].items():
-        cells = [_number(row.get(key), style) for key, style in _FIGURES.values()]
-        table.add_row(site, str(row["n_features"]), *cells)
+        table.add_row(site, str(row["n_features"]), *_figure_cells(row))
     return table
 
 
-def _measured(value: float | None, recorded: float | None, style: str) -> str:
-    return _number(value, style) + ("" if recorded is None else f" ({_number(recorded, style)})")
+def _figure_columns(table: Table) -> None:
+    table.add_column("site", no_wrap=True)
+    for name in ("features", *_FIGURES):
+        table.add_column(name, justify="right", min_width=len("(100.00)") if "%" in name else min(len(name), 8))
 
 
-def _number(value: float | None, style: str) -> str:
-    return "-" if value is None else format(value, style)
+def _figure_cells(row: Mapping[str, Any]) -> list[str]:
+    return [_number(row.get(key), factor, style) for key, factor, style in _FIGURES.values()]
+
+
+def _number(value: float | None, factor: float, style: str) -> str:
+    return "-" if value is None else format(factor * value, style)
