@@ -180,7 +180,9 @@ def trained_table(suite: Mapping[str, Any]) -> Table:
 def _figure_columns(table: Table) -> None:
     table.add_column("site", no_wrap=True)
     for name in ("features", *_FIGURES):
-        table.add_column(name, justify="right", min_width=len("(100.00)") if "%" in name else min(len(name), 8))
+        table.add_column(
+            name, justify="right", min_width=len("(100.00)") if name.startswith(("features", "loss")) else 5
+        )
 
 
 def _figure_cells(row: Mapping[str, Any]) -> list[str]:
