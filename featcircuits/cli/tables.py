@@ -154,7 +154,7 @@ def health_table(health: Health) -> Table:
     record = health.to_json()
     table = Table(title=f"Health on {health.text}; in brackets as recorded", title_justify="left", box=box.SIMPLE)
     _figure_columns(table)
-    table.add_column("best elsewhere")
+    table.add_column("best\nelsewhere", min_width=len("elsewhere"))
     for site, row in record["sites"].items():
         other, there = row["best_other_site"], row["variance_unexplained_there"]
         elsewhere = "-" if other is None else f"{_number(there, 100, '.3g')} at {other}"
@@ -162,9 +162,9 @@ def health_table(health: Health) -> Table:
         if row["recorded"]:
             cells = [f"{cell}\n({old})" for cell, old in zip(cells, _figure_cells(row["recorded"]), strict=True)]
         # a fault is one of the dictionary's place, so that it stands beside the other place
-        table.add_row(site, str(row["n_features"]), *cells, f"{elsewhere}\n[red]{row['fault'] or ''}[/]")
+        table.add_row(site, *cells, f"{elsewhere}\n[red]{row['fault'] or ''}[/]")
     table.add_section()
-    table.add_row("all at once", "", *_figure_cells(record["together"]), "")
+    table.add_row("all at once", *_figure_cells(record["together"]), "")
     return table
 
 
@@ -173,20 +173,19 @@ def trained_table(suite: Mapping[str, Any]) -> Table:
     table = Table(title=f"{suite['name']}: on held-out text", title_justify="left", box=box.SIMPLE)
     _figure_columns(table)
     for site, row in suite["sites"].items():
-        table.add_row(site, str(row["n_features"]), *_figure_cells(row))
+        table.add_row(site, *_figure_cells(row))
     return table
 
 
 def _figure_columns(table: Table) -> None:
     table.add_column("site", no_wrap=True)
-    for name in ("features", *_FIGURES):
-        table.add_column(
-            name, justify="right", min_width=len("(100.00)") if name.startswith(("features", "loss")) else 5
-        )
+    for name in _FIGURES:
+        table.add_column(name, justify="right", min_width=len("(100.00)") if "%" in name else 5)
 
 
 def _figure_cells(row: Mapping[str, Any]) -> list[str]:
-    return [_number(row.get(key), factor, style) for key, factor, style in _FIGURES.values()]
+    *cells, dead = [_number(row.get(key), factor, style) for key, factor, style in _FIGURES.values()]
+    return [*cells, f"{dead}/{row['n_features']}" if "n_features" in row else dead]
 
 
 def _number(value: float | None, factor: float, style: str) -> str:
