@@ -75,7 +75,7 @@ def _job(spliced: SplicedModel, task: fc.Task, size: int) -> tuple[Work, None]:
     """What `featcircuits trace` does once model and suite are loaded: nodes by IG, edges, pruning, saving."""
 
     def work() -> None:
-        circuit = fc.trace(spliced, task, nodes="ig", keep_nodes=f"top={size}", batch_size=len(task))
+        circuit = fc.trace(spliced, task, check_fit=False, nodes="ig", keep_nodes=f"top={size}", batch_size=len(task))
         with tempfile.TemporaryDirectory() as folder:
             circuit.save(Path(folder) / "circuit.safetensors")
 
