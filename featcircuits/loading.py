@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from featcircuits.capabilities import check_capabilities, fitting_architecture
+from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.base import check_numbers
 from featcircuits.errors import InputError
@@ -19,7 +20,6 @@ from featcircuits.models import Architecture
 from featcircuits.models.placement import device_of
 from featcircuits.sites import Site, chosen
 from featcircuits.splice import SplicedModel
-from featcircuits.states import precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
+from featcircuits.errors import InputError
 from featcircuits.models import INPUTS, Architecture
 from featcircuits.models.placement import device_of
 from featcircuits.sites import Site, resid
@@ -178,6 +179,21 @@ class SplicedModel:
             return None
         entry = resid(site.start - 1)
         return Start(site.start, edit(entry, stream(entry)) if entry == site else stream(entry))
+
+
+_NAN_REMEDY = (
+    "check its weights and dtype (in float64, transformers' eager attention computes NaN behind left padding: "
+    "use right padding or attn_implementation='sdpa')"
+)
+
+
+def check_finite(logits: Tensor, activations: Mapping[Site, Tensor]) -> None:
+    """Refuse a model that computes NaN or infinity, naming the first site where it does."""
+    for site, x in activations.items():
+        if not torch.isfinite(x).all():
+            raise InputError(f"the model's activation at {site} holds NaN or infinity; {_NAN_REMEDY}")
+    if not torch.isfinite(logits).all():
+        raise InputError(f"the model's logits hold NaN or infinity; {_NAN_REMEDY}")
 
 
 def _runs(site: Site, first_layer: int) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from featcircuits.attribution.edges import edge_effects, edge_estimator
 from featcircuits.attribution.effects import NodeEffects, node_effects
 from featcircuits.attribution.nodes import DEFAULT_METHOD
+from featcircuits.baselines import Baseline
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError
 from featcircuits.health.fit import check_states
@@ -18,7 +19,7 @@ from featcircuits.progress import Progress, silent
 from featcircuits.prune import beginning, parse_rule, prune
 from featcircuits.selection import DEFAULT_SELECTION, select_with, selection_named
 from featcircuits.splice import SplicedModel
-from featcircuits.states import Baseline, fitting_batch
+from featcircuits.states import fitting_batch
 from featcircuits.tasks import Task
 
 DEFAULT_NODES = "top=100"

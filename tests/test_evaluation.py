@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import featcircuits as fc
 from featcircuits.circuit import Circuit, NodeScore
+from featcircuits.decomposition import encode
 from featcircuits.evaluation.curves import check_sizes, default_sizes, shuffled
 from featcircuits.evaluation.scores import area, area_from_one, invalid_reason
 from featcircuits.examples import Example
@@ -20,7 +21,6 @@ from featcircuits.metrics import metric_named
 from featcircuits.nodes import Node
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import encode
 from tests.tiny import FAMILIES, KINDS, LAYERS, random_task, spliced_model, tiny_model
 
 families = st.sampled_from(FAMILIES)

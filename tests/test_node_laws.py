@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import featcircuits as fc
+from featcircuits.baselines import mean_states
+from featcircuits.decomposition import encode
 from featcircuits.examples import Example, Span
 from featcircuits.metrics import metric_named
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import encode, mean_states
 from featcircuits.tasks import Batch
 from tests.tiny import (
     ALL_SITES,

@@ -10,10 +10,10 @@ from torch import Tensor
 
 import featcircuits as fc
 from featcircuits.attribution.nodes.quadrature import points
+from featcircuits.decomposition import encode
 from featcircuits.dictionaries import relu, whole
 from featcircuits.sites import EMBED, Site, all_sites, resid
 from featcircuits.splice import SplicedModel
-from featcircuits.states import encode
 from tests.test_estimators import batch_states, close
 from tests.tiny import FAMILIES, LAYERS, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import featcircuits as fc
+from featcircuits.decomposition import encode
 from featcircuits.sites import EMBED, Site, resid
 from featcircuits.splice import SplicedModel, Start, gradients
-from featcircuits.states import encode
 from featcircuits.tokens import Tokens
 from tests.tiny import (
     ALL_SITES,

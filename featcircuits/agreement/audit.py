@@ -13,11 +13,11 @@ from featcircuits.agreement.bases import in_basis
 from featcircuits.attribution.edges import edge_effects
 from featcircuits.attribution.effects import NodeEffects, node_effects
 from featcircuits.attribution.nodes import DEFAULT_METHOD
+from featcircuits.decomposition import encode, written
 from featcircuits.nodes import Node
 from featcircuits.propagation import propagation
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import encode, written
 from featcircuits.tasks import Task
 
 QUADRATURES = (("left", 10), ("midpoint", 10), ("gauss", 2), ("gauss", 3), ("gauss", 5), ("gauss", 10))

@@ -23,6 +23,7 @@ from featcircuits.attribution.nodes import DEFAULT_METHOD, Estimator, check_meth
 from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
+from featcircuits.baselines import Baseline, check_baseline, mean_states
 from featcircuits.connections import Connection
 from featcircuits.errors import InputError
 from featcircuits.ledger import InMemory, Ledger, Part, columns
@@ -30,7 +31,7 @@ from featcircuits.nodes import METRIC, Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import Baseline, States, check_baseline, fitting_batch, mean_states, states_of
+from featcircuits.states import States, fitting_batch, states_of
 from featcircuits.tasks import Task
 
 STAGE = "edges"

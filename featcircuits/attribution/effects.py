@@ -12,13 +12,14 @@ from torch import Tensor
 from featcircuits.attribution.nodes import DEFAULT_METHOD, check_method_baseline, effects_of, method_named
 from featcircuits.attribution.nodes.exact import error_effects
 from featcircuits.attribution.sparse import Tally
+from featcircuits.baselines import Baseline, check_baseline, mean_states
 from featcircuits.errors import InputError
 from featcircuits.ledger import InMemory, Ledger, Part, columns
 from featcircuits.nodes import Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import Baseline, SiteState, States, check_baseline, fitting_batch, mean_states, states_of
+from featcircuits.states import SiteState, States, fitting_batch, states_of
 from featcircuits.tasks import Task
 
 

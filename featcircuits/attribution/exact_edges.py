@@ -22,9 +22,10 @@ from featcircuits.attribution.nodes.exact import patched_metric
 from featcircuits.attribution.selection import NodeSet
 from featcircuits.attribution.sparse import pieces
 from featcircuits.connections import Connection, Through
+from featcircuits.decomposition import moved_between, rewired
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import States, moved_between, rewired
+from featcircuits.states import States
 
 _NUMBERS = 1 << 24
 """How many numbers the features of one piece may be."""

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from featcircuits.attribution.attending import Pattern, attending, per_head, without_each
 from featcircuits.attribution.writes import reads
+from featcircuits.decomposition import precision
 from featcircuits.sites import Site, all_sites, resid
 from featcircuits.splice import SplicedModel, Start, frozen
-from featcircuits.states import States, precision
+from featcircuits.states import States
 from featcircuits.tokens import Tokens
 
 

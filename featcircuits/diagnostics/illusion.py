@@ -30,13 +30,14 @@ from featcircuits.attribution.nodes.exact import patched_metric
 from featcircuits.attribution.selection import NodeSet, select_above
 from featcircuits.circuit import Circuit
 from featcircuits.connections import Through
+from featcircuits.decomposition import precision
 from featcircuits.diagnostics.directions import along, outside, ratio, row_part
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
 from featcircuits.nodes import Node
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel, frozen
-from featcircuits.states import States, precision, states_of
+from featcircuits.states import States, states_of
 from featcircuits.tasks import Task
 
 MESSAGE = "may act through a normally inactive pathway"

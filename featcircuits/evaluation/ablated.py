@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from featcircuits.baselines import DENSE_NUMBERS, Patched
 from featcircuits.circuit import Circuit
+from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablations import Ablation, Values
@@ -21,8 +23,8 @@ from featcircuits.metrics import Answers
 from featcircuits.nodes import Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site, resid
-from featcircuits.splice import SplicedModel, Start
-from featcircuits.states import DENSE_NUMBERS, Objective, Patched, check_finite, precision
+from featcircuits.splice import SplicedModel, Start, check_finite
+from featcircuits.states import Objective
 from featcircuits.tasks import Batch, Task
 
 ERRORS = ("nodes", "keep", "remove")

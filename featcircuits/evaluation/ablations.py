@@ -12,18 +12,10 @@ from typing import Protocol
 
 import torch
 
+from featcircuits.baselines import MeanState, Patched, mean_states, patched_by_mean, patched_by_run, patched_by_zero
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
-from featcircuits.states import (
-    MeanState,
-    Patched,
-    check_finite,
-    mean_states,
-    patched_by_mean,
-    patched_by_run,
-    patched_by_zero,
-)
+from featcircuits.splice import SplicedModel, check_finite
 from featcircuits.tasks import Batch, Task
 
 Values = Callable[[Site], Patched]

@@ -13,12 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from featcircuits.baselines import Patched
+from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
 from featcircuits.evaluation.ablated import AblatedModel, objective_of
 from featcircuits.evaluation.ablations import Values
 from featcircuits.sites import Site
 from featcircuits.splice import frozen
-from featcircuits.states import Objective, Patched, precision
+from featcircuits.states import Objective
 from featcircuits.tasks import Batch, Task
 
 Masks = Mapping[Site, Tensor]

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from featcircuits.attribution.sparse import pieces
 from featcircuits.circuit import Circuit, Endpoint
+from featcircuits.decomposition import moved_between, rewired
 from featcircuits.errors import InputError
 from featcircuits.metrics import Answers
 from featcircuits.nodes import METRIC, Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
-from featcircuits.states import Objective, check_finite, moved_between, rewired
+from featcircuits.splice import SplicedModel, check_finite
+from featcircuits.states import Objective
 from featcircuits.tasks import Batch, Task
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featcircuits.decomposition import precision
 from featcircuits.errors import InputError
 from featcircuits.health.figures import Figures, Losses, measure
 from featcircuits.health.fit import REMEDY, Fit, fault_at, fit_at
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import KINDS, Site, all_sites
-from featcircuits.splice import SplicedModel
-from featcircuits.states import check_finite, precision
+from featcircuits.splice import SplicedModel, check_finite
 from featcircuits.tasks import Task
 from featcircuits.text import Rows, rows_of
 from featcircuits.tokens import Tokens

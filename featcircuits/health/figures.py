@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
+from featcircuits.baselines import DENSE_NUMBERS
+from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site, resid
-from featcircuits.splice import SplicedModel
-from featcircuits.states import DENSE_NUMBERS, check_finite, precision
+from featcircuits.splice import SplicedModel, check_finite
 from featcircuits.text import Rows, token_batches
 from featcircuits.tokens import Tokens
 

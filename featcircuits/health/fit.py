@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from featcircuits.decomposition import encode, precision
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
-from featcircuits.states import SiteState, States, encode, precision
+from featcircuits.states import SiteState, States
 
 ABSURD = 1.0
 """The most variance a dictionary may leave unexplained; the mean alone leaves 1."""

@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any, Protocol
 
 from featcircuits.attribution.effects import NodeEffects
+from featcircuits.baselines import Baseline
 from featcircuits.circuit import NodeScore
 from featcircuits.errors import InputError
 from featcircuits.nodes import Node
@@ -24,7 +25,6 @@ from featcircuits.selection.mask import LearnedMask
 from featcircuits.selection.ranks import MeanRank
 from featcircuits.selection.ratio import Ratio
 from featcircuits.splice import SplicedModel
-from featcircuits.states import Baseline
 from featcircuits.tasks import Task
 
 

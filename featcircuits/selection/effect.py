@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from featcircuits.baselines import Baseline
 from featcircuits.nodes import Node
 from featcircuits.selection.evidence import Evidence
-from featcircuits.states import Baseline
 from featcircuits.tasks import Task
 
 

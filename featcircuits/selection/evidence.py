@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from featcircuits.attribution.effects import NodeEffects
+from featcircuits.baselines import Baseline
 from featcircuits.circuit import NodeScore
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import ERRORS, AblatedModel
@@ -13,7 +14,6 @@ from featcircuits.evaluation.ablations import ABLATIONS, ablation_named
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress
 from featcircuits.splice import SplicedModel
-from featcircuits.states import Baseline
 from featcircuits.tasks import Task
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from featcircuits.baselines import Baseline
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
 from featcircuits.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_search, check_share, strongest
-from featcircuits.states import Baseline
 from featcircuits.tasks import Task
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from featcircuits.baselines import Baseline
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel
 from featcircuits.evaluation.masked import Masks, Prepared, mask_gradients, prepare
 from featcircuits.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_search, check_share, strongest
 from featcircuits.selection.masks import at_nodes, masks_of
-from featcircuits.states import Baseline
 from featcircuits.tasks import Task
 
 

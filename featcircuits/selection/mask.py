@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from featcircuits.baselines import Baseline
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
 from featcircuits.evaluation.masked import Prepared, masked_metric, prepare
 from featcircuits.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_search
 from featcircuits.selection.masks import masks_of
-from featcircuits.states import Baseline
 from featcircuits.tasks import Task
 
 _LOW, _HIGH = -0.1, 1.1

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from featcircuits.attribution.effects import NodeEffects, node_effects
 from featcircuits.attribution.nodes import method_named
+from featcircuits.baselines import Baseline
 from featcircuits.errors import InputError
 from featcircuits.nodes import Node
 from featcircuits.selection.evidence import Evidence, strongest
-from featcircuits.states import Baseline
 from featcircuits.tasks import Task
 
 

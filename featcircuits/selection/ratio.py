@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from featcircuits.baselines import Baseline
 from featcircuits.circuit import NodeScore
 from featcircuits.errors import InputError
 from featcircuits.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_share
-from featcircuits.states import Baseline
 from featcircuits.tasks import Task
 
 

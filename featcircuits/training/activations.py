@@ -17,8 +17,7 @@ from torch import Tensor
 from featcircuits.errors import InputError
 from featcircuits.progress import Progress
 from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
-from featcircuits.states import check_finite
+from featcircuits.splice import SplicedModel, check_finite
 from featcircuits.text import Rows, token_batches
 
 ROWS = 256

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits import runs
+from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary, jumprelu
 from featcircuits.errors import InputError
 from featcircuits.health import Figures, Losses, measure
@@ -22,7 +23,6 @@ from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site, all_sites, chosen
 from featcircuits.sources import sha256
 from featcircuits.splice import SplicedModel
-from featcircuits.states import precision
 from featcircuits.suites import fingerprint
 from featcircuits.suites.record import FORMAT
 from featcircuits.text import Rows, sha256_of

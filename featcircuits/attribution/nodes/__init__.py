@@ -8,9 +8,9 @@ from typing import Any
 
 from featcircuits.attribution.nodes.blend import Blend
 from featcircuits.attribution.nodes.table import STANDALONE, Estimator, NodeMethod, effects_of
+from featcircuits.baselines import BASELINES, Baseline
 from featcircuits.corruption import Noise
 from featcircuits.errors import InputError
-from featcircuits.states import BASELINES, Baseline
 
 __all__ = [
     "DEFAULT_METHOD",

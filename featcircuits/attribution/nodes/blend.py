@@ -11,10 +11,11 @@ from torch import Tensor
 
 from featcircuits.attribution.contract import contract
 from featcircuits.attribution.nodes.table import STANDALONE, effects_of
+from featcircuits.decomposition import precision
 from featcircuits.errors import InputError
 from featcircuits.sites import Site, resid
 from featcircuits.splice import SplicedModel
-from featcircuits.states import States, precision
+from featcircuits.states import States
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ from torch import Tensor
 from featcircuits.attribution.contract import contract
 from featcircuits.attribution.nodes.quadrature import points
 from featcircuits.attribution.sparse import pieces
+from featcircuits.baselines import DENSE_NUMBERS, patched_by_run
+from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
 from featcircuits.sites import EMBED, Site
 from featcircuits.splice import SplicedModel, gradients
-from featcircuits.states import DENSE_NUMBERS, SiteState, States, patched_by_run, precision
+from featcircuits.states import SiteState, States
 
 
 class _Along(NamedTuple):

@@ -1,0 +1,148 @@
+"""Baselines: what patching puts in, and what ablated nodes become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from featcircuits.corruption import Noise
+from featcircuits.decomposition import precision, written
+from featcircuits.dictionaries import Dictionary
+from featcircuits.errors import InputError
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel, check_finite
+from featcircuits.tasks import Batch, Task
+
+BASELINES = ("paired", "zero", "mean", "noise")
+Baseline = str | Noise
+"""What patching puts in: a name, or noise with settings of its own."""
+
+
+DENSE_NUMBERS = 1 << 23
+"""How many dense features may be held at once."""
+
+
+class MeanState(NamedTuple):
+    """A site's mean over prompts, place by place: features [place, n_features], x [place, width] less the bypass.
+
+    Decode being affine, the mean error is x - decode(features) of these. `scale` [place, 1]: the mean
+    scale of decoder rows, where the dictionary has one.
+    """
+
+    features: Tensor
+    x: Tensor
+    scale: Tensor | None
+
+
+class Patched(NamedTuple):
+    """What patching puts in at the nodes of a site.
+
+    `x` [example, slot, width]: all of them together, None for nothing (the decoder's bias). Features
+    are those encoded from `read`, unless given. `scale` [example, slot, 1]: of decoder rows.
+    """
+
+    x: Tensor | None
+    read: Tensor | None = None
+    features: Callable[[Tensor], Tensor] | None = None
+    """rows (example * slots + slot) [n] -> features, broadcastable to [n, n_features]"""
+    scale: Tensor | None = None
+
+    def x_at(self, dictionary: Dictionary, rows: Tensor, clean: Tensor) -> Tensor:
+        """[n, width] at some rows; the bias is in the units of what is read there, `clean` [..., n, read_width]."""
+        if self.x is not None:
+            return self.x.flatten(0, 1)[rows]
+        none = clean.new_zeros(1, dictionary.n_features)
+        return dictionary.decode(none, dictionary.statistics(clean))
+
+    def features_at(self, dictionary: Dictionary, rows: Tensor) -> Tensor:
+        """Broadcastable to [n, n_features]."""
+        if self.features is not None:
+            return self.features(rows)
+        assert self.read is not None
+        read = self.read.flatten(0, 1)[rows]
+        return dictionary.encode(read.to(precision(read.dtype)))
+
+
+def patched_by_zero(spliced: SplicedModel, site: Site) -> Patched:
+    """No features and no error: the site emits its decoder's bias."""
+    none = torch.zeros(
+        1, spliced.dictionaries[site].n_features, device=spliced.device, dtype=precision(spliced.model.dtype)
+    )
+    return Patched(None, features=lambda rows: none)
+
+
+def patched_by_mean(mean: MeanState, batch: Batch) -> Patched:
+    """The mean at the same place."""
+    places = batch.places.clamp(min=0)
+    scale = None if mean.scale is None else mean.scale[places]
+    return Patched(mean.x[places], features=lambda rows: mean.features[places.flatten()[rows]], scale=scale)
+
+
+def patched_by_run(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor]) -> Patched:
+    """What another run holds at the site, and where its dictionary reads."""
+    dictionary = spliced.dictionaries[site]
+    x, read = (seen[at].to(precision(seen[at].dtype)) for at in (site, spliced.read_site(site)))
+    statistics = dictionary.statistics(read)
+    return Patched(written(dictionary, x, read), read, scale=None if statistics is None else statistics.scale)
+
+
+def check_baseline(task: Task, baseline: Baseline) -> None:
+    """Refuse an unknown baseline, one that needs pairs where there are none, or roles that are not there."""
+    if isinstance(baseline, Noise):
+        baseline.check(task)
+        return
+    if baseline not in BASELINES:
+        raise InputError(f"unknown baseline {baseline!r}; known: {', '.join(BASELINES)}")
+    if baseline == "paired" and not task.paired:
+        raise InputError(
+            f"{task.name}: baseline='paired' needs corrupted prompts; use baseline='zero', 'mean' or 'noise'"
+        )
+
+
+def mean_states(spliced: SplicedModel, task: Task, batch_size: int) -> dict[Site, MeanState]:
+    """Each site's mean feature and error at each place, over the reference prompts.
+
+    Those are the corrupted prompts of a paired task (as Marks et al. ablate), the prompts
+    themselves otherwise.
+    """
+    n_places = len(task.places)
+    totals: dict[Site, MeanState] = {}
+    counts = torch.zeros(n_places, device=spliced.device, dtype=torch.long)
+    for batch in task.batches(batch_size):
+        batch = batch.to(spliced.device)
+        logits, seen = spliced.record(batch.corrupted or batch.clean, spliced.with_reads(spliced.sites))
+        check_finite(logits, seen)
+        place, real = batch.places.flatten(), batch.places.flatten() >= 0
+        counts += torch.bincount(place[real], minlength=n_places)
+        for site, dictionary in spliced.dictionaries.items():
+            read = seen[spliced.read_site(site)].flatten(0, 1)[real]
+            read = read.to(precision(read.dtype))
+            x = written(dictionary, seen[site].flatten(0, 1)[real].to(read.dtype), read)
+            if site not in totals:
+                totals[site] = _no_state(dictionary, x, n_places)
+            _add_states(totals[site], dictionary, x, read, place[real])
+    counts = counts.clamp(min=1)[:, None]
+    return {site: MeanState(*(None if t is None else t / counts for t in total)) for site, total in totals.items()}  # type: ignore[arg-type]
+
+
+def _no_state(dictionary: Dictionary, x: Tensor, n_places: int) -> MeanState:
+    scaled = dictionary.statistics(x[:0].new_zeros(1, dictionary.read_width)) is not None
+    return MeanState(
+        x.new_zeros(n_places, dictionary.n_features),
+        x.new_zeros(n_places, x.shape[1]),
+        x.new_zeros(n_places, 1) if scaled else None,
+    )
+
+
+def _add_states(total: MeanState, dictionary: Dictionary, x: Tensor, read: Tensor, place: Tensor) -> None:
+    """Dense features exist for a few rows at a time."""
+    size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
+    for some, at in zip(read.split(size), place.split(size), strict=True):
+        total.features.index_add_(0, at, dictionary.encode(some))
+    total.x.index_add_(0, place, x)
+    statistics = dictionary.statistics(read)
+    if total.scale is not None and statistics is not None:
+        total.scale.index_add_(0, place, statistics.scale)
