@@ -80,7 +80,7 @@ def normalisations() -> str:
 def sources() -> str:
     return table(
         ("written by", "files"),
-        ((name, " and ".join(f"`{file}`" for file in files) or "one file") for name, files in source_kinds().items()),
+        ((name, ", ".join(f"`{file}`" for file in files) or "one file") for name, files in source_kinds().items()),
     )
 
 

@@ -66,7 +66,7 @@ class TraceConfig(Config):
     )
     aggregate: str = option("none", "Positions: 'none' keeps each as nodes of its own, 'sum', or 'role'.")
     nodes: str = option("relp", "Estimator of node effects: relp, ig, atp, exact or another of docs/choosing.md.")
-    edges: str = option("same", "Estimator of edge effects: same, atp, relp, ig, or 'none' for nodes alone.")
+    edges: str = option("same", "Estimator of edge effects: same, another that has edges, or 'none' for nodes alone.")
     steps: int = option(10, "Points of integrated gradients (ig).")
     rule: str = option("left", "Quadrature of ig: left (as published), midpoint or gauss.")
     rules: str = option("default", "Propagation rules of relp: default, with_ah, or names joined by +.")

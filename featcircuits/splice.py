@@ -37,6 +37,9 @@ _ROW_BYTES = 1 << 29
 _PER_LAYER = 34
 """Activations that a layer keeps for its backward pass, in widths of the residual stream."""
 
+_PER_LOGIT = 6
+"""The same of a token's logits with their loss: as they are, in float32, and as log-probabilities."""
+
 Edit = Callable[[Site, Tensor], Tensor]
 """(site, activation [row, slot, width]) -> the activation to go on with."""
 
@@ -138,6 +141,20 @@ class SplicedModel:
 
         return self.run(tokens, both, sites=self.with_reads(chosen), **options)
 
+    def run_until(self, tokens: Tokens, site: Site, edit: ReadingEdit, **options: Any) -> tuple[Tensor, Tensor]:
+        """The activation that arrives at a site, and what its dictionary reads; the forward ends there."""
+
+        def before(at: Site, x: Tensor, read: Tensor) -> Tensor:
+            if at == site:
+                raise _Arrived(x, read)
+            return edit(at, x, read)
+
+        try:
+            self.run_reading(tokens, before, **options)
+        except _Arrived as arrived:
+            return arrived.x, arrived.read
+        raise AssertionError(f"a forward did not come by {site}")
+
     def record(self, tokens: Tokens, sites: Iterable[Site] | None = None) -> tuple[Tensor, dict[Site, Tensor]]:
         """An unedited forward without gradients: answer logits and the activation at each site."""
         seen: dict[Site, Tensor] = {}
@@ -150,11 +167,16 @@ class SplicedModel:
             logits = self.run(tokens, keep, sites=sites, answers_only=True)
         return logits, seen
 
-    def rows_at_once(self, slots: int, most: int, gradients: bool = False) -> int:
-        """How many rows of `slots` tokens one forward takes within a fixed memory; 1 to `most`."""
+    def rows_at_once(self, slots: int, most: int, gradients: bool = False, all_logits: bool = False) -> int:
+        """How many rows of `slots` tokens one forward takes within a fixed memory; 1 to `most`.
+
+        `all_logits`: those of every token are computed, and a loss of them.
+        """
         config, layers = self.model.config.get_text_config(), self.architecture.n_layers if gradients else 2
         heads = getattr(config, "num_attention_heads", 1)
         numbers = slots * layers * (_PER_LAYER * self.architecture.width + 2 * heads * slots)
+        if all_logits:
+            numbers += _PER_LOGIT * slots * config.get_text_config().vocab_size
         budget = _ROW_BYTES
         if self.device.type == "cuda":
             budget = max(budget, torch.cuda.mem_get_info(self.device)[0] // 4)
@@ -194,6 +216,14 @@ def check_finite(logits: Tensor, activations: Mapping[Site, Tensor]) -> None:
             raise InputError(f"the model's activation at {site} holds NaN or infinity; {_NAN_REMEDY}")
     if not torch.isfinite(logits).all():
         raise InputError(f"the model's logits hold NaN or infinity; {_NAN_REMEDY}")
+
+
+class _Arrived(Exception):
+    """Ends a forward pass at the site that was waited for."""
+
+    def __init__(self, x: Tensor, read: Tensor) -> None:
+        super().__init__()
+        self.x, self.read = x, read
 
 
 def _runs(site: Site, first_layer: int) -> bool:

@@ -135,11 +135,12 @@ def test_conductance_is_slope_times_increment(family: str, rule: str) -> None:
 # --- blends
 
 
-@pytest.mark.parametrize("share", ["position", "prompt"])
+@pytest.mark.parametrize(("kind", "share"), [("relu", "position"), ("relu", "prompt"), ("skip_sae", "position")])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_blend_leans_by_the_share_of_the_streams_change(family: str, share: str) -> None:
-    """The share written out for every feature, from whole runs and dense tensors."""
-    spliced, task = spliced_model(tiny_model(family), sites=["embed", "attn_1", "mlp_1", "resid_1"]), random_task(2, 4)
+def test_a_blend_leans_by_the_share_of_the_streams_change(family: str, kind: str, share: str) -> None:
+    """The share written out for every feature, from whole runs and dense tensors; a bypass is part of the stream."""
+    sites = ["embed", "attn_1", "mlp_1", "resid_1"]
+    spliced, task = spliced_model(tiny_model(family), kind, sites), random_task(2, 4)
     near, far, found = (
         fc.node_effects(spliced, task, method, **options)
         for method, options in (("atp", {}), ("secant", {}), ("blend", {"share": share}))
@@ -158,13 +159,13 @@ def test_a_blend_leans_by_the_share_of_the_streams_change(family: str, share: st
         after[Site(1, "attn")] = change[resid(1)]
     for site in spliced.sites:
         dictionary, stream = spliced.dictionaries[site], after[site]
-        features = encode(dictionary, other[site])[0] - encode(dictionary, clean[site])[0]
+        (f, e), (f2, e2) = encode(dictionary, clean[site]), encode(dictionary, other[site])
+        features, rest = f2 - f, e2 - e
         size = stream.norm(dim=-1) * (stream.norm(dim=-1) if share == "position" else stream.norm(dim=(1, 2))[:, None])
         size = torch.where(size == 0, 1.0, size)
         along = features * (stream @ dictionary.decode_change(torch.eye(24).double()).T)
         expected = near.features(site) + along / size[..., None] * (far.features(site) - near.features(site))
         close(found.features(site), expected, tolerance(family))
-        rest = change[site] - dictionary.decode_change(features)
         expected = near.error(site) + (rest * stream).sum(-1) / size * (far.error(site) - near.error(site))
         close(found.error(site), expected, tolerance(family))
 

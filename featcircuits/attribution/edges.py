@@ -19,7 +19,7 @@ from featcircuits.attribution.contract import contract
 from featcircuits.attribution.direct import Edges, arcs_of, batch_edges, metric_gradients
 from featcircuits.attribution.effects import NodeEffects
 from featcircuits.attribution.exact_edges import batch_exact_edges
-from featcircuits.attribution.nodes import DEFAULT_METHOD, Estimator, check_method_baseline, method_named
+from featcircuits.attribution.nodes import DEFAULT_METHOD, METHODS, Estimator, check_method_baseline, method_named
 from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
@@ -201,9 +201,8 @@ def edge_estimator(method: str, options: Mapping[str, Any]) -> Estimator | Exact
     """The method by name, where it has coefficients to make edges of, or patches them."""
     estimator = method_named(method, options)
     if not isinstance(estimator, (Estimator, ExactPatching)):
-        raise InputError(
-            f"method {method!r} has no coefficients to make edges of; use edges by 'atp', 'relp', 'ig' or 'exact'"
-        )
+        able = [name for name, make in METHODS.items() if issubclass(make, (Estimator, ExactPatching))]  # type: ignore[arg-type]
+        raise InputError(f"method {method!r} has no coefficients to make edges of; edges by: {', '.join(able)}")
     return estimator
 
 

@@ -82,6 +82,7 @@ class NodeEffects:
     batch_size: int
     _records: Mapping[Site, _SiteRecord] = field(repr=False)
     keeps_examples: bool = True
+    errors: str = "estimated"
     kept: Mapping[int, Kept] = field(default_factory=dict, repr=False)
     """By number of the batch; all that this process computed, or nothing"""
 
@@ -215,6 +216,7 @@ def node_effects(
         batch_size=batch_size,
         _records={site: _record(parts, site, len(task)) for site in spliced.sites},
         keeps_examples=keep_examples,
+        errors=errors,
         kept=kept,
     )
 

@@ -24,8 +24,9 @@ from featcircuits.attribution.sparse import pieces
 from featcircuits.connections import Connection, Through
 from featcircuits.decomposition import moved_between, rewired
 from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
+from featcircuits.splice import ReadingEdit, SplicedModel, Start
 from featcircuits.states import States
+from featcircuits.tokens import Tokens
 
 _NUMBERS = 1 << 24
 """How many numbers the features of one piece may be."""
@@ -92,23 +93,20 @@ def _source_moves(spliced: SplicedModel, states: States, site: Site, at: Occurre
     return vectors
 
 
-@torch.no_grad()
-def _held_run(
-    spliced: SplicedModel, states: States, site: Site, rows: Tensor, vectors: Tensor, until: Site | None
-) -> tuple[Tensor, Tensor]:
-    """When `site` moves and all other nodes are held: (activation, what is read) at `until`, or the change of m twice.
+class _Held(NamedTuple):
+    """A run in which `site` moves and all other nodes are held; a bypass is no node and goes on with what arrives."""
 
-    A bypass is no node and goes on with what arrives.
-    """
+    tokens: Tokens
+    edit: ReadingEdit
+    start: Start | None
+
+
+def _held(spliced: SplicedModel, states: States, site: Site, rows: Tensor, vectors: Tensor) -> _Held:
     slots = states.sites[site].slots
     example, slot = rows // slots, rows % slots
     each = torch.arange(len(rows), device=rows.device)
-    arrived: list[tuple[Tensor, Tensor]] = []
 
     def hold(at: Site, x: Tensor, read: Tensor) -> Tensor:
-        if at == until:
-            arrived.append((x, read))
-            raise _Arrived
         state = states.sites[at]
         value = rewired(spliced.dictionaries[at], state.x[example], state.read[example], read)
         if at == site:
@@ -116,23 +114,18 @@ def _held_run(
         return value
 
     start = spliced.start_at(site, lambda stream: states.streams[stream][example], lambda at, x: hold(at, x, x))
-    try:
-        logits = spliced.run_reading(states.batch.clean.select(example), hold, start=start, answers_only=True)
-    except _Arrived:
-        return arrived[0]
-    change = states.objective.select(example)(logits) - states.metric_clean[example]
-    return change, change
+    return _Held(states.batch.clean.select(example), hold, start)
 
 
-class _Arrived(Exception):
-    """Ends a forward pass at the site that was waited for."""
-
-
+@torch.no_grad()
 def _metric_edges(spliced: SplicedModel, states: States, site: Site, at: Occurrences, vectors: Tensor) -> Edges:
-    value, _ = _held_run(spliced, states, site, at.row, vectors, None)
+    held, example = _held(spliced, states, site, at.row, vectors), at.row // states.sites[site].slots
+    logits = spliced.run_reading(held.tokens, held.edit, start=held.start, answers_only=True)
+    value = states.objective.select(example)(logits) - states.metric_clean[example]
     return Edges(at.row, torch.zeros_like(at.row), at.row, at.node, value)
 
 
+@torch.no_grad()
 def _arrivals(
     spliced: SplicedModel, states: States, arc: Connection, at: Occurrences, vectors: Tensor, targets: Occurrences
 ) -> Moves:
@@ -146,7 +139,8 @@ def _arrivals(
         x[torch.arange(len(at.row), device=x.device), at.row % slots] += vectors.to(x.dtype)
         read = x
     else:
-        x, read = _held_run(spliced, states, arc.upstream, at.row, vectors, arc.downstream)
+        held = _held(spliced, states, arc.upstream, at.row, vectors)
+        x, read = spliced.run_until(held.tokens, arc.downstream, held.edit, start=held.start)
     change = moved_between(dictionary, clean, clean_read, x, read)
     source, target = (at.row[:, None] // slots == targets.row // slots).nonzero(as_tuple=True)
     slot, node = targets.row[target] % slots, targets.node[target]

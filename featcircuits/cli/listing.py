@@ -21,7 +21,10 @@ def list_suites() -> None:
 def suite_table(suites: Iterable[Suite]) -> Table:
     """A row a suite, with a line for each kind of its sites."""
     caption = "here: sites with weights on this machine; loading a suite fetches the others"
-    table = Table(title="Suites", title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE)
+    table = Table(
+        title="Suites", title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE, pad_edge=False,
+        collapse_padding=True,
+    )  # fmt: skip
     suites = sorted(suites, key=lambda suite: suite.name)
     widest = max((len(suite.name) for suite in suites), default=0)
     table.add_column("suite, model, tasks", overflow="fold", min_width=widest)

@@ -26,9 +26,10 @@ from featcircuits.metrics import Answers
 from featcircuits.nodes import METRIC, Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel, check_finite
+from featcircuits.splice import ReadingEdit, SplicedModel, check_finite
 from featcircuits.states import Objective
 from featcircuits.tasks import Batch, Task
+from featcircuits.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,32 +121,25 @@ class _Hypothesis:
             sets = list(dict.fromkeys(parents[node] for node in nodes))
             for chunk in pieces(torch.arange(len(sets)), self.spliced.copies_at_once(self.batch.clean, max_rows)):
                 chosen = [sets[number] for number in chunk.tolist()]
-                arrived, read = self._run(chosen, until=site)
-                for given, *at in zip(chosen, arrived, read, strict=True):
+                tokens, hold = self._holding(chosen)
+                with torch.no_grad():
+                    arrived = self.spliced.run_until(tokens, site, hold)
+                for given, *at in zip(chosen, *(x.split(len(self.batch.index)) for x in arrived), strict=True):
                     self._read(site, (node for node in nodes if parents[node] == given), *at)
-        (logits,), _ = self._run([parents[METRIC]], until=None)
+        tokens, hold = self._holding([parents[METRIC]])
+        with torch.no_grad():
+            logits = self.spliced.run_reading(tokens, hold, answers_only=True)
         return tuple(-m.cpu() for m in (self.clean_metric, self.corrupted_metric, self.objective(logits)))  # type: ignore[return-value]
 
-    @torch.no_grad()
-    def _run(self, sets: list[frozenset[Node]], until: Site | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """What arrives at a site and is read there (or the logits, twice), the sites before it holding each set."""
-        count = len(self.batch.index)
-        arrived: list[tuple[Tensor, Tensor]] = []
-        rows = torch.arange(count, device=self.spliced.device).repeat(len(sets))
+    def _holding(self, sets: list[frozenset[Node]]) -> tuple[Tokens, ReadingEdit]:
+        """Clean prompts, once for each set of parents, and the edit that lets every site hold what a set says."""
+        rows = torch.arange(len(self.batch.index), device=self.spliced.device).repeat(len(sets))
 
         def hold(at: Site, x: Tensor, read: Tensor) -> Tensor:
-            if at == until:
-                arrived.append((x, read))
-                raise _Arrived
             value = torch.cat([self._held(at, given) for given in sets]).to(x.dtype)
             return rewired(self.spliced.dictionaries[at], value, self._corrupted_read(at)[rows], read)
 
-        try:
-            logits = self.spliced.run_reading(self.batch.clean.select(rows), hold, answers_only=True)
-            out = (logits, logits)
-        except _Arrived:
-            out = arrived[0]
-        return out[0].split(count), out[1].split(count)
+        return self.batch.clean.select(rows), hold
 
     def _corrupted_read(self, site: Site) -> Tensor:
         return self.corrupted[self.spliced.read_site(site)]
@@ -169,7 +163,3 @@ class _Hypothesis:
                 row = dictionary.decoder_rows(torch.tensor([node.feature], device=x.device))
                 move = change.steps[..., node.feature, None] * row
             self.moves[node] = move * here
-
-
-class _Arrived(Exception):
-    """Ends a forward pass at the site that was waited for."""

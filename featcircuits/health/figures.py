@@ -91,14 +91,14 @@ class _Sums:
 @torch.no_grad()
 def measure(spliced: SplicedModel, rows: Rows, progress: Progress = silent) -> tuple[dict[Site, Figures], Losses]:
     """Figures of every dictionary, each spliced alone; and the losses with all of them spliced, all errors dropped."""
-    batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS))
+    batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS, all_logits=True))
     means, n_tokens = site_means(spliced, batches, progress)
     sums, together = {site: _Sums() for site in spliced.sites}, _Sums()
     clean, n_predicted = 0.0, 0
     for tokens in progress(batches, "figures", len(batches)):
         tokens = tokens.to(spliced.device)
-        seen, logits = _recorded(spliced, tokens)
-        clean += summed_loss(logits, tokens)
+        seen, loss = _recorded(spliced, tokens)
+        clean += loss
         n_predicted += int(tokens.mask[:, 1:].sum())
         for site, total in sums.items():
             _add_site(spliced, tokens, site, seen, means[site], total)
@@ -140,8 +140,8 @@ def site_means(spliced: SplicedModel, batches: list[Tokens], progress: Progress)
     return {site: total / count for site, total in totals.items()}, count
 
 
-def _recorded(spliced: SplicedModel, tokens: Tokens) -> tuple[dict[Site, Tensor], Tensor]:
-    """What every site, its dictionary and a later start read, and all logits."""
+def _recorded(spliced: SplicedModel, tokens: Tokens) -> tuple[dict[Site, Tensor], float]:
+    """What every site, its dictionary and a later start read, and the loss (logits would fill the memory)."""
     seen: dict[Site, Tensor] = {}
 
     def keep(site: Site, x: Tensor) -> Tensor:
@@ -149,7 +149,8 @@ def _recorded(spliced: SplicedModel, tokens: Tokens) -> tuple[dict[Site, Tensor]
         return x
 
     streams = {resid(layer) for layer in range(-1, spliced.architecture.n_layers)}
-    return seen, spliced.run(tokens, keep, sites=spliced.with_reads({*spliced.sites, *streams}))
+    loss = summed_loss(spliced.run(tokens, keep, sites=spliced.with_reads({*spliced.sites, *streams})), tokens)
+    return seen, loss
 
 
 def _add_site(
@@ -219,6 +220,6 @@ def summed_loss(logits: Tensor, tokens: Tokens) -> float:
 @torch.no_grad()
 def mean_loss(spliced: SplicedModel, rows: Rows) -> float:
     """The bare model's cross-entropy of the next token, in nats a token."""
-    batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS))
+    batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS, all_logits=True))
     total = sum(summed_loss(spliced.run(tokens), tokens.to(spliced.device)) for tokens in batches)
     return total / sum(int(tokens.mask[:, 1:].sum()) for tokens in batches)

@@ -48,5 +48,6 @@ def _run(evidence: Evidence, method: str) -> NodeEffects:
     effects = evidence.effects
     return node_effects(
         evidence.spliced, evidence.task, method,
-        baseline=effects.baseline, batch_size=effects.batch_size, keep_examples=False, progress=evidence.progress,
+        baseline=effects.baseline, errors=effects.errors, batch_size=effects.batch_size, keep_examples=False,
+        progress=evidence.progress,
     )  # fmt: skip

@@ -83,16 +83,18 @@ def _shares(
 
 
 def _stream_changes(spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
-    """At residual sites that the shares need: corrupted less clean [example, slot, width]."""
+    """At the sites that the shares need: corrupted less clean, bypasses included [example, slot, width]."""
     if states.batch.corrupted is None:
         raise InputError("method 'blend' needs the corrupted prompts' run, and the task has none")
-    needed = {_stream(spliced, site) for site in spliced.sites}
-    known = {site: states.sites[site].x_change for site in needed if site in states.sites}
+    bypassed = {site for site, dictionary in spliced.dictionaries.items() if dictionary.has_bypass}
+    needed = {_stream(spliced, site) for site in spliced.sites} | {site for site in bypassed if site.kind == "attn"}
+    known = {site: states.sites[site].x_change for site in needed - bypassed if site in states.sites}
     missing = needed - known.keys()
     patched = spliced.record(states.batch.corrupted, missing)[1] if missing else {}
     wide = precision(spliced.model.dtype)
     real = (states.batch.clean.mask > 0)[..., None]
-    return known | {site: (x.to(wide) - states.streams[site].to(wide)) * real for site, x in patched.items()}
+    clean = {**{site: state.x for site, state in states.sites.items()}, **states.streams}
+    return known | {site: (x.to(wide) - clean[site].to(wide)) * real for site, x in patched.items()}
 
 
 def _stream(spliced: SplicedModel, site: Site) -> Site:
@@ -107,7 +109,7 @@ def _change_after(
     """The stream's change D just after the site, and D as a direction of the site's own activation."""
     state, change = states.sites[site], changes[_stream(spliced, site)]
     if spliced.entry(site).kind == "attn":
-        change = change + state.x_change
+        change = change + changes.get(site, state.x_change)
     if site.kind != "attn_z":
         return change, change
     # what the heads write is linear in them but for a post-norm, whose slope at the clean run stands for it
