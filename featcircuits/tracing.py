@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
+
+import torch
 
 from featcircuits.attribution.edges import edge_effects, edge_estimator
 from featcircuits.attribution.effects import NodeEffects, node_effects
@@ -12,7 +16,7 @@ from featcircuits.baselines import Baseline
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError
 from featcircuits.health.fit import check_states
-from featcircuits.ledger import Ledger
+from featcircuits.ledger import InMemory, Ledger
 from featcircuits.manifest import manifest_of
 from featcircuits.nodes import Node, input_node
 from featcircuits.progress import Progress, silent
@@ -24,6 +28,10 @@ from featcircuits.tasks import Task
 
 DEFAULT_NODES = "top=100"
 DEFAULT_EDGES = "top=1000"
+
+
+ORDER = "order"
+"""The name in a ledger of the selected order."""
 
 
 class Trace(NamedTuple):
@@ -92,7 +100,10 @@ def trace_with_ranking(
         "nodes": nodes, "edges": edge_method, "options": options, "baseline": str(baseline), "errors": errors,
         "select": select, "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
-    order = select_with(selection, spliced, task, effects, seed=seed, progress=progress)
+    order = _ordered(
+        ledger or InMemory(), effects,
+        lambda: select_with(selection, spliced, task, effects, seed=seed, progress=progress),
+    )  # fmt: skip
     ranking = _ranking(spliced, task, effects, order, settings)
     kept = beginning(ranking, choose_nodes)
     if edges is None:
@@ -103,14 +114,17 @@ def trace_with_ranking(
         ledger=ledger, progress=progress,
     )  # fmt: skip
     weights = {(source, target): weight for source, target, weight in found.edges() if weight != 0}
-    circuit = Circuit(
-        nodes=kept.nodes,
-        edges={**_input_edges(kept), **weights},
-        places=task.places,
-        aggregate=task.aggregate,
-        manifest=ranking.manifest,
-    )
+    circuit = replace(kept, edges={**_input_edges(kept), **weights})
     return Trace(prune(circuit, edges=choose_edges), ranking)
+
+
+def _ordered(ledger: Ledger, effects: NodeEffects, select: Callable[[], list[Node]]) -> list[Node]:
+    """The nodes in a selected order, found once: several processes must not differ in it by rounding."""
+    nodes = [node for node, _, _ in effects.nodes()]
+    for number in ledger.todo(ORDER, 1):
+        place = {node: index for index, node in enumerate(nodes)}
+        ledger.put(ORDER, number, {"order": torch.tensor([place[node] for node in select()], dtype=torch.long)})
+    return [nodes[index] for index in ledger.parts(ORDER)[0]["order"].tolist()]
 
 
 def _rule(rule: str | None, threshold: float | None, default: str, what: str) -> str:
