@@ -135,6 +135,15 @@ def test_an_audit_sees_a_broken_law() -> None:
     assert worst["the unedited splice changes no logit"] == 0
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_conductance_of_a_whole_output_is_the_sum_of_its_neurons(family: str) -> None:
+    model, task = tiny_model(family), random_task(2, 4)
+    outputs, neurons = (fc.load(model, {"mlp_1": make(WIDTH)}) for make in (whole, fc.dictionaries.identity))
+    found = fc.node_effects(outputs, task, "ig-conductance").error("mlp_1")
+    assert found.abs().max() > 1e-3
+    assert torch.allclose(found, fc.node_effects(neurons, task, "ig-conductance").features("mlp_1").sum(-1))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_whole_output_is_the_sum_of_its_neurons(family: str) -> None:
     """AtP is linear; and patching a whole residual output is patching everything."""

@@ -90,7 +90,8 @@ def _site_along(spliced: SplicedModel, site: Site, state: SiteState, seen: Mappi
     assert run.x is not None
     features = torch.empty_like(state.change)
     rows, inverse = state.row.unique(return_inverse=True)
-    for part in pieces(torch.arange(len(rows), device=rows.device), max(1, DENSE_NUMBERS // dictionary.n_features)):
+    size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
+    for part in pieces(torch.arange(len(rows), device=rows.device), size):
         entries = ((inverse >= part[0]) & (inverse <= part[-1])).nonzero()[:, 0]
         dense = run.features_at(dictionary, rows[part])
         features[entries] = dense[inverse[entries] - part[0], state.feature[entries]].to(features.dtype)
