@@ -18,54 +18,24 @@ from typing import Any
 import torch
 
 import featcircuits as fc
-from experiments.selection.cells import SETTINGS, Ordered, Scores, Setting, cell, difference, orders
-from featcircuits.evaluation.folds import interval
+from experiments.selection.cells import SETTINGS, Ordered, Scores, Setting, cell, judged, orders
+from experiments.selection.pairs import tasks
 from featcircuits.runs import check_free
 from featcircuits.selection import DEFAULT_SELECTION
-from featcircuits.splice import SplicedModel
 
 RULES = ("effect", "helpful", "ratio", "ranks", "iterated", "mask", "greedy")
 SIZES = (10, 20, 40, 80, 120, 180, 270)
 
 
-def tasks(spliced: SplicedModel, name: str, train: int, test: int) -> tuple[fc.Task, fc.Task]:
-    """Training and held-out pairs; roles where prompts differ in length."""
-    assert spliced.suite is not None
-    found = []
-    for split, count in (("train", train), ("test", test)):
-        task = fc.Task.from_jsonl(spliced.suite.task_file(name, split), spliced.tokenizer)
-        task = task.with_options(metric=spliced.suite.tasks[name].get("metric", task.metric))
-        lengths = {len(example.clean) for example in task.examples}
-        found.append((task if len(lengths) == 1 else task.with_options(aggregate="role")).take(count))
-    return found[0], found[1]
-
-
 def rows_of(
     behaviour: str, setting: Setting, ordered: Mapping[str, Ordered], scores: Mapping[str, Scores]
 ) -> list[dict[str, Any]]:
-    """A row for each rule: both areas with intervals, the difference from |effect|, and the budget."""
-    rows = []
-    for rule, own in scores.items():
-        center, between = difference(own, scores[DEFAULT_SELECTION])
-        rows.append(
-            {
-                "behaviour": behaviour, **asdict(setting), "rule": rule,
-                "area": own.area, "area_interval": interval(own.area, [a for a, _ in own.folds]),
-                "area_from_one": own.area_from_one,
-                "area_from_one_interval": interval(own.area_from_one, [b for _, b in own.folds]),
-                "difference": center, "difference_interval": between, "verdict": verdict(between),
-                "faithfulness": own.faithfulness, "forwards": ordered[rule].forwards,
-                "backwards": ordered[rule].backwards, "seconds": ordered[rule].seconds,
-            }
-        )  # fmt: skip
-    return rows
-
-
-def verdict(between: tuple[float, float] | None) -> str:
-    """Which side of 0 the whole interval is on."""
-    if between is None:
-        return "unknown"
-    return "better" if between[1] < 0 else "worse" if between[0] > 0 else "same"
+    """A row for each rule: where it stands, and what `judged` says of it."""
+    plain = scores[DEFAULT_SELECTION]
+    return [
+        {"behaviour": behaviour, **asdict(setting), "rule": rule, **judged(own, plain, ordered[rule])}
+        for rule, own in scores.items()
+    ]
 
 
 def print_cell(rows: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ def cell(
     nothing = Subgraph(next(iter(ranks.values())), 0)
     circuits = [nothing, *(Subgraph(own, size) for own in ranks.values() for size in sizes)]
     model = metric_model(spliced, task, 50)
-    whole = _ablated(spliced, task, setting, 0).metric(task, circuits)
+    whole = ablated_model(spliced, task, setting, 0).metric(task, circuits)
     pieces = [_curves(model, whole, len(sizes)), *_folds(spliced, task, setting, circuits, model, whole, len(sizes))]
     scores = {}
     for number, rule in enumerate(kept):
@@ -105,7 +106,7 @@ def _folds(
         rows = torch.arange(fold, len(task), FOLDS)
         # a twin's state does not depend on which other pairs there are
         same = setting.ablation == "paired"
-        own = whole[:, rows] if same else _ablated(spliced, part, setting, fold).metric(part, circuits)
+        own = whole[:, rows] if same else ablated_model(spliced, part, setting, fold).metric(part, circuits)
         yield _curves(model[rows], own, n_sizes)
 
 
@@ -116,7 +117,8 @@ def _curves(model: Tensor, metrics: Tensor, n_sizes: int) -> list[list[float]]:
     return [scores[begin : begin + n_sizes] for begin in range(0, len(scores), n_sizes)]
 
 
-def _ablated(spliced: SplicedModel, task: fc.Task, setting: Setting, seed: int) -> AblatedModel:
+def ablated_model(spliced: SplicedModel, task: fc.Task, setting: Setting, seed: int) -> AblatedModel:
+    """The model under a setting, ablation values drawn from the task."""
     prepared = ablation_named(setting.ablation, spliced, task, 50, seed)
     return replace(AblatedModel(spliced, prepared, setting.errors), batch_size=50)
 
@@ -125,3 +127,23 @@ def difference(scores: Scores, plain: Scores) -> tuple[float, tuple[float, float
     """Area of |1 - faithfulness| less that of the plain order, with the interval of the paired difference."""
     center = scores.area_from_one - plain.area_from_one
     return center, interval(center, [a[1] - b[1] for a, b in zip(scores.folds, plain.folds, strict=True)])
+
+
+def judged(own: Scores, plain: Scores, ordered: Ordered) -> dict[str, Any]:
+    """Both areas with intervals, the difference from the plain order's, and the budget; plain data."""
+    center, between = difference(own, plain)
+    return {
+        "area": own.area, "area_interval": interval(own.area, [a for a, _ in own.folds]),
+        "area_from_one": own.area_from_one,
+        "area_from_one_interval": interval(own.area_from_one, [b for _, b in own.folds]),
+        "difference": center, "difference_interval": between, "verdict": verdict(between),
+        "faithfulness": own.faithfulness, "folds": own.folds,
+        "forwards": ordered.forwards, "backwards": ordered.backwards, "seconds": ordered.seconds,
+    }  # fmt: skip
+
+
+def verdict(between: tuple[float, float] | None) -> str:
+    """Which side of 0 the whole interval is on."""
+    if between is None:
+        return "unknown"
+    return "better" if between[1] < 0 else "worse" if between[0] > 0 else "same"
