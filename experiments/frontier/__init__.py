@@ -1,0 +1,1 @@
+"""What accuracy, faithfulness and stability cost: the measurements behind the page on the frontier."""

@@ -1,0 +1,74 @@
+"""Areas under the curves of circuits that take nodes by each estimator's |effect|, on held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import featcircuits as fc
+from experiments.frontier.models import METHODS, REFERENCE, Case
+from experiments.selection.cells import Ordered, Setting, ablated_model, cell, judged
+from featcircuits.agreement.agree import Method
+from featcircuits.agreement.cost import measured
+from featcircuits.attribution.nodes import DEFAULT_METHOD
+from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
+from featcircuits.evaluation.scores import share
+
+SETTINGS = (Setting("mean", "nodes"), Setting("paired", "nodes"))
+SIZES = (10, 20, 40, 80, 120, 180, 270)
+CANDIDATES = ("atp", "relp", "relp:rules=attnlrp", "ig", "ig-inputs", "ig-chain", "secant", "blend")
+"""Measured again from other training pairs."""
+
+
+def circuits(case: Case, train: int, test: int) -> dict[str, list[dict[str, Any]]]:
+    """Rows a method and ablation, from the first training pairs (`circuits`) and from the next (`again`).
+
+    `caps`: what all features reach without any error.
+    """
+    assert case.test is not None
+    held_out = case.test.take(min(test, len(case.test)))
+    train = min(train, len(case.train) // 2)
+    first, second = (
+        case.train.with_options(examples=case.train.examples[begin : begin + train]) for begin in (0, train)
+    )
+    return {
+        "circuits": areas(case, first, held_out, (REFERENCE, *METHODS)),
+        "again": areas(case, second, held_out, CANDIDATES),
+        "caps": [
+            case.found() | {"ablation": setting.ablation, "cap": cap(case, held_out, setting)} for setting in SETTINGS
+        ],
+    }
+
+
+def areas(case: Case, task: fc.Task, held_out: fc.Task, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a method and ablation, each beside the default method."""
+    found = {method: ordered(case, task, method) for method in methods}
+    sizes = [size for size in SIZES if size <= min(len(own.order) for own in found.values())]
+    rows = []
+    for setting in SETTINGS:
+        scores = cell(case.spliced, held_out, found, setting, sizes)
+        where = case.found() | asdict(setting) | {"train": len(task), "test": len(held_out), "sizes": sizes}
+        rows += [
+            where | {"method": method} | judged(own, scores[DEFAULT_METHOD], found[method])
+            for method, own in scores.items()
+        ]
+    return rows
+
+
+def ordered(case: Case, task: fc.Task, text: str) -> Ordered:
+    """Nodes by descending |effect|, and what estimating took."""
+    method = Method.parse(text)
+    with measured(case.spliced, len(task) * task.longest) as cost:
+        effects = fc.node_effects(case.spliced, task, method.name, keep_examples=False, **method.options)
+    order = fc.select(case.spliced, task, effects, "effect")
+    return Ordered(order, cost.forwards, cost.backwards, cost.cpu_seconds)
+
+
+def cap(case: Case, task: fc.Task, setting: Setting) -> float:
+    """Faithfulness of all features with every error ablated."""
+    nothing = Subgraph(ranks_of(case.spliced, task.places, []), 0)
+    everything = Subgraph(nothing.ranks, 0, complement=True)
+    model = ablated_model(case.spliced, task, Setting(setting.ablation, "remove"), 0)
+    all_features, empty = model.metric(task, [everything, nothing]).mean(1).tolist()
+    return share(all_features, float(metric_model(case.spliced, task, 50).mean()), empty)

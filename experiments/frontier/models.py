@@ -1,0 +1,64 @@
+"""The models and behaviours that are measured: training and held-out pairs of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import featcircuits as fc
+from experiments.neurons_and_features import with_roles
+from experiments.selection.pairs import tasks
+from featcircuits.splice import SplicedModel
+
+METHODS = (
+    "atp", "atp-drop", "atp-qk", "atp-star", "atp-hop1", "relp", "relp:rules=with_ah", "relp:rules=gim",
+    "relp:rules=attnlrp", "ig", "ig:steps=3:rule=gauss", "ig-inputs", "ig-chain", "ig-conductance", "secant",
+    "blend", "blend:errors=exact",
+)  # fmt: skip
+REFERENCE = "exact"
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A behaviour of a model. `test` is None where only estimates are compared."""
+
+    model: str
+    behaviour: str
+    spliced: SplicedModel
+    train: fc.Task
+    test: fc.Task | None
+
+    def found(self) -> dict[str, str]:
+        """What a row of results says of where it comes from."""
+        return {"model": self.model, "behaviour": self.behaviour}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """A model, its suite and files of pairs of one behaviour."""
+
+    model: Path
+    suite: Path
+    train: Path
+    test: Path | None = None
+
+
+def suite_cases(name: str, behaviours: list[str]) -> Iterator[Case]:
+    """Behaviours of a suite (all where none is named), every pair of their files."""
+    spliced = fc.load(suite=name)
+    assert spliced.suite is not None
+    for behaviour in behaviours or spliced.suite.tasks:
+        train, test = tasks(spliced, behaviour, None, None)
+        yield Case(name, behaviour, spliced, train, test)
+
+
+def folder_case(name: str, folders: Folders) -> Case:
+    """A model of the user's own; positions go by role, read off where the prompts of a pair differ."""
+    spliced = fc.load(str(folders.model), str(folders.suite))
+    train, test = (
+        None if path is None else with_roles(fc.Task.from_jsonl(path, spliced.tokenizer))
+        for path in (folders.train, folders.test)
+    )
+    assert train is not None
+    return Case(name, folders.train.stem.partition("_")[0], spliced, train, test)

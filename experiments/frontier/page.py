@@ -1,0 +1,39 @@
+"""Tables in a page: what stands between two marks is made anew, the rest is left as it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.frontier.tables import TABLES
+from featcircuits.errors import InputError
+
+_MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def write_tables(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+    """Name -> Markdown, of every table that there are figures for."""
+    written = {name: _written(make, rows) for name, make in TABLES.items()}
+    return {name: text for name, text in written.items() if text}
+
+
+def _written(make: Callable[..., tuple[list[str], list[list[str]]]], rows: Mapping[str, Any]) -> str:
+    header, lines = make(rows)
+    return "\n".join(map(_line, [header, ["---"] * len(header), *lines])) if lines else ""
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def fill(text: str, tables: Mapping[str, str]) -> str:
+    """The page with these tables; one that is not among them stays. A mark of no known table is an `InputError`."""
+    if unknown := [name for _, name, _ in _MARKED.findall(text) if name not in TABLES]:
+        raise InputError(f"the page has a mark for a table {unknown[0]!r}; known: {', '.join(TABLES)}")
+
+    def anew(match: re.Match[str]) -> str:
+        before, name, after = match.groups()
+        return f"{before}\n{tables[name]}\n\n{after}" if name in tables else match[0]
+
+    return _MARKED.sub(anew, text)

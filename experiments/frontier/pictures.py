@@ -1,0 +1,113 @@
+"""Pictures of the page: accuracy over passes, areas of circuits, and what more pairs bring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from experiments.frontier.tables import (
+    ABLATIONS,
+    STORIES,
+    SUITE,
+    WHATS,
+    Results,
+    chosen,
+    cost,
+    known,
+    names,
+    pooled,
+    scored,
+)
+from featcircuits.evaluation.folds import interval
+
+_COLOURS = {"mean": "tab:blue", "paired": "tab:orange"}
+
+
+def draw(found: Results, folder: Path) -> None:
+    """The pictures that there are figures for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if found.get("scores"):
+        _save(accuracy(found), folder / "accuracy.png")
+    if found.get("circuits"):
+        _save(areas(found), folder / "areas.png")
+    if found.get("overlap") and found.get("spread"):
+        _save(pairs(found), folder / "pairs.png")
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def accuracy(found: Results) -> Any:
+    """Pearson (median over behaviours and kinds of site) over passes; a row a model, a column a kind of node."""
+    models = [model for model in (SUITE, STORIES) if chosen(found["costs"], model=model)]
+    figure, panels = _figure(15, 4.4 * len(models), len(models), len(WHATS))
+    for row, model in enumerate(models):
+        for axes, what in zip(panels[row], WHATS, strict=True):
+            for number, method in enumerate(names(chosen(found["scores"], model=model, what=what), "method")):
+                values = known(scored(found, model, method, what), "pearson")
+                if not values:
+                    continue
+                forwards, backwards, _ = cost(found, model, method)
+                axes.plot(forwards + backwards, median(values), "o", markersize=4, color=f"C{number % 10}")
+                label = method.removeprefix("relp:rules=")
+                axes.annotate(label, (forwards + backwards, median(values)), (4, 2), textcoords="offset points", size=6)
+            axes.set_xscale("log")
+            axes.set_title(f"{model}: {what}s" if what != "whole" else f"{model}: whole outputs", fontsize=9)
+            axes.tick_params(labelsize=7)
+    figure.supxlabel("forward and backward passes", fontsize=9)
+    figure.supylabel("Pearson with exact patching", fontsize=9)
+    return figure
+
+
+def areas(found: Results) -> Any:
+    """Area of |1 - faithfulness| with its interval; a line a method, a panel a model and ablation."""
+    models = [model for model in (SUITE, STORIES) if chosen(found["circuits"], model=model)]
+    figure, panels = _figure(10, 3.6 * len(models), len(models), len(ABLATIONS))
+    for row, model in enumerate(models):
+        methods = names(chosen(found["circuits"], model=model), "method")
+        for axes, ablation in zip(panels[row], ABLATIONS, strict=True):
+            for place, method in enumerate(methods):
+                center, parts = pooled(chosen(found["circuits"], model=model, method=method, ablation=ablation), 1)
+                between = interval(center, parts)
+                half = 0.0 if between is None else between[1] - center
+                axes.errorbar(center, -place, xerr=half, fmt="o", markersize=3, color=_COLOURS[ablation])
+            axes.set_yticks([-place for place in range(len(methods))], methods, fontsize=6)
+            axes.set_title(f"{model}, {ablation} ablation", fontsize=9)
+            axes.tick_params(labelsize=6)
+    figure.supxlabel("area of |1 - faithfulness|, smaller is better", fontsize=9)
+    return figure
+
+
+def pairs(found: Results) -> Any:
+    """Overlap of the top 100, and deviation of faithfulness, over the number of pairs: mean and worst behaviour."""
+    figure, panels = _figure(10, 3.6, 1, 2)
+    overlap, spread = chosen(found["overlap"], model=SUITE), chosen(found["spread"], model=SUITE)
+    for number, method in enumerate(names(overlap, "method")):
+        _line(panels[0, 0], chosen(overlap, method=method), "overlap", min, f"C{number}", method)
+    for ablation in names(spread, "ablation"):
+        _line(panels[0, 1], chosen(spread, ablation=ablation), "deviation", max, _COLOURS[ablation], ablation)
+    titles = ("share of the top 100 that 200 other pairs have too", "standard deviation of faithfulness over sets")
+    for axes, title in zip(panels[0], titles, strict=True):
+        axes.set_xscale("log")
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.legend(fontsize=7)
+    figure.supxlabel("pairs (lines: mean over behaviours; dotted: worst behaviour)", fontsize=9)
+    return figure
+
+
+def _line(axes: Any, rows: Sequence[Any], key: str, worst: Any, colour: str, label: str) -> None:
+    counts = names(rows, "pairs")
+    for combine, style, name in ((mean, "o-", label), (worst, ":", None)):
+        values = [combine(known(chosen(rows, pairs=count), key)) for count in counts]
+        axes.plot(counts, values, style, markersize=3, color=colour, label=name)

@@ -1,0 +1,144 @@
+"""The measurements behind the page on the frontier, on a tiny model; the page's tables and marks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import featcircuits as fc
+from experiments.frontier import circuits as of_circuits
+from experiments.frontier import models, page, pictures, prompts, tables
+from experiments.frontier.accuracy import accuracy
+from experiments.frontier.models import Case
+from experiments.frontier.tables import SUITE, figure
+from featcircuits.agreement.agree import Method
+from tests.tiny import random_task, spliced_model, tiny_model
+
+ROOT = Path(__file__).parents[1]
+METHODS = ("atp", "relp", "blend:errors=exact")
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    spliced = spliced_model(tiny_model("gpt2"), sites=["attn_1", "resid_1"])
+    return Case(SUITE, "pairs", spliced, random_task(48, 4), random_task(48, 4, seed=1))
+
+
+@pytest.fixture(scope="module")
+def results(case: Case) -> dict[str, list[dict[str, Any]]]:
+    """All rows, as read from the file that they are written to."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in (
+            (of_circuits, "METHODS", METHODS),
+            (of_circuits, "CANDIDATES", METHODS),
+            (of_circuits, "SIZES", (4, 8)),
+            (prompts, "METHODS", METHODS[:2]),
+            (prompts, "TOP", 8),
+            (prompts, "COUNTS", (4, 24)),
+            (prompts, "TEST_COUNTS", (12, 24)),
+        ):
+            patch.setattr(module, name, value)
+        patch.setattr("experiments.frontier.accuracy.METHODS", METHODS)
+        rows = accuracy(case, 2, edge_nodes=10) | of_circuits.circuits(case, 20, 40)
+        rows |= {"overlap": prompts.overlap(case), "spread": prompts.spread(case, 20)}
+    return json.loads(json.dumps(rows))
+
+
+def test_the_truth_agrees_with_itself_and_has_a_cost(results: dict[str, list[dict[str, Any]]]) -> None:
+    exact = tables.chosen(results["scores"], what="error", method="blend:errors=exact")
+    assert [row["pearson"] for row in exact] == pytest.approx([1.0] * len(exact))
+    forwards, backwards, _ = tables.cost(results, SUITE, "atp")
+    assert forwards == pytest.approx(3)
+    assert 0 < backwards < 1  # both sites are in later layers
+
+
+def test_areas_are_those_of_an_evaluation(case: Case, results: dict[str, list[dict[str, Any]]]) -> None:
+    assert case.test is not None
+    train, test = case.train.take(20), case.test.take(40)
+    effects = fc.node_effects(case.spliced, train, "atp", keep_examples=False)
+    order = fc.select(case.spliced, train, effects)
+    circuit = fc.trace(case.spliced, train, nodes="atp", edges=None, keep_nodes="top=8", check_fit=False)
+    for ablation in ("mean", "paired"):
+        report = fc.evaluate(case.spliced, circuit, test, ablation=ablation, ranking=order, sizes=(4, 8), draws=1)
+        (row,) = tables.chosen(results["circuits"], method="atp", ablation=ablation)
+        assert report.curve is not None
+        assert row["area_from_one"] == pytest.approx(report.curve.area_from_one)
+        assert tables.chosen(results["caps"], ablation=ablation)[0]["cap"] == pytest.approx(report.cap)
+
+
+def test_the_second_draw_is_of_other_pairs(results: dict[str, list[dict[str, Any]]]) -> None:
+    first, again = (tables.chosen(results[key], method="relp", ablation="mean")[0] for key in ("circuits", "again"))
+    assert first["train"] == again["train"] == 20
+    assert first["faithfulness"] != again["faithfulness"]
+
+
+def test_an_overlap_is_that_of_the_last_half_with_parts_of_the_first(
+    case: Case, results: dict[str, list[dict[str, Any]]]
+) -> None:
+    def top(begin: int, end: int) -> set[fc.Node]:
+        part = case.train.with_options(examples=case.train.examples[begin:end])
+        nodes = sorted(fc.node_effects(case.spliced, part, "relp").nodes(), key=lambda row: -abs(row[1]))
+        return {node for node, _, _ in nodes[:8]}
+
+    few, many = tables.chosen(results["overlap"], method="relp")
+    reference = top(24, 48)
+    assert many["overlap"] == len(top(0, 24) & reference) / 8
+    shares = [len(top(start, start + 4) & reference) / 8 for start in (0, 4, 8, 12, 16)]
+    assert (few["overlap"], few["worst"]) == (pytest.approx(sum(shares) / 5), min(shares))
+
+
+def test_sets_of_held_out_pairs_are_disjoint(results: dict[str, list[dict[str, Any]]]) -> None:
+    assert [row["sets"] for row in tables.chosen(results["spread"], ablation="mean")] == [4, 2]
+    assert all(row["deviation"] > 0 for row in results["spread"])
+
+
+def test_a_set_has_the_faithfulness_of_an_evaluation(case: Case) -> None:
+    task = case.train.take(12)
+    circuit = fc.trace(case.spliced, task, nodes="atp", edges=None, keep_nodes="top=8", check_fit=False)
+    for setting in of_circuits.SETTINGS:
+        report = fc.evaluate(case.spliced, circuit, task, ablation=setting.ablation, sizes=())
+        own = prompts.faithfulness(case, task, list(circuit.nodes), setting, 0)
+        assert own == pytest.approx(report.faithfulness)
+
+
+def test_tables_and_pictures_of_all_figures(results: dict[str, list[dict[str, Any]]], tmp_path: Path) -> None:
+    written = page.write_tables(results)
+    assert {"summary", "features", "edges", "areas", "areas-again", "behaviours-mean", "overlap"} <= written.keys()
+    assert "features-stories" not in written
+    for text in written.values():
+        assert len({line.replace("\\|", "").count("|") for line in text.splitlines()}) == 1
+    pictures.draw(results, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"accuracy.png", "areas.png", "pairs.png"}
+
+
+def test_a_pooled_difference_is_the_mean_of_differences() -> None:
+    own, plain = (
+        [{"area": 0.5, "area_from_one": one, "folds": [[0.5, one + step] for step in (-0.2, -0.1, 0.0, 0.1, 0.2)]}]
+        for one in (0.3, 0.4)
+    )
+    center, between = tables.difference(own + plain, plain + plain)
+    assert center == pytest.approx(-0.05)
+    assert between == pytest.approx((-0.05, -0.05))
+
+
+def test_a_page_keeps_its_prose_and_the_tables_that_were_not_made() -> None:
+    text = "One.\n<!-- table: areas -->\nold\n<!-- end -->\nTwo.\n<!-- table: overlap -->\nold\n<!-- end -->\n"
+    filled = page.fill(text, {"areas": "| new |"})
+    assert filled.split() == text.replace("old", "| new |", 1).split()
+    assert page.fill(filled, {"areas": "| new |"}) == filled
+    with pytest.raises(fc.InputError, match="a table 'sizes'"):
+        page.fill("<!-- table: sizes -->\n<!-- end -->", {})
+
+
+def test_figures_are_written_short() -> None:
+    assert [figure(0.984), figure(-0.5), figure(1.0), figure(None), figure(0.02, 3, sign=True)] == [
+        ".98", "-.50", "1.00", "–", "+.020",
+    ]  # fmt: skip
+
+
+def test_every_method_of_the_page_is_known() -> None:
+    for text in (*models.METHODS, *of_circuits.CANDIDATES, *prompts.METHODS):
+        assert str(Method.parse(text)) == text
