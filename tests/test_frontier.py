@@ -24,7 +24,7 @@ METHODS = ("atp", "relp", "blend:errors=exact")
 @pytest.fixture(scope="module")
 def case() -> Case:
     spliced = spliced_model(tiny_model("gpt2"), sites=["attn_1", "resid_1"])
-    return Case(SUITE, "pairs", spliced, random_task(48, 4), random_task(48, 4, seed=1))
+    return Case(SUITE, "pairs", spliced, random_task(48, 4), random_task(48, 4, seed=1), sizes=(4, 8))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,6 @@ def results(case: Case) -> dict[str, list[dict[str, Any]]]:
         for module, name, value in (
             (of_circuits, "METHODS", METHODS),
             (of_circuits, "CANDIDATES", METHODS),
-            (of_circuits, "SIZES", (4, 8)),
             (prompts, "METHODS", METHODS[:2]),
             (prompts, "TOP", 8),
             (prompts, "COUNTS", (4, 24)),

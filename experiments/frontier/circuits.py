@@ -16,7 +16,6 @@ from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.scores import share
 
 SETTINGS = (Setting("mean", "nodes"), Setting("paired", "nodes"))
-SIZES = (10, 20, 40, 80, 120, 180, 270)
 CANDIDATES = ("atp", "relp", "relp:rules=attnlrp", "ig", "ig-inputs", "ig-chain", "secant", "blend")
 """Measured again from other training pairs."""
 
@@ -44,10 +43,10 @@ def circuits(case: Case, train: int, test: int) -> dict[str, list[dict[str, Any]
 def areas(case: Case, task: fc.Task, held_out: fc.Task, methods: Sequence[str]) -> list[dict[str, Any]]:
     """A row a method and ablation, each beside the default method."""
     found = {method: ordered(case, task, method) for method in methods}
-    sizes = [size for size in SIZES if size <= min(len(own.order) for own in found.values())]
+    sizes = [size for size in case.sizes if size <= min(len(own.order) for own in found.values())]
     rows = []
     for setting in SETTINGS:
-        scores = cell(case.spliced, held_out, found, setting, sizes)
+        scores = cell(case.scope, held_out, found, setting, sizes)
         where = case.found() | asdict(setting) | {"train": len(task), "test": len(held_out), "sizes": sizes}
         rows += [
             where | {"method": method} | judged(own, scores[DEFAULT_METHOD], found[method])
@@ -59,16 +58,16 @@ def areas(case: Case, task: fc.Task, held_out: fc.Task, methods: Sequence[str]) 
 def ordered(case: Case, task: fc.Task, text: str) -> Ordered:
     """Nodes by descending |effect|, and what estimating took."""
     method = Method.parse(text)
-    with measured(case.spliced, len(task) * task.longest) as cost:
-        effects = fc.node_effects(case.spliced, task, method.name, keep_examples=False, **method.options)
-    order = fc.select(case.spliced, task, effects, "effect")
+    with measured(case.scope, len(task) * task.longest) as cost:
+        effects = fc.node_effects(case.scope, task, method.name, keep_examples=False, **method.options)
+    order = fc.select(case.scope, task, effects, "effect")
     return Ordered(order, cost.forwards, cost.backwards, cost.cpu_seconds)
 
 
 def cap(case: Case, task: fc.Task, setting: Setting) -> float:
     """Faithfulness of all features with every error ablated."""
-    nothing = Subgraph(ranks_of(case.spliced, task.places, []), 0)
+    nothing = Subgraph(ranks_of(case.scope, task.places, []), 0)
     everything = Subgraph(nothing.ranks, 0, complement=True)
-    model = ablated_model(case.spliced, task, Setting(setting.ablation, "remove"), 0)
+    model = ablated_model(case.scope, task, Setting(setting.ablation, "remove"), 0)
     all_features, empty = model.metric(task, [everything, nothing]).mean(1).tolist()
-    return share(all_features, float(metric_model(case.spliced, task, 50).mean()), empty)
+    return share(all_features, float(metric_model(case.scope, task, 50).mean()), empty)

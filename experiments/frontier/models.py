@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import featcircuits as fc
 from experiments.neurons_and_features import with_roles
 from experiments.selection.pairs import tasks
+from featcircuits.evaluation import scope_of
 from featcircuits.splice import SplicedModel
 
 METHODS = (
@@ -17,6 +19,10 @@ METHODS = (
     "blend", "blend:errors=exact",
 )  # fmt: skip
 REFERENCE = "exact"
+SIZES = (10, 20, 40, 80, 120, 180, 270)
+
+
+FOLDER_SIZES = (20, 40, 80, 160, 320, 640, 1280)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +34,15 @@ class Case:
     spliced: SplicedModel
     train: fc.Task
     test: fc.Task | None
+    first_layer: int = 0
+    """Circuits are of this layer and the later ones; earlier ones run as they are."""
+    sizes: tuple[int, ...] = SIZES
+    """How many nodes the circuits of a curve have."""
+
+    @cached_property
+    def scope(self) -> SplicedModel:
+        """The model with the sites that circuits are of."""
+        return scope_of(self.spliced, self.first_layer)
 
     def found(self) -> dict[str, str]:
         """What a row of results says of where it comes from."""
@@ -61,4 +76,5 @@ def folder_case(name: str, folders: Folders) -> Case:
         for path in (folders.train, folders.test)
     )
     assert train is not None
-    return Case(name, folders.train.stem.partition("_")[0], spliced, train, test)
+    behaviour, first = folders.train.stem.partition("_")[0], spliced.architecture.n_layers // 3
+    return Case(name, behaviour, spliced, train, test, first, FOLDER_SIZES)

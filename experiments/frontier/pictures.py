@@ -98,7 +98,6 @@ def pairs(found: Results) -> Any:
         _line(panels[0, 1], chosen(spread, ablation=ablation), "deviation", max, _COLOURS[ablation], ablation)
     titles = ("share of the top 100 that 200 other pairs have too", "standard deviation of faithfulness over sets")
     for axes, title in zip(panels[0], titles, strict=True):
-        axes.set_xscale("log")
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.legend(fontsize=7)
@@ -111,3 +110,6 @@ def _line(axes: Any, rows: Sequence[Any], key: str, worst: Any, colour: str, lab
     for combine, style, name in ((mean, "o-", label), (worst, ":", None)):
         values = [combine(known(chosen(rows, pairs=count), key)) for count in counts]
         axes.plot(counts, values, style, markersize=3, color=colour, label=name)
+    axes.set_xscale("log")
+    axes.set_xticks(counts, list(map(str, counts)))
+    axes.minorticks_off()

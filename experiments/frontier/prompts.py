@@ -66,10 +66,10 @@ def spread(case: Case, train: int) -> list[dict[str, Any]]:
 
 def faithfulness(case: Case, task: fc.Task, order: list[fc.Node], setting: Setting, seed: int) -> float:
     """Of all nodes of an order, with ablation values from these pairs alone."""
-    ranks = ranks_of(case.spliced, task.places, order)
-    model = ablated_model(case.spliced, task, setting, seed)
+    ranks = ranks_of(case.scope, task.places, order)
+    model = ablated_model(case.scope, task, setting, seed)
     kept, empty = model.metric(task, [Subgraph(ranks, len(order)), Subgraph(ranks, 0)]).mean(1).tolist()
-    return share(kept, float(metric_model(case.spliced, task, 50).mean()), empty)
+    return share(kept, float(metric_model(case.scope, task, 50).mean()), empty)
 
 
 def _slice(task: fc.Task, begin: int, end: int) -> fc.Task:
