@@ -7,11 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 import featcircuits as fc
-from experiments.frontier.models import METHODS, REFERENCE, Case
+from experiments.frontier.models import METHODS, PLAIN, REFERENCE, Case
 from experiments.selection.cells import Ordered, Setting, ablated_model, cell, judged
 from featcircuits.agreement.agree import Method
 from featcircuits.agreement.cost import measured
-from featcircuits.attribution.nodes import DEFAULT_METHOD
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.scores import share
 
@@ -41,7 +40,7 @@ def circuits(case: Case, train: int, test: int) -> dict[str, list[dict[str, Any]
 
 
 def areas(case: Case, task: fc.Task, held_out: fc.Task, methods: Sequence[str]) -> list[dict[str, Any]]:
-    """A row a method and ablation, each beside the default method."""
+    """A row a method and ablation, each beside the plain one."""
     found = {method: ordered(case, task, method) for method in methods}
     sizes = [size for size in case.sizes if size <= min(len(own.order) for own in found.values())]
     rows = []
@@ -49,8 +48,7 @@ def areas(case: Case, task: fc.Task, held_out: fc.Task, methods: Sequence[str]) 
         scores = cell(case.scope, held_out, found, setting, sizes)
         where = case.found() | asdict(setting) | {"train": len(task), "test": len(held_out), "sizes": sizes}
         rows += [
-            where | {"method": method} | judged(own, scores[DEFAULT_METHOD], found[method])
-            for method, own in scores.items()
+            where | {"method": method} | judged(own, scores[PLAIN], found[method]) for method, own in scores.items()
         ]
     return rows
 

@@ -19,6 +19,8 @@ METHODS = (
     "blend", "blend:errors=exact",
 )  # fmt: skip
 REFERENCE = "exact"
+PLAIN = "relp"
+"""What the others' circuits are compared with."""
 SIZES = (10, 20, 40, 80, 120, 180, 270)
 
 

@@ -8,9 +8,8 @@ import numpy as np
 
 import featcircuits as fc
 from experiments.frontier.circuits import SETTINGS, ordered
-from experiments.frontier.models import Case
+from experiments.frontier.models import PLAIN, Case
 from experiments.selection.cells import Setting, ablated_model
-from featcircuits.attribution.nodes import DEFAULT_METHOD
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.scores import share
 
@@ -47,7 +46,7 @@ def strongest(case: Case, task: fc.Task, method: str) -> set[fc.Node]:
 def spread(case: Case, train: int) -> list[dict[str, Any]]:
     """Faithfulness of one circuit on disjoint sets of n held-out pairs; a row an ablation and n."""
     assert case.test is not None
-    order = ordered(case, case.train.take(min(train, len(case.train))), DEFAULT_METHOD).order[:TOP]
+    order = ordered(case, case.train.take(min(train, len(case.train))), PLAIN).order[:TOP]
     rows = []
     for setting in SETTINGS:
         for count in (count for count in TEST_COUNTS if 2 * count <= len(case.test)):

@@ -8,7 +8,7 @@ from functools import partial
 from statistics import mean, median
 from typing import Any
 
-from featcircuits.attribution.nodes import DEFAULT_METHOD
+from experiments.frontier.models import PLAIN
 from featcircuits.evaluation.folds import interval
 
 Row = Mapping[str, Any]
@@ -115,18 +115,18 @@ def difference(own: Sequence[Row], plain: Sequence[Row]) -> tuple[float, tuple[f
 
 
 def areas(found: Results, model: str, key: str) -> Table:
-    """A line a method: both areas and the difference from the default, under both ablations."""
+    """A line a method: both areas and the difference from the plain method's, under both ablations."""
     rows = chosen(found.get(key, ()), model=model)
     header, lines = ["method"], []
     for ablation in ABLATIONS:
-        header += [f"{ablation}: area", "\\|1 − f\\|", f"less `{DEFAULT_METHOD}`'s", "b s w"]
+        header += [f"{ablation}: area", "\\|1 − f\\|", f"less `{PLAIN}`'s", "b s w"]
     for method in names(rows, "method"):
         cells = []
         for ablation in ABLATIONS:
-            own, plain = (chosen(rows, method=name, ablation=ablation) for name in (method, DEFAULT_METHOD))
+            own, plain = (chosen(rows, method=name, ablation=ablation) for name in (method, PLAIN))
             counts = [str(len(chosen(own, verdict=verdict))) for verdict in VERDICTS]
             cells += [_within(*pooled(own, 0)), _within(*pooled(own, 1)), _apart(*difference(own, plain))]
-            cells.append("" if method == DEFAULT_METHOD else " ".join(counts))
+            cells.append("" if method == PLAIN else " ".join(counts))
         lines.append([f"`{method}`", *cells])
     return header, lines
 
@@ -176,8 +176,8 @@ def overlaps(found: Results) -> Table:
 
 
 def overlaps_by_behaviour(found: Results) -> Table:
-    """The default method: a line a behaviour, a column a number of pairs."""
-    rows = chosen(found.get("overlap", ()), method=DEFAULT_METHOD)
+    """The plain method: a line a behaviour, a column a number of pairs."""
+    rows = chosen(found.get("overlap", ()), method=PLAIN)
     return _by_count(rows, lambda row: figure(row["overlap"]))
 
 
