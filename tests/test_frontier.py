@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,69 @@ def test_figures_are_written_short() -> None:
 def test_every_method_of_the_page_is_known() -> None:
     for text in (*models.METHODS, *of_circuits.CANDIDATES, *prompts.METHODS):
         assert str(Method.parse(text)) == text
+
+
+# --- the pages themselves
+
+FIGURE = re.compile(r"(?<!\d)\d?\.\d{2,3}(?!\d)")
+KINDS = {"attention": "attn", "residual": "resid", "MLP": "mlp"}
+
+
+def table(name: str) -> dict[tuple[str, str], str]:
+    """(method, column) -> cell of a table of the page."""
+    text = (ROOT / "docs" / "frontier.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
+    assert found is not None
+    rows = [cells(line) for line in found[1].splitlines() if line]
+    return {(row[0].strip("`"), column): cell for row in rows[2:] for column, cell in zip(rows[0], row, strict=True)}
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.replace("\\|", "").removeprefix("|").removesuffix("|").split("|")]
+
+
+def test_every_figure_of_the_prose_is_in_a_table() -> None:
+    text = (ROOT / "docs" / "frontier.md").read_text(encoding="utf-8")
+    marked = r"<!-- table: .*?<!-- end -->"
+    figures = set(FIGURE.findall("\n".join(re.findall(marked, text, re.DOTALL))))
+    figures |= set(FIGURE.findall((ROOT / "docs" / "selection.md").read_text(encoding="utf-8")))
+    assert set(FIGURE.findall(re.sub(marked, "", text, flags=re.DOTALL))) <= figures
+
+
+def test_every_table_of_the_page_is_there() -> None:
+    text = (ROOT / "docs" / "frontier.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- table: ([\w-]+) -->\n\n\|", text)) == set(tables.TABLES)
+
+
+@pytest.mark.parametrize("section", ["Nodes", "Edges"])
+def test_the_page_on_choosing_has_the_same_correlations(section: str) -> None:
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8").partition(f"## {section}\n")[2]
+    header, _, *lines = [cells(line) for line in text.strip().split("\n\n")[0].splitlines()]
+    checked, kind = 0, ""
+    for first, model, *figures in lines:
+        kind = first or kind
+        what, _, site = kind.partition(", ") if section == "Nodes" else ("edge", "", kind)
+        if site not in KINDS:
+            continue
+        found = table({"whole output": "whole"}.get(what, what) + ("s-stories" if model == "stories" else "s"))
+        for method, own in zip(header[2:], figures, strict=True):
+            assert found[method.strip("`"), KINDS[site]].split()[0] == own, (kind, model, method)
+            checked += 1
+    assert checked == {"Nodes": 72, "Edges": 24}[section]
+
+
+def test_the_page_on_choosing_has_the_same_areas() -> None:
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    lines = [cells(line) for line in text.splitlines() if re.match(r"\| (grammar-4l|stories), \w+ ablation", line)]
+    methods = ("exact", "atp", "relp", "secant", "blend", "ig", "ig-inputs")
+    for where, *figures in lines:
+        found = areas_of("areas-stories" if where.startswith("stories") else "areas")
+        assert figures == [found[method, int("paired" in where)].split()[0] for method in methods], where
+    assert len(lines) == 4
+
+
+def areas_of(name: str) -> dict[tuple[str, int], str]:
+    """(method, 0 for mean or 1 for paired ablation) -> area of |1 - faithfulness|: both columns have one name."""
+    text = (ROOT / "docs" / "frontier.md").read_text(encoding="utf-8").partition(f"<!-- table: {name} -->")[2]
+    rows = [cells(line) for line in text.partition("<!-- end -->")[0].splitlines() if line.startswith("| `")]
+    return {(row[0].strip("`"), number): row[2 + 4 * number] for row in rows for number in (0, 1)}
