@@ -3,9 +3,10 @@
     python -m experiments.frontier --out runs/frontier
     python -m experiments.frontier --out runs/frontier --stories FOLDER --stories-suite FOLDER --stories-task FILE
 
-Measures every estimator on the shipped suite and, where its folders are given, on stories260K. Writes
-frontier.json and tables.md, puts the tables between the marks of the page, and its pictures beside it. `--results
-FILE` starts from the figures of an earlier run, and `--parts` says which are measured anew (none: `--parts ""`).
+Measures every estimator on the shipped suite and, where its folders are given, on stories260K (circuits too, with
+held-out pairs: `--stories-test FILE`). Writes frontier.json and tables.md, puts the tables between the marks of
+the page, and the pictures in a folder beside it. `--results FILE` starts from the figures of an earlier run, and
+`--parts` says which are measured anew (none: `--parts ""`).
 """
 
 import argparse
