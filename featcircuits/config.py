@@ -65,7 +65,11 @@ class TraceConfig(Config):
         None, "logit_difference, log_probability, probability, probability_difference or kl. Default: the task's own."
     )
     aggregate: str = option("none", "Positions: 'none' keeps each as nodes of its own, 'sum', or 'role'.")
-    nodes: str = option("relp", "Estimator of node effects: relp, ig, atp, exact or another of docs/choosing.md.")
+    nodes: str | None = option(
+        None,
+        "Estimator of node effects: secant, relp, ig, atp, exact or another of docs/choosing.md. Default: secant for "
+        "pairs, relp elsewhere.",
+    )
     edges: str = option("same", "Estimator of edge effects: same, another that has edges, or 'none' for nodes alone.")
     steps: int = option(10, "Points of integrated gradients (ig).")
     rule: str = option("left", "Quadrature of ig: left (as published), midpoint or gauss.")

@@ -11,7 +11,7 @@ import torch
 
 from featcircuits.attribution.edges import edge_effects, edge_estimator
 from featcircuits.attribution.effects import NodeEffects, node_effects
-from featcircuits.attribution.nodes import DEFAULT_METHOD
+from featcircuits.attribution.nodes import default_method
 from featcircuits.baselines import Baseline
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError
@@ -50,7 +50,7 @@ def trace_with_ranking(
     spliced: SplicedModel,
     task: Task,
     *,
-    nodes: str = DEFAULT_METHOD,
+    nodes: str | None = None,
     edges: str | None = "same",
     keep_nodes: str | None = None,
     keep_edges: str | None = None,
@@ -68,8 +68,8 @@ def trace_with_ranking(
 ) -> Trace:
     """Node effects, their order and those to keep, edge effects among them, edges to keep, and the circuit.
 
-    `nodes`, `edges`: estimators by name; edges "same" as the nodes', or None for a circuit of
-    nodes alone. `keep_nodes`, `keep_edges`: pruning rules ("top=100", "threshold=0.1",
+    `nodes`, `edges`: estimators by name; nodes by default as for `node_effects`, edges "same" as the nodes', or
+    None for a circuit of nodes alone. `keep_nodes`, `keep_edges`: pruning rules ("top=100", "threshold=0.1",
     "cumulative=0.8"), or thresholds given as numbers. `select`: the rule that orders the nodes, "effect" by
     |effect| or another with its options ("ratio:positive=0.8", see featcircuits.selection); "top" and
     "cumulative" keep the first of that order, "threshold" what has the effect. `errors`: as for
@@ -80,6 +80,7 @@ def trace_with_ranking(
     (featcircuits.health), before anything is attributed to their features.
     Nodes that no path of kept edges leads from to the metric are dropped.
     """
+    nodes = nodes or default_method(task.paired, baseline)
     node_rule = _rule(keep_nodes, node_threshold, DEFAULT_NODES, "node")
     edge_rule = _rule(keep_edges, edge_threshold, DEFAULT_EDGES, "edge")
     choose_nodes, choose_edges = parse_rule(node_rule), parse_rule(edge_rule)

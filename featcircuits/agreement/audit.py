@@ -12,7 +12,7 @@ from torch import Tensor
 from featcircuits.agreement.bases import in_basis
 from featcircuits.attribution.edges import edge_effects
 from featcircuits.attribution.effects import NodeEffects, node_effects
-from featcircuits.attribution.nodes import DEFAULT_METHOD
+from featcircuits.attribution.nodes import default_method
 from featcircuits.decomposition import encode, written
 from featcircuits.nodes import Node
 from featcircuits.propagation import propagation
@@ -34,9 +34,10 @@ class Residual(NamedTuple):
 
 
 def audit(
-    spliced: SplicedModel, task: Task, method: str = DEFAULT_METHOD, *, batch_size: int = 16, **options: Any
+    spliced: SplicedModel, task: Task, method: str | None = None, *, batch_size: int = 16, **options: Any
 ) -> list[Residual]:
     """The residuals of the splice, of `method`'s effects on full cuts, of quadrature, edges and relevance."""
+    method = method or default_method(task.paired, "paired")
     rows = [
         *_splice(spliced, task, batch_size),
         *_forward_under_rules(spliced, task, batch_size),

@@ -19,7 +19,7 @@ from featcircuits.attribution.contract import contract
 from featcircuits.attribution.direct import Edges, arcs_of, batch_edges, metric_gradients
 from featcircuits.attribution.effects import NodeEffects
 from featcircuits.attribution.exact_edges import batch_exact_edges
-from featcircuits.attribution.nodes import DEFAULT_METHOD, METHODS, Estimator, check_method_baseline, method_named
+from featcircuits.attribution.nodes import METHODS, Estimator, check_method_baseline, default_method, method_named
 from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
@@ -113,7 +113,7 @@ def edge_effects(
         batch_size, baseline = effects.batch_size, baseline or effects.baseline
         if method in (None, effects.method):
             method, options = effects.method, {**effects.options, **options}
-    method = method or DEFAULT_METHOD
+    method = method or default_method(task.paired, baseline)
     estimator = edge_estimator(method, options)
     check_baseline(task, baseline or "paired")
     check_method_baseline(method, estimator, baseline or "paired")

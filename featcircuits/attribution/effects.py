@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from featcircuits.attribution.nodes import DEFAULT_METHOD, check_method_baseline, effects_of, method_named
+from featcircuits.attribution.nodes import check_method_baseline, default_method, effects_of, method_named
 from featcircuits.attribution.nodes.exact import error_effects
 from featcircuits.attribution.sparse import Tally
 from featcircuits.baselines import Baseline, check_baseline, mean_states
@@ -153,7 +153,7 @@ class NodeEffects:
 def node_effects(
     spliced: SplicedModel,
     task: Task,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     *,
     baseline: Baseline = "paired",
     batch_size: int | None = None,
@@ -167,7 +167,8 @@ def node_effects(
 ) -> NodeEffects:
     """The effect of every feature and error term on the task's metric.
 
-    `method`: a name of `featcircuits.attribution.nodes.METHODS`; `options` are its own (`steps`, ...).
+    `method`: a name of `featcircuits.attribution.nodes.METHODS`, by default "secant" where there are pairs and
+    "relp" elsewhere; `options` are its own (`steps`, ...).
     `baseline`: what patching puts in: the corrupted run ("paired"), nothing ("zero", features
     and error), the mean over the task at the same place ("mean"), or the clean prompts' run with
     Gaussian noise on the embeddings ("noise", or a `featcircuits.corruption.Noise`).
@@ -177,6 +178,7 @@ def node_effects(
     `inspect` is shown the first batch's states before any effect is computed, and may raise.
     Raises `InputError` for unknown names, unaligned prompts and non-finite activations.
     """
+    method = method or default_method(task.paired, baseline)
     estimator = method_named(method, options)
     check_baseline(task, baseline)
     check_method_baseline(method, estimator, baseline)

@@ -76,7 +76,8 @@ def _trace_options(config: TraceConfig) -> dict[str, Any]:
 
 def method_options(config: TraceConfig) -> dict[str, Any]:
     """The settings that the chosen method knows."""
-    return {name: value for name in option_names(config.nodes) if (value := getattr(config, name, None)) is not None}
+    names = option_names(config.nodes) if config.nodes else []
+    return {name: value for name in names if (value := getattr(config, name, None)) is not None}
 
 
 def _write_run(config: TraceConfig, traced: Trace, output: Path) -> None:

@@ -13,19 +13,22 @@ from featcircuits.corruption import Noise
 from featcircuits.errors import InputError
 
 __all__ = [
-    "DEFAULT_METHOD",
     "METHODS",
     "Estimator",
     "NodeMethod",
     "check_method_baseline",
+    "default_method",
     "effects_of",
     "method_named",
     "option_names",
 ]
 
 METHODS: Mapping[str, Callable[..., Estimator | NodeMethod]] = {**STANDALONE, "blend": Blend}
-DEFAULT_METHOD = "relp"
-"""Circuits as good as integrated gradients' at a tenth of the time: docs/choosing.md."""
+
+
+def default_method(paired: bool, baseline: Baseline | None) -> str:
+    """`secant` between the two runs of a pair, `relp` where there is one run: docs/frontier.md says why."""
+    return "secant" if paired and baseline in (None, "paired") else "relp"
 
 
 def option_names(name: str) -> list[str]:
