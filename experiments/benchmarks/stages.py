@@ -99,6 +99,8 @@ def _sizes_of_curve(spliced: SplicedModel, task: fc.Task, size: int) -> tuple[Wo
 STAGES: Mapping[str, Stage] = {
     "nodes-atp": Stage(_nodes("atp", floors.nodes), 4.6, 6.1),
     "nodes-relp": Stage(_nodes("relp", floors.nodes)),
+    "nodes-secant": Stage(_nodes("secant", floors.nodes)),
+    "nodes-blend": Stage(_nodes("blend", floors.nodes)),
     "nodes-ig": Stage(_nodes("ig", _ig_floor), 36.5, 5.5),
     "edges-100": Stage(lambda s, t, n: _edges(s, t, n or 100), 67.0, 6.9),
     "edges-400": Stage(lambda s, t, n: _edges(s, t, n or 400), 296.0, 8.8),
