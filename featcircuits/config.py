@@ -83,7 +83,7 @@ class TraceConfig(Config):
     keep_nodes: str = option("top=150", "Which nodes to keep: top=N, threshold=X or cumulative=SHARE.")
     keep_edges: str = option("top=1000", "Which edges to keep, by the same rules.")
     batch_size: int = option(0, "Examples of one batch; 0: as many as fit, at most 16.")
-    device: str | None = option(None, "cpu, cuda, cuda:<number>, or auto (over all). Default: where the model loads.")
+    device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
     offload: str | None = option(
         None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
@@ -106,7 +106,7 @@ class EvaluateConfig(Config):
     sizes: str = option("", "Circuit sizes of the curve, comma-separated. Default: 15, evenly on a log axis.")
     draws: int = option(5, "Random circuits at each size of the curve.")
     batch_size: int = option(32, "Examples of one batch.")
-    device: str | None = option(None, "cpu, cuda, cuda:<number>, or auto (over all). Default: where the model loads.")
+    device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     seed: int = option(0, "Seed of resampling and of the random circuits.")
 
 
@@ -128,7 +128,7 @@ class AgreeConfig(Config):
     top: int = option(100, "How many of the strongest nodes the overlap counts.")
     edge_nodes: int = option(40, "Edges are compared among so many of the strongest nodes; 0 for none.")
     batch_size: int = option(16, "Examples of one batch.")
-    device: str | None = option(None, "cpu, cuda, cuda:<number>, or auto (over all). Default: where the model loads.")
+    device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
 
 
@@ -145,7 +145,7 @@ class CheckConfig(Config):
     text: str | None = option(None, "A text file instead of a task: one sentence or document a line.")
     limit: int = option(0, "Use only the first N examples or lines; 0 for all.")
     longest: int = option(128, "Tokens of a line at most.")
-    device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
+    device: str | None = option(None, "cpu, cuda or cuda:N. Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
     offload: str | None = option(
         None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
@@ -170,6 +170,6 @@ class TrainConfig(Config):
     learning_rate: float = option(1e-3, "Of Adam, after the warm-up.")
     name: str | None = option(None, "The suite's name. Default: the folder's.")
     licence: str | None = option(None, "Licence to record, such as MIT.")
-    device: str | None = option(None, "cpu, cuda or cuda:<number>. Default: where the model loads.")
+    device: str | None = option(None, "cpu, cuda or cuda:N. Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
     seed: int = option(0, "Seed of the text, the weights and the order of tokens.")
