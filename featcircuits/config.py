@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args, get_type_hints
 
 from featcircuits.errors import InputError
 
@@ -30,26 +30,21 @@ class Config:
             raise InputError(f"{path}: not valid JSON ({error})") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}: a config is a JSON object, found {type(record).__name__}")
-        known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+        known = get_type_hints(cls)
         if unknown := sorted(set(record) - set(known)):
             raise InputError(f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
         for name, value in record.items():
-            _check_type(path, name, value, known[name].default)
+            _check_type(path, name, value, known[name])
         return cls(**{**record, **given})
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")  # type: ignore[call-overload]
 
 
-def _check_type(path: Path, name: str, value: Any, default: Any) -> None:
-    if value is None or default is None:
-        fits = value is None or isinstance(value, (str, int, float))
-    elif isinstance(default, float):
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    else:
-        fits = type(value) is type(default)
-    if not fits:
-        raise InputError(f"{path}: {name} is {value!r}, but must be of type {type(default).__name__}")
+def _check_type(path: Path, name: str, value: Any, hint: Any) -> None:
+    kinds = get_args(hint) or (hint,)
+    if type(value) not in kinds and not (type(value) is int and float in kinds):
+        raise InputError(f"{path}: {name} is {value!r}, but must be of type {kinds[0].__name__}")
 
 
 @dataclass(frozen=True)
@@ -67,13 +62,19 @@ class TraceConfig(Config):
     aggregate: str = option("none", "Positions: 'none' keeps each as nodes of its own, 'sum', or 'role'.")
     nodes: str | None = option(
         None,
-        "Estimator of node effects: secant, relp, ig, atp, exact or another of docs/choosing.md. Default: secant for "
-        "pairs, relp elsewhere.",
+        "Estimator of node effects: secant, relp, ig, atp, exact or another of docs/choosing.md; options after "
+        "colons, ig-chain:steps=3. Default: secant for pairs, relp elsewhere.",
     )
-    edges: str = option("same", "Estimator of edge effects: same, another that has edges, or 'none' for nodes alone.")
-    steps: int = option(10, "Points of integrated gradients (ig).")
-    rule: str = option("left", "Quadrature of ig: left (as published), midpoint or gauss.")
-    rules: str = option("default", "Propagation rules of relp: default, with_ah, or names joined by +.")
+    edges: str = option(
+        "same", "Estimator of edge effects: same, another that has edges (options too), or 'none' for nodes alone."
+    )
+    steps: int | None = option(None, "Points of integrated gradients, where --nodes has any. Default: the method's.")
+    rule: str | None = option(
+        None, "Quadrature of these: left (as Marks et al.), midpoint or gauss. Default: the method's."
+    )
+    rules: str | None = option(
+        None, "Propagation rules of --nodes relp: default, with_ah, or names joined by +. Default: the method's."
+    )
     baseline: str = option("paired", "What patching puts in: the corrupted run ('paired'), 'zero', 'mean' or 'noise'.")
     select: str = option(
         "effect",

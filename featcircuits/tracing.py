@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from featcircuits.attribution.edges import edge_effects, edge_estimator
-from featcircuits.attribution.effects import NodeEffects, node_effects
-from featcircuits.attribution.nodes import default_method
-from featcircuits.baselines import Baseline
+from featcircuits.attribution.effects import NodeEffects, check_errors, node_effects
+from featcircuits.attribution.nodes import Method, check_method, default_method
+from featcircuits.baselines import Baseline, check_baseline
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError
 from featcircuits.health.fit import check_states
@@ -20,8 +20,8 @@ from featcircuits.ledger import InMemory, Ledger
 from featcircuits.manifest import manifest_of
 from featcircuits.nodes import Node, input_node
 from featcircuits.progress import Progress, silent
-from featcircuits.prune import beginning, parse_rule, prune
-from featcircuits.selection import DEFAULT_SELECTION, select_with, selection_named
+from featcircuits.prune import Rule, beginning, parse_rule, prune
+from featcircuits.selection import DEFAULT_SELECTION, Selection, select_with, selection_named
 from featcircuits.splice import SplicedModel
 from featcircuits.states import fitting_batch
 from featcircuits.tasks import Task
@@ -68,12 +68,12 @@ def trace_with_ranking(
 ) -> Trace:
     """Node effects, their order and those to keep, edge effects among them, edges to keep, and the circuit.
 
-    `nodes`, `edges`: estimators by name; nodes by default as for `node_effects`, edges "same" as the nodes', or
-    None for a circuit of nodes alone. `keep_nodes`, `keep_edges`: pruning rules ("top=100", "threshold=0.1",
-    "cumulative=0.8"), or thresholds given as numbers. `select`: the rule that orders the nodes, "effect" by
-    |effect| or another with its options ("ratio:positive=0.8", see featcircuits.selection); "top" and
-    "cumulative" keep the first of that order, "threshold" what has the effect. `errors`: as for
-    `node_effects`; other `options` go to the node estimator.
+    `nodes`, `edges`: estimators by name, with options after colons ("ig:steps=5:rule=gauss"); nodes by default
+    as for `node_effects`, edges "same" as the nodes', or None for a circuit of nodes alone. `keep_nodes`,
+    `keep_edges`: pruning rules ("top=100", "threshold=0.1", "cumulative=0.8"), or thresholds given as numbers.
+    `select`: the rule that orders the nodes, "effect" by |effect| or another with its options
+    ("ratio:positive=0.8", see featcircuits.selection); "top" and "cumulative" keep the first of that order,
+    "threshold" what has the effect. `errors`: as for `node_effects`; other `options` go to the node estimator.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
     `batch_size`: examples at once; by default as many as fit, 16 at most.
     `check_fit`: refuse dictionaries that leave more than all variance unexplained in the first batch
@@ -83,40 +83,72 @@ def trace_with_ranking(
     nodes = nodes or default_method(task.paired, baseline)
     node_rule = _rule(keep_nodes, node_threshold, DEFAULT_NODES, "node")
     edge_rule = _rule(keep_edges, edge_threshold, DEFAULT_EDGES, "edge")
-    choose_nodes, choose_edges = parse_rule(node_rule), parse_rule(edge_rule)
-    selection = selection_named(select)
-    selection.check(task, baseline)
-    task.check_places()
+    plan = planned(nodes, edges, select, node_rule, edge_rule, errors, options)
+    plan.check(task, baseline)
     batch_size = fitting_batch(spliced, task, batch_size)
-    edge_method = nodes if edges == "same" else edges
-    if edge_method is not None:
-        edge_estimator(edge_method, options if edges == "same" else {})
     effects = node_effects(
-        spliced, task, nodes,
+        spliced, task, plan.nodes.name,
         baseline=baseline, errors=errors, batch_size=batch_size, keep_examples=False, keep_states=edges is not None,
         ledger=ledger, inspect=partial(check_states, spliced, where=task.name) if check_fit else None,
-        progress=progress, **options,
+        progress=progress, **plan.nodes.options,
     )  # fmt: skip
     settings = {
-        "nodes": nodes, "edges": edge_method, "options": options, "baseline": str(baseline), "errors": errors,
-        "select": select, "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
+        "nodes": plan.nodes.name, "edges": plan.nodes.name if edges == "same" else edges, "options": plan.nodes.options,
+        "baseline": str(baseline), "errors": errors, "select": select,
+        "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
     order = _ordered(
         ledger or InMemory(), effects,
-        lambda: select_with(selection, spliced, task, effects, seed=seed, progress=progress),
+        lambda: select_with(plan.select, spliced, task, effects, seed=seed, progress=progress),
     )  # fmt: skip
     ranking = _ranking(spliced, task, effects, order, settings)
-    kept = beginning(ranking, choose_nodes)
-    if edges is None:
+    kept = beginning(ranking, plan.keep_nodes)
+    if plan.edges is None:
         return Trace(kept, ranking)
     found = edge_effects(
         spliced, task, kept.nodes,
-        method=None if edges == "same" else edges, effects=effects, baseline=baseline, batch_size=batch_size,
-        ledger=ledger, progress=progress,
+        method=plan.edges.name, effects=effects, baseline=baseline, batch_size=batch_size,
+        ledger=ledger, progress=progress, **plan.edges.options,
     )  # fmt: skip
     weights = {(source, target): weight for source, target, weight in found.edges() if weight != 0}
     circuit = replace(kept, edges={**_input_edges(kept), **weights})
-    return Trace(prune(circuit, edges=choose_edges), ranking)
+    return Trace(prune(circuit, edges=plan.keep_edges), ranking)
+
+
+class Plan(NamedTuple):
+    """What is asked of a trace, read; `edges` is None for a circuit of nodes alone."""
+
+    nodes: Method
+    edges: Method | None
+    select: Selection
+    keep_nodes: Rule
+    keep_edges: Rule
+
+    def check(self, task: Task, baseline: Baseline) -> None:
+        """Refuse what a method or a rule needs and the task does not have."""
+        check_baseline(task, baseline)
+        for method in filter(None, (self.nodes, self.edges)):
+            check_method(method.name, method.build(), task, baseline)
+        self.select.check(task, baseline)
+        task.check_places()
+
+
+def planned(
+    nodes: str,
+    edges: str | None,
+    select: str,
+    keep_nodes: str,
+    keep_edges: str,
+    errors: str,
+    options: Mapping[str, Any],
+) -> Plan:
+    """What needs neither model nor task, from texts as `trace_with_ranking` takes them; raises `InputError`."""
+    method = Method.parse(nodes).adding(options)
+    drawn = method if edges == "same" else None if edges is None else Method.parse(edges)
+    if drawn is not None:
+        edge_estimator(drawn.name, drawn.options)
+    check_errors(errors)
+    return Plan(method, drawn, selection_named(select), parse_rule(keep_nodes), parse_rule(keep_edges))
 
 
 def _ordered(ledger: Ledger, effects: NodeEffects, select: Callable[[], list[Node]]) -> list[Node]:

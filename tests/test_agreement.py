@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import featcircuits as fc
 from featcircuits.agreement import agree, audit
-from featcircuits.agreement.agree import Method
 from featcircuits.agreement.cost import measured
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
 from featcircuits.agreement.scores import compare
+from featcircuits.attribution.nodes import Method
 from featcircuits.dictionaries import whole
 from tests.tiny import FAMILIES, LAYERS, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
 
@@ -87,6 +87,7 @@ def test_bad_requests_are_refused_before_anything_runs() -> None:
         (["atpp"], ["features"], "unknown method 'atpp'"),
         (["ig:step=3"], ["features"], "method 'ig' has no option 'step'"),
         (["ig:rule=simpson"], ["features"], "unknown quadrature 'simpson'"),
+        (["atp:errors=none"], ["features"], "errors is 'none'; known: estimated, exact"),
         (["atp"], ["heads"], "unknown basis 'heads'; known: features, neurons, whole"),
     ):
         with pytest.raises(fc.InputError, match=message):
@@ -96,6 +97,26 @@ def test_bad_requests_are_refused_before_anything_runs() -> None:
 def test_methods_are_written_as_they_are_read() -> None:
     assert str(Method.parse("ig:steps=3:rule=gauss")) == "ig:steps=3:rule=gauss"
     assert Method.parse("relp:rules=ln+half").options == {"rules": "ln+half"}
+    assert Method.parse("blend:near=atp:far=secant").options == {"near": "atp", "far": "secant"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ig:steps=3:steps=4", "method 'ig:steps=3:steps=4': steps is given twice"),
+        ("ig:steps=few", "steps is 'few', but must be of type int"),
+        ("ig:errors=exact", "method 'ig' has no option 'errors'; its options: steps, rule, max_rows"),
+    ],
+)
+def test_methods_written_wrongly_are_refused(text: str, message: str) -> None:
+    with pytest.raises(fc.InputError, match=message):
+        Method.parse(text)
+
+
+def test_an_option_written_and_given_apart_is_refused() -> None:
+    assert Method.parse("ig:steps=3").adding({"rule": "gauss"}).options == {"steps": 3, "rule": "gauss"}
+    with pytest.raises(fc.InputError, match="method 'ig:steps=3': steps is given twice, the other time as 5"):
+        Method.parse("ig:steps=3").adding({"steps": 5})
 
 
 @pytest.mark.parametrize(("method", "backwards"), [("atp", 1), ("relp", 1), ("ig-inputs:steps=4", 4)])

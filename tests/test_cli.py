@@ -156,6 +156,36 @@ def test_a_selection_rule_orders_the_ranking_and_its_curve(command: Command, tmp
     assert (refused.code, "unknown selection rule 'best'" in refused.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["--nodes", "ig-chain"], {}),
+        (["--nodes", "ig-chain:steps=3"], {"steps": 3}),
+        (["--nodes", "ig-chain:steps=3", "--rule", "left"], {"steps": 3, "rule": "left"}),
+        (["--nodes", "relp", "--steps", "4"], {}),
+    ],
+)
+def test_an_estimator_has_its_own_defaults_unless_told_otherwise(
+    command: Command, tmp_path: Path, arguments: list[str], options: dict[str, object]
+) -> None:
+    small = ("--sites", "resid_1,resid_2", "--limit", 2, "--edges", "none")
+    assert command("trace", *small, *arguments, "-o", tmp_path / "run").code == 0
+    settings = json.loads((tmp_path / "run" / "manifest.json").read_text())["settings"]
+    assert (settings["nodes"], settings["options"]) == (arguments[1].partition(":")[0], options)
+
+
+def test_edges_take_options_too(command: Command, tmp_path: Path) -> None:
+    weights = []
+    for name in ("ig:steps=1", "atp", "ig:steps=3"):
+        run = tmp_path / name.replace(":", "-")
+        assert command(*TRACE, "--sites", "resid", "--edges", name, "-o", run).code == 0
+        weights.append(Circuit.load(run / "circuit.safetensors").edges)
+        assert json.loads((run / "manifest.json").read_text())["settings"]["edges"] == name
+    one, gradients, three = weights
+    assert one == pytest.approx(gradients, rel=1e-3, abs=1e-6)  # the only point on the left is the clean run
+    assert max(abs(three[edge] - one[edge]) for edge in one.keys() & three.keys()) > 1e-3
+
+
 def test_export_writes_files_that_networkx_reads_back(command: Command, run_folder: Path) -> None:
     assert command("export", run_folder, "--to", "gexf,graphml,json").code == 0
     expected = Circuit.load(run_folder / "circuit.safetensors").to_networkx()

@@ -230,6 +230,8 @@ def test_pruning_rules_keep_the_beginning_of_an_order(pairs: list[tuple[float, f
         ("greedy:pool=3", "pool=3, smallest=16"),
         ("iterated:drop=1", "drop=1.0: give a number from 0.01 to 0.9"),
         ("mask:steps=0", "give at least 1 step"),
+        ("mask:steps=2:steps=3", "steps is given twice"),
+        ("mask:temperature=inf", "temperature is 'inf', but must be finite"),
         ("iterated:ablation=median", "unknown ablation 'median'"),
         ("mask:errors=drop", "errors is 'drop'"),
         ("iterated", "baseline noise has no ablation of the same name"),

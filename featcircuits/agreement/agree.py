@@ -12,8 +12,8 @@ from featcircuits.agreement.bases import in_basis
 from featcircuits.agreement.cost import Cost, measured
 from featcircuits.agreement.scores import Comparison, compare
 from featcircuits.attribution.edges import edge_effects
-from featcircuits.attribution.effects import NodeEffects, node_effects
-from featcircuits.attribution.nodes import Estimator, method_named
+from featcircuits.attribution.effects import NodeEffects, check_errors, node_effects
+from featcircuits.attribution.nodes import Estimator, Method, method_named
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress, silent
 from featcircuits.splice import SplicedModel
@@ -24,28 +24,15 @@ Columns = Mapping[tuple[str, str], np.ndarray]
 """(what, site kind) -> effects"""
 
 
-class Method(NamedTuple):
-    """An estimator with its options, written `ig`, `ig:steps=5:rule=gauss` or `atp:errors=exact`."""
+def parse_method(text: str) -> Method:
+    """An estimator with its options, and what `node_effects` takes for any: `atp:errors=exact`."""
+    method = Method.parse(text, {"errors": "estimated"})
+    check_errors(method.options.get("errors", "estimated"))
+    return method
 
-    name: str
-    options: Mapping[str, Any]
 
-    @classmethod
-    def parse(cls, text: str) -> Method:
-        name, *rest = text.strip().split(":")
-        pairs = (part.partition("=") for part in rest)
-        options: dict[str, Any] = {key: int(value) if value.isdigit() else value for key, _, value in pairs}
-        method = cls(name, options)
-        method_named(name, method.own_options)
-        return method
-
-    @property
-    def own_options(self) -> dict[str, Any]:
-        """Without what `node_effects` itself takes."""
-        return {key: value for key, value in self.options.items() if key != "errors"}
-
-    def __str__(self) -> str:
-        return ":".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+def _own_options(method: Method) -> dict[str, Any]:
+    return {key: value for key, value in method.options.items() if key != "errors"}
 
 
 class Score(NamedTuple):
@@ -112,7 +99,7 @@ def agree(
     among the `edge_nodes` strongest nodes by exact patching (0: none). Raises `InputError` for
     unknown methods, options and bases before anything runs.
     """
-    parsed = [Method.parse(text) for text in methods]
+    parsed = [parse_method(text) for text in methods]
     models = {basis: in_basis(spliced, basis) for basis in bases}
     n_tokens = len(task) * task.longest
     scores: list[Score] = []
@@ -163,9 +150,9 @@ def _edge_columns(
     patched = edge_effects(spliced, task, nodes, REFERENCE, batch_size=batch_size)
     exact = {(source, target): value for source, target, value in patched.edges()}
     for method in methods:
-        if not isinstance(method_named(method.name, method.own_options), Estimator):
+        if not isinstance(method_named(method.name, _own_options(method)), Estimator):
             continue
-        found = edge_effects(spliced, task, nodes, method.name, batch_size=batch_size, **method.own_options)
+        found = edge_effects(spliced, task, nodes, method.name, batch_size=batch_size, **_own_options(method))
         estimated = {(source, target): value for source, target, value in found.edges()}
         pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for edge in dict.fromkeys([*exact, *estimated]):

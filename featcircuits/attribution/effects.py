@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from featcircuits.attribution.nodes import check_method_baseline, default_method, effects_of, method_named
+from featcircuits.attribution.nodes import check_method, default_method, effects_of, method_named
 from featcircuits.attribution.nodes.exact import error_effects
 from featcircuits.attribution.sparse import Tally
 from featcircuits.baselines import Baseline, check_baseline, mean_states
@@ -150,6 +150,12 @@ class NodeEffects:
         return site
 
 
+def check_errors(errors: str) -> None:
+    """Refuse an unknown way to errors' effects."""
+    if errors not in ERRORS:
+        raise InputError(f"errors is {errors!r}; known: {', '.join(ERRORS)}")
+
+
 def node_effects(
     spliced: SplicedModel,
     task: Task,
@@ -181,9 +187,8 @@ def node_effects(
     method = method or default_method(task.paired, baseline)
     estimator = method_named(method, options)
     check_baseline(task, baseline)
-    check_method_baseline(method, estimator, baseline)
-    if errors not in ERRORS:
-        raise InputError(f"errors is {errors!r}; known: {', '.join(ERRORS)}")
+    check_method(method, estimator, task, baseline)
+    check_errors(errors)
     if not keep_examples:
         task.check_places()
     ledger, batch_size = ledger or InMemory(), fitting_batch(spliced, task, batch_size)

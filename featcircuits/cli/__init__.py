@@ -74,7 +74,7 @@ def trace(
 
         featcircuits trace --suite saes/mine --task pairs.jsonl --aggregate role -o runs/mine
 
-        featcircuits trace --config runs/ioi/config.json --steps 20 -o runs/ioi-20
+        featcircuits trace --config runs/ioi/config.json --nodes ig:steps=20 -o runs/ioi-20
     """
     from featcircuits.cli import commands
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from featcircuits import runs
-from featcircuits.attribution.nodes import option_names
+from featcircuits.attribution.nodes import Method, option_names
 from featcircuits.circuit import Circuit
 from featcircuits.cli.processes import joined
 from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table
@@ -65,19 +66,30 @@ def dry_run(config: TraceConfig) -> None:
 
 def _trace_options(config: TraceConfig) -> dict[str, Any]:
     """Arguments of `trace`."""
-    kept = ("nodes", "select", "keep_nodes", "keep_edges", "baseline", "errors", "seed", "check_fit")
+    nodes, options = method_of(config)
+    kept = ("select", "keep_nodes", "keep_edges", "baseline", "errors", "seed", "check_fit")
     return {
         **{name: getattr(config, name) for name in kept},
+        "nodes": nodes,
         "edges": None if config.edges == "none" else config.edges,
         "batch_size": config.batch_size or None,
-        **method_options(config),
+        **options,
     }
 
 
-def method_options(config: TraceConfig) -> dict[str, Any]:
-    """The settings that the chosen method knows."""
-    names = option_names(config.nodes) if config.nodes else []
-    return {name: value for name in names if (value := getattr(config, name, None)) is not None}
+def method_of(config: TraceConfig) -> tuple[str | None, Mapping[str, Any]]:
+    """The chosen estimator of node effects, None for the task's default, and its options.
+
+    Those that have settings of their own are among them, where the estimator knows them.
+    """
+    own = {name: value for name in ("steps", "rule", "rules") if (value := getattr(config, name)) is not None}
+    if config.nodes is None:
+        if own:
+            raise InputError(f"{next(iter(own))} is an option of an estimator; say of which with nodes")
+        return None, {}
+    method = Method.parse(config.nodes)
+    known = option_names(method.name)
+    return method.adding({name: value for name, value in own.items() if name in known})
 
 
 def _write_run(config: TraceConfig, traced: Trace, output: Path) -> None:

@@ -9,7 +9,7 @@ from featcircuits import runs
 from featcircuits.agreement.agree import DEFAULT_METHODS, agree
 from featcircuits.agreement.audit import audit
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
-from featcircuits.cli.commands import console, load_for, method_options, say, since, task_for
+from featcircuits.cli.commands import console, load_for, method_of, say, since, task_for
 from featcircuits.cli.tables import agreement_table, audit_table, cost_table
 from featcircuits.cli.watch import watching
 from featcircuits.config import AgreeConfig, TraceConfig
@@ -41,7 +41,8 @@ def audit_run(run: Path, limit: int) -> None:
     """Print the residuals of a run's own model, task and method."""
     runs.check_run(run)
     traced = TraceConfig.read(run / runs.CONFIG, {})
+    method, options = method_of(traced)
     spliced = load_for(traced, traced.device)
     task = task_for(traced, spliced, traced.task, "train", limit)
-    found = audit(spliced, task, traced.nodes, batch_size=traced.batch_size or 16, **method_options(traced))
+    found = audit(spliced, task, method, batch_size=traced.batch_size or 16, **options)
     console.print(audit_table(found))

@@ -7,13 +7,12 @@ one to keep longest first; sizes of a circuit and of the evaluation's curve are 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any, Protocol
+from typing import Protocol
 
 from featcircuits.attribution.effects import NodeEffects
 from featcircuits.baselines import Baseline
 from featcircuits.circuit import NodeScore
-from featcircuits.errors import InputError
+from featcircuits.named import parse_named
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress, silent
 from featcircuits.selection.effect import ByEffect
@@ -52,21 +51,7 @@ DEFAULT_SELECTION = "effect"
 
 def selection_named(text: str) -> Selection:
     """A rule with its options, written `ratio` or `ratio:positive=0.8`; anything unknown is an `InputError`."""
-    name, *rest = (part.strip() for part in text.split(":"))
-    if name not in SELECTIONS:
-        raise InputError(f"unknown selection rule {name!r}; known: {', '.join(SELECTIONS)}")
-    defaults = {field.name: field.default for field in fields(SELECTIONS[name])}  # type: ignore[arg-type]
-    options: dict[str, Any] = {}
-    for part in rest:
-        key, _, value = part.partition("=")
-        if key not in defaults:
-            known = ", ".join(defaults) or "none"
-            raise InputError(f"selection rule {name!r} has no option {key!r}; its options: {known}")
-        try:
-            options[key] = type(defaults[key])(value)
-        except ValueError:
-            kind = type(defaults[key]).__name__
-            raise InputError(f"selection rule {text!r}: {key} is {value!r}, but must be of type {kind}") from None
+    name, options = parse_named(text, SELECTIONS, "selection rule")
     return SELECTIONS[name](**options)
 
 

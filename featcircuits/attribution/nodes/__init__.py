@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from featcircuits.attribution.nodes.blend import Blend
 from featcircuits.attribution.nodes.table import STANDALONE, Estimator, NodeMethod, effects_of
 from featcircuits.baselines import BASELINES, Baseline
 from featcircuits.corruption import Noise
 from featcircuits.errors import InputError
+from featcircuits.named import options_of, parse_named
+from featcircuits.tasks import Task
 
 __all__ = [
     "METHODS",
     "Estimator",
+    "Method",
     "NodeMethod",
+    "check_method",
     "check_method_baseline",
     "default_method",
     "effects_of",
@@ -33,9 +36,7 @@ def default_method(paired: bool, baseline: Baseline | None) -> str:
 
 def option_names(name: str) -> list[str]:
     """A method's options; an unknown name is an `InputError`."""
-    if name not in METHODS:
-        raise InputError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
-    return [field.name for field in fields(METHODS[name])]  # type: ignore[arg-type]
+    return list(options_of(name, METHODS, "method"))
 
 
 def method_named(name: str, options: Mapping[str, Any]) -> Estimator | NodeMethod:
@@ -46,6 +47,34 @@ def method_named(name: str, options: Mapping[str, Any]) -> Estimator | NodeMetho
     return METHODS[name](**options)
 
 
+class Method(NamedTuple):
+    """An estimator's name with its options, written `ig` or `ig:steps=5:rule=gauss`."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, text: str, further: Mapping[str, Any] | None = None) -> Method:
+        """`further`: options beside the method's own, with their defaults; anything unknown is an `InputError`."""
+        name, options = parse_named(text, METHODS, "method", further)
+        method_named(name, {key: value for key, value in options.items() if key not in (further or {})})
+        return cls(name, options)
+
+    def build(self) -> Estimator | NodeMethod:
+        return method_named(self.name, self.options)
+
+    def adding(self, options: Mapping[str, Any]) -> Method:
+        """With options that were given apart; one that is written already is an `InputError`."""
+        if twice := sorted(set(self.options) & set(options)):
+            raise InputError(f"method '{self}': {twice[0]} is given twice, the other time as {options[twice[0]]!r}")
+        method = Method(self.name, {**self.options, **options})
+        method.build()
+        return method
+
+    def __str__(self) -> str:
+        return ":".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+
+
 def check_method_baseline(name: str, method: Estimator | NodeMethod, baseline: Baseline) -> None:
     """Refuse a baseline that a method which goes between two runs knows no run of."""
     known = getattr(method, "baselines", BASELINES)
@@ -54,4 +83,14 @@ def check_method_baseline(name: str, method: Estimator | NodeMethod, baseline: B
         raise InputError(
             f"method {name!r} goes from the clean to the patched run and needs pairs: baseline {given!r} is not "
             f"one of {', '.join(known)}; use another method for it"
+        )
+
+
+def check_method(name: str, method: Estimator | NodeMethod, task: Task, baseline: Baseline) -> None:
+    """Refuse what a method needs and the baseline or the task does not have."""
+    check_method_baseline(name, method, baseline)
+    if getattr(method, "needs_pairs", False) and not task.paired:
+        raise InputError(
+            f"{task.name}: method {name!r} moves the inputs to the corrupted prompt, and the task has none; "
+            "use another method, such as ig"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ class InputIntegratedGradients:
     rule: str = "gauss"
     max_rows: int = 512
     """Rows (examples x points) of one forward."""
+
+    needs_pairs: ClassVar[bool] = True
+    """Of the task, whatever the baseline"""
 
     def __post_init__(self) -> None:
         points(self.rule, self.steps)
