@@ -97,6 +97,11 @@ class OnDisk:
         paths = sorted(self.folder.glob(f"{stage}-*.safetensors"))
         return {int(path.stem.rpartition("-")[2]): load_file(path) for path in paths}
 
+    @property
+    def begun(self) -> bool:
+        """Whether any batch is finished."""
+        return any(self.folder.glob("*-*.safetensors"))
+
     def remove(self) -> None:
         """Once the result is written."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -48,12 +48,13 @@ def new_run(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable(folder: Path, request: Mapping[str, Any]) -> Iterator[OnDisk]:
-    """Finished batches of what will become `folder`: kept after an interruption, gone after success or bad input."""
+    """Finished batches of what will become `folder`, kept until it is written; nothing is kept where there are none."""
     ledger = OnDisk(folder.parent / f".{folder.name}.partial", request)
     try:
         yield ledger
     except InputError:
-        ledger.remove()
+        if not ledger.begun:
+            ledger.remove()
         raise
     except KeyboardInterrupt:
         if ledger.folder.exists():

@@ -99,20 +99,27 @@ def test_batches_of_another_run_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_left_of_a_run(tmp_path: Path) -> None:
-    """Nothing after success and after bad input; the batches after an interruption or a crash."""
+    """Nothing after success, and after bad input before any batch; else the batches that are finished."""
 
-    def run(name: str, error: BaseException | None) -> list[int]:
+    def run(name: str, error: BaseException | None, *, finished: bool = True) -> list[int]:
         with runs.resumable(tmp_path / name, {}) as ledger:
             todo = list(ledger.todo("nodes", 2))
-            ledger.put("nodes", 0, {"x": torch.ones(1)})
+            if finished:
+                ledger.put("nodes", 0, {"x": torch.ones(1)})
+            else:
+                ledger.begin()
             if error is not None:
                 raise error
         return todo
 
     assert run("good", None) == [0, 1]
     with pytest.raises(fc.InputError, match="bad"):
-        run("bad", fc.InputError("bad"))
+        run("bad", fc.InputError("bad"), finished=False)
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(fc.InputError, match="bad"):
+        run("late", fc.InputError("bad"))
+    assert [path.name for path in tmp_path.iterdir()] == [".late.partial"]
+    assert run("late", None) == [1]
     with pytest.raises(fc.InputError, match="the same command goes on from the batches in"):
         run("stopped", KeyboardInterrupt())
     with pytest.raises(RuntimeError):

@@ -247,7 +247,18 @@ def test_a_rule_that_needs_what_is_not_there_says_so() -> None:
     task = random_task(2)
     with pytest.raises(fc.InputError, match="needs at least 2 examples"):
         selection_named("ratio").check(task.take(1), "paired")
-    alone = fc.Task.from_tokens([[1, 2]], None, [3], metric="log_probability")
-    with pytest.raises(fc.InputError, match="there are no pairs"):
-        selection_named("greedy").check(alone, "paired")
+    alone = fc.Task.from_tokens([[1, 2], [1, 2, 3]], None, [3, 4], metric="log_probability", aggregate="sum")
+    for rule, message in (
+        ("greedy:ablation=paired", "there are no pairs"),
+        ("iterated:ablation=resample", "needs prompts of one length"),
+        ("mask:ablation=resample", "needs prompts of one length"),
+        ("greedy:ablation=resample", "needs prompts of one length"),
+        ("ranks", "method 'ig-inputs' moves the inputs to the corrupted prompt, and the task has none"),
+        ("ranks:methods=atp+secant", "method 'secant' .* baseline 'zero' is not one of paired"),
+    ):
+        with pytest.raises(fc.InputError, match=message):
+            fc.trace(None, alone, nodes="atp", select=rule, baseline="zero")  # type: ignore[arg-type]
+    for name in ("nodes", "edges"):  # an estimator's own needs
+        with pytest.raises(fc.InputError, match="and the task has none"):
+            fc.trace(None, alone, baseline="zero", **{"nodes": "atp", name: "ig-inputs"})  # type: ignore[arg-type]
     selection_named("greedy:ablation=zero").check(task, "noise")

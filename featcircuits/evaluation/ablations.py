@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -83,33 +83,57 @@ def _mean(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Abla
 
 
 def _resample(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
-    if len({len(example.clean) for example in task.examples}) > 1:
-        raise InputError(
-            f"{task.name}: ablation='resample' takes states position by position and needs prompts of one length; "
-            "use ablation='mean'"
-        )
     draw = torch.randint(len(task), (len(task),), generator=torch.Generator().manual_seed(seed))
     return Resample(draw.tolist())
 
 
 def _paired(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
-    if not task.paired:
-        raise InputError(f"{task.name}: ablation='paired' takes the corrupted twin's state, and there are no pairs")
     return Resample(range(len(task)))
 
 
-ABLATIONS: Mapping[str, Callable[[SplicedModel, Task, int, int], Ablation]] = {
-    "mean": _mean,
-    "zero": _zero,
-    "resample": _resample,
-    "paired": _paired,
+def _any(task: Task) -> None:
+    """Every task will do."""
+
+
+def _one_length(task: Task) -> None:
+    if len({len(example.clean) for example in task.examples}) > 1:
+        raise InputError(
+            f"{task.name}: ablation='resample' takes states position by position and needs prompts of one length; "
+            "use ablation='mean'"
+        )
+
+
+def _pairs(task: Task) -> None:
+    if not task.paired:
+        raise InputError(f"{task.name}: ablation='paired' takes the corrupted twin's state, and there are no pairs")
+
+
+class Kind(NamedTuple):
+    """`check` raises `InputError` for a task that the ablation cannot have; `prepare` makes it for one."""
+
+    check: Callable[[Task], None]
+    prepare: Callable[[SplicedModel, Task, int, int], Ablation]
+
+
+ABLATIONS: Mapping[str, Kind] = {
+    "mean": Kind(_any, _mean),
+    "zero": Kind(_any, _zero),
+    "resample": Kind(_one_length, _resample),
+    "paired": Kind(_pairs, _paired),
 }
 
 
-def ablation_named(name: str | Ablation, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
-    """Prepare an ablation for a task; an unknown name is an `InputError`."""
-    if not isinstance(name, str):
-        return name
+def ablation_kind(name: str) -> Kind:
+    """By name; an unknown one is an `InputError`."""
     if name not in ABLATIONS:
         raise InputError(f"unknown ablation {name!r}; known: {', '.join(ABLATIONS)}")
-    return ABLATIONS[name](spliced, task, batch_size, seed)
+    return ABLATIONS[name]
+
+
+def ablation_named(name: str | Ablation, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
+    """Prepare an ablation for a task; an unknown name, and a task that it cannot have, is an `InputError`."""
+    if not isinstance(name, str):
+        return name
+    kind = ablation_kind(name)
+    kind.check(task)
+    return kind.prepare(spliced, task, batch_size, seed)

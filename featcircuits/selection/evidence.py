@@ -10,7 +10,7 @@ from featcircuits.baselines import Baseline
 from featcircuits.circuit import NodeScore
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import ERRORS, AblatedModel
-from featcircuits.evaluation.ablations import ABLATIONS, ablation_named
+from featcircuits.evaluation.ablations import ABLATIONS, ablation_kind, ablation_named
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress
 from featcircuits.splice import SplicedModel
@@ -52,8 +52,7 @@ def check_search(ablation: str, errors: str, task: Task, baseline: Baseline) -> 
     """Refuse settings of a rule that runs ablated models, and ablations that the task cannot have."""
     if errors not in ERRORS:
         raise InputError(f"errors is {errors!r}; known: {', '.join(ERRORS)}")
-    if _ablation_of(ablation, baseline) == "paired" and not task.paired:
-        raise InputError(f"{task.name}: ablation='paired' takes the corrupted twin's state, and there are no pairs")
+    ablation_kind(_ablation_of(ablation, baseline)).check(task)
 
 
 def check_share(what: str, value: float, low: float, high: float) -> None:

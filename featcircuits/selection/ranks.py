@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featcircuits.attribution.effects import NodeEffects, node_effects
-from featcircuits.attribution.nodes import method_named
+from featcircuits.attribution.nodes import check_method, method_named
 from featcircuits.baselines import Baseline
 from featcircuits.errors import InputError
 from featcircuits.nodes import Node
@@ -30,7 +30,9 @@ class MeanRank:
             method_named(name, {})
 
     def check(self, task: Task, baseline: Baseline) -> None:
-        """Needs nothing that the traced estimator does not."""
+        """Every estimator has to be one for the task and the baseline."""
+        for name in self._names():
+            check_method(name, method_named(name, {}), task, baseline)
 
     def order(self, evidence: Evidence) -> list[Node]:
         effects, total = evidence.effects, dict.fromkeys(evidence.scores, 0.0)
