@@ -155,6 +155,36 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_site_whose_features_all_die_costs_none_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All others are trained, and leaving it out ends with them, none of them trained again."""
+    begun: list[str] = []
+
+    def fake(activations: Tensor, recipe: Recipe, *, name: str, **_: Any) -> dict[str, Tensor]:
+        begun.append(name)
+        x = activations[: 0 if name == "attn_1" else 3].clone()
+        none = torch.zeros(len(x))
+        return {
+            "W_enc": x.T.contiguous(),
+            "b_enc": none,
+            "W_dec": x,
+            "b_dec": x.new_zeros(x.shape[1]),
+            "threshold": none.clone(),
+        }
+
+    monkeypatch.setattr(suite, "train", fake)
+    out = tmp_path / "mine"
+    with pytest.raises(InputError, match="every feature died in training at attn_1; leave these sites out"):
+        train_suite(bare_model(), random_rows(), out, RECIPE, sites=SITES)
+    assert begun == TRAINED
+    found = train_suite(bare_model(), random_rows(), out, RECIPE, sites=["embed", "resid"])
+    assert (begun, list(found["sites"])) == (TRAINED, ["embed", "resid_0", "resid_1", "resid_2"])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    train_suite(bare_model(), random_rows(), tmp_path / "other", RECIPE, sites=["embed", "resid"], name="mine")
+    assert files(out) == files(tmp_path / "other")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["batchtopk", "jumprelu", "matryoshka"])
 def test_every_architecture_learns_sparse_features(architecture: str) -> None:

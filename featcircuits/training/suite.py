@@ -1,8 +1,8 @@
 """A dictionary at every site of a model, from one pass of activations, as a suite in a folder.
 
 The work lies in a hidden folder beside the suite until all is done: the activations, the finished
-sites, and the state of the one in training. The same call goes on from there, and ends with the same
-bytes; the suite's own folder appears whole or not at all.
+sites, and the state of the one in training. The same call, or one for other sites, goes on from there,
+and ends with the same bytes; the suite's own folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from featcircuits.training.record import toml_text, versions
 from featcircuits.training.trainer import train
 
 DEFAULT_SITES = "embed,attn,mlp,resid"
-STAGE = "sites"
 
 
 def train_suite(
@@ -54,7 +53,8 @@ def train_suite(
     `bare`: a model from `featcircuits.loading.load_bare`, its source known. `rows`: token ids; the
     last tenth is held out and gives the figures. `sites`: names, kinds or patterns ("resid_3",
     "resid", "attn_0-5"). `text`: what the rows are, for the card. Raises `InputError` for a folder that
-    holds something, unknown sites or recipes, too little text, and a disk without room.
+    holds something, unknown sites or recipes, too little text, a disk without room, and sites whose
+    features all die, once the others are trained.
     """
     out, recipe = Path(out), recipe or Recipe()
     recipe.check()
@@ -82,7 +82,7 @@ def train_suite(
             **versions(),
         },
     }
-    with runs.resumable(out, {**head, "sites": list(map(str, places))}) as work:
+    with runs.resumable(out, head) as work:
         found = _trained(bare, seen, places, recipe, work, progress)
         dictionaries = {site: jumprelu(**tensors) for site, tensors in found.items()}
         figures, together = measure(spliced_with(bare, dictionaries), held_out, progress)
@@ -108,26 +108,31 @@ def sites_named(bare: SplicedModel, patterns: str | Iterable[str]) -> list[Site]
 def _trained(
     bare: SplicedModel, rows: Rows, sites: Sequence[Site], recipe: Recipe, work: OnDisk, progress: Progress
 ) -> dict[Site, dict[str, Any]]:
-    """Every site's tensors; those that an earlier call finished are read."""
-    todo = work.todo(STAGE, len(sites))
+    """Every site's tensors; those that an earlier call finished are read. Each is a stage of its own."""
+    todo = [site for site in sites if work.todo(str(site), 1)]
     activations, checkpoints = work.folder / "activations", work.folder / "checkpoints"
-    if todo and not activations.exists():
+    if any(not (activations / str(site)).exists() for site in todo):
         work.begin()
-        collect(bare, rows, [sites[number] for number in todo], activations, progress)
-    for number in todo:
-        site = sites[number]
+        shutil.rmtree(activations, ignore_errors=True)
+        collect(bare, rows, todo, activations, progress)
+    dead = []
+    for site in todo:
         x = opened(activations, site, shape_at(bare, rows, site))
         tensors = train(
             x, recipe, device=bare.device, checkpoints=checkpoints / str(site), progress=progress, name=f"{site}"
         )
-        if not len(tensors["b_enc"]):
-            raise InputError(
-                f"site {site}: every feature died in training; give more text or steps, or a lower learning rate"
-            )
-        work.put(STAGE, number, tensors)
+        if len(tensors["b_enc"]):
+            work.put(str(site), 0, tensors)
+        else:
+            dead.append(site)
         shutil.rmtree(checkpoints / str(site), ignore_errors=True)
         (activations / str(site)).unlink()  # disk space, for those who have little
-    return {sites[number]: dict(part) for number, part in work.parts(STAGE).items()}
+    if dead:
+        raise InputError(
+            f"every feature died in training at {', '.join(map(str, dead))}; leave these sites out, and the same "
+            "call ends at once with the others, or give more text or steps, or a lower learning rate"
+        )
+    return {site: dict(work.parts(str(site))[0]) for site in sites}
 
 
 def _write(
