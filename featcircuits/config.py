@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
 from featcircuits.errors import InputError
 
 
-def option(default: Any, help: str) -> Any:
-    """A field with its help text."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, least: int | None = None) -> Any:
+    """A field with its help text, and the least number that makes sense."""
+    return field(default=default, metadata={"help": help, "least": least})
 
 
 class Config:
-    """Reading and writing, shared by the settings below."""
+    """Checking, reading and writing, shared by the settings below."""
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):  # type: ignore[arg-type]
+            value, least = getattr(self, setting.name), setting.metadata["least"]
+            if least is not None and value < least:
+                raise InputError(f"{setting.name} is {value}; it must be at least {least}")
 
     @classmethod
     def read(cls, path: Path, given: Mapping[str, Any]) -> Self:
@@ -55,7 +61,7 @@ class TraceConfig(Config):
     sites: str = option("", "Only these sites of the suite, comma-separated: mlp_3, resid, resid_*, attn_0-5.")
     model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
     task: str = option("agreement_rc", "A task of the suite (its training file is used), or a JSONL file.")
-    limit: int = option(0, "Use only the first N examples; 0 for all.")
+    limit: int = option(0, "Use only the first N examples; 0 for all.", least=0)
     metric: str | None = option(
         None, "logit_difference, log_probability, probability, probability_difference or kl. Default: the task's own."
     )
@@ -83,13 +89,13 @@ class TraceConfig(Config):
     errors: str = option("estimated", "Effects of error terms: 'estimated' as those of features, or 'exact' patches.")
     keep_nodes: str = option("top=150", "Which nodes to keep: top=N, threshold=X or cumulative=SHARE.")
     keep_edges: str = option("top=1000", "Which edges to keep, by the same rules.")
-    batch_size: int = option(0, "Examples of one batch; 0: as many as fit, at most 16.")
+    batch_size: int = option(0, "Examples of one batch; 0: as many as fit, at most 16.", least=0)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
     offload: str | None = option(
         None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
     )
-    seed: int = option(0, "Seed of everything random.")
+    seed: int = option(0, "Seed of everything random.", least=0)
     check_fit: bool = option(True, "Refuse dictionaries that leave more variance unexplained than the mean would.")
 
 
@@ -98,17 +104,17 @@ class EvaluateConfig(Config):
     """Everything that decides an evaluation of a run."""
 
     task: str | None = option(None, "A task of the suite (its test file is used), or a JSONL file. Default: the run's.")
-    limit: int = option(0, "Use only the first N examples; 0 for all.")
+    limit: int = option(0, "Use only the first N examples; 0 for all.", least=0)
     ablation: str = option(
         "mean", "What nodes outside the circuit become: mean, zero, resample, or paired (the corrupted twin)."
     )
     errors: str = option("nodes", "Error terms: 'nodes' as the circuit says, all 'keep', or all 'remove'.")
-    start_layer: int = option(0, "Layers before this one are given for free (Marks et al.: the first third).")
+    start_layer: int = option(0, "Layers before this one are given for free (Marks et al.: the first third).", least=0)
     sizes: str = option("", "Circuit sizes of the curve, comma-separated. Default: 15, evenly on a log axis.")
-    draws: int = option(5, "Random circuits at each size of the curve.")
-    batch_size: int = option(32, "Examples of one batch.")
+    draws: int = option(5, "Random circuits at each size of the curve.", least=0)
+    batch_size: int = option(32, "Examples of one batch.", least=1)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
-    seed: int = option(0, "Seed of resampling and of the random circuits.")
+    seed: int = option(0, "Seed of resampling and of the random circuits.", least=0)
 
 
 @dataclass(frozen=True)
@@ -119,16 +125,16 @@ class AgreeConfig(Config):
     sites: str = option("", "Only these sites of the suite, comma-separated: mlp_3, resid, resid_*, attn_0-5.")
     model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
     task: str = option("agreement_rc", "A task of the suite (its training file is used), or a JSONL file.")
-    limit: int = option(20, "Use only the first N examples; 0 for all. Exact patching is one forward a node.")
+    limit: int = option(20, "Use only the first N examples; 0 for all. Exact patching is one forward a node.", least=0)
     metric: str | None = option(None, "As for trace. Default: the task's own.")
     aggregate: str = option("none", "Positions: 'none', 'sum' or 'role'; single effects are compared in any case.")
     methods: str = option(
         "", "Estimators, comma-separated, with options after colons: atp,ig:steps=3:rule=gauss. Default: all."
     )
     bases: str = option("features,whole", "What counts as a node: features, neurons, whole (module outputs).")
-    top: int = option(100, "How many of the strongest nodes the overlap counts.")
-    edge_nodes: int = option(40, "Edges are compared among so many of the strongest nodes; 0 for none.")
-    batch_size: int = option(16, "Examples of one batch.")
+    top: int = option(100, "How many of the strongest nodes the overlap counts.", least=1)
+    edge_nodes: int = option(40, "Edges are compared among so many of the strongest nodes; 0 for none.", least=0)
+    batch_size: int = option(16, "Examples of one batch.", least=1)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
 
@@ -144,8 +150,8 @@ class CheckConfig(Config):
         None, "A task of the suite (its training file is used), or a JSONL file. Default: the suite's first task."
     )
     text: str | None = option(None, "A text file instead of a task: one sentence or document a line.")
-    limit: int = option(0, "Use only the first N examples or lines; 0 for all.")
-    longest: int = option(128, "Tokens of a line at most.")
+    limit: int = option(0, "Use only the first N examples or lines; 0 for all.", least=0)
+    longest: int = option(128, "Tokens of a line at most.", least=2)
     device: str | None = option(None, "cpu, cuda or cuda:N. Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
     offload: str | None = option(
@@ -160,8 +166,8 @@ class TrainConfig(Config):
 
     model: str | None = option(None, "Model: folder or hub name.")
     text: str | None = option(None, "A text file to train on: one sentence or document a line.")
-    sample: int = option(0, "Train on N texts that the model writes itself instead.")
-    longest: int = option(128, "Tokens of a line, or of a text that the model writes, at most.")
+    sample: int = option(0, "Train on N texts that the model writes itself instead.", least=0)
+    longest: int = option(128, "Tokens of a line, or of a text that the model writes, at most.", least=2)
     sites: str = option("embed,attn,mlp,resid", "Where to train, comma-separated: resid, attn_z_3, mlp_0-5.")
     architecture: str = option("batchtopk", "batchtopk, jumprelu or matryoshka.")
     features: int = option(512, "Features of a dictionary; those that die are left out.")
@@ -173,4 +179,4 @@ class TrainConfig(Config):
     licence: str | None = option(None, "Licence to record, such as MIT.")
     device: str | None = option(None, "cpu, cuda or cuda:N. Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
-    seed: int = option(0, "Seed of the text, the weights and the order of tokens.")
+    seed: int = option(0, "Seed of the text, the weights and the order of tokens.", least=0)

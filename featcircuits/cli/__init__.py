@@ -59,7 +59,7 @@ def trace(
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to make; it must not exist yet.")] = Path(
         "runs/trace"
     ),
-    top: Annotated[int, typer.Option(help="How many nodes and edges to print.")] = 15,
+    top: Annotated[int, typer.Option(min=0, help="How many nodes and edges to print.")] = 15,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate time and memory.")] = False,
 ) -> None:
     """Trace a circuit: which features and errors carry a behaviour, through which edges.
@@ -148,7 +148,7 @@ def agree(
 @app.command()
 def audit(
     run: RunFolder,
-    limit: Annotated[int, typer.Option(help="Use only the first N examples of the run's task.")] = 4,
+    limit: Annotated[int, typer.Option(min=0, help="Use only the first N examples of the run's task; 0 for all.")] = 4,
 ) -> None:
     """Check on your own run what has to add up: the splice, effects of full cuts, edges, relevance.
 
