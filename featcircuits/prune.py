@@ -56,7 +56,7 @@ def parse_rule(text: str) -> Rule:
     if name.strip() not in RULES:
         raise InputError(f"unknown pruning rule {text!r}; known: top=N, threshold=X, cumulative=SHARE")
     try:
-        number = float(value)
+        number = int(value) if value.strip().removeprefix("-").isdecimal() else float(value)
     except ValueError:
         raise InputError(f"pruning rule {text!r}: {value!r} is not a number") from None
     return RULES[name.strip()](number)

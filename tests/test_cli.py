@@ -80,7 +80,7 @@ def test_help_answers_without_loading_torch() -> None:
         "assert not {'torch', 'transformers', 'networkx', 'matplotlib'} & set(sys.modules), 'heavy import'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for option in ("--suite", "--keep-nodes", "--config", "--aggregate"):
+    for option in ("--suite", "--keep-nodes", "--config", "--aggregate", "cuda:N"):
         assert option in done.stdout
 
 
@@ -409,6 +409,89 @@ def refused(found: Result, parts: list[str], folder: Path) -> None:
 )
 def test_bad_options_are_refused(command: Command, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
     refused(command(*TRACE, *arguments, "-o", tmp_path / "out" / "run"), parts, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["trace", "--top", "-5"], "Invalid value for '--top': Input should be greater than or equal to 0"),
+        (["trace", "--limit", "-3"], "limit is -3; it must be at least 0"),
+        (["trace", "--seed", "-1"], "seed is -1; it must be at least 0"),
+        (["agree", "--top", "-5"], "top is -5; it must be at least 1"),
+        (["agree", "--edge-nodes", "-5"], "edge_nodes is -5; it must be at least 0"),
+        (["agree", "--batch-size", "0"], "batch_size is 0; it must be at least 1"),
+        (["suites", "check", "--limit", "-3"], "limit is -3; it must be at least 0"),
+        (["suites", "train", "--model", "m", "--sample", "-4"], "sample is -4; it must be at least 0"),
+    ],
+)
+def test_numbers_that_are_too_small_are_refused_before_loading(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], part: str
+) -> None:
+    forbid_loading(monkeypatch)
+    refused(command(*arguments, "-o", tmp_path / "out" / "run"), [part], tmp_path / "out")
+
+
+def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    from featcircuits.cli import commands, dictionaries
+
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(commands, "load", loaded)
+    monkeypatch.setattr(dictionaries, "load_bare", loaded)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["trace", "--nodes", "igg"], "unknown method 'igg'"),
+        (["trace", "--nodes", "ig", "--rule", "simpson"], "unknown quadrature 'simpson'"),
+        (["trace", "--nodes", "ig:steps=3", "--steps", "4"], "steps is given twice"),
+        (["trace", "--steps", "4"], "steps is an option of an estimator; say of which with nodes"),
+        (["trace", "--edges", "igg"], "unknown method 'igg'"),
+        (["trace", "--nodes", "blend"], "method 'blend' has no coefficients to make edges of"),
+        (["trace", "--select", "best"], "unknown selection rule 'best'"),
+        (["trace", "--errors", "none"], "errors is 'none'"),
+        (["trace", "--keep-nodes", "best"], "unknown pruning rule 'best'"),
+        (["trace", "--keep-nodes", "top=0"], "top=0: give"),
+        (["trace", "--keep-edges", "top=1.5"], "top=1.5: give"),
+        (["trace", "--dry-run", "--nodes", "igg"], "unknown method 'igg'"),
+        (["agree", "--methods", "igg"], "unknown method 'igg'"),
+        (["agree", "--bases", "heads"], "unknown basis 'heads'"),
+    ],
+)
+def test_names_are_checked_before_loading(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], part: str
+) -> None:
+    forbid_loading(monkeypatch)
+    refused(command(*arguments, "-o", tmp_path / "out" / "run"), [part], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--draws", "-1"], "draws is -1; it must be at least 0"),
+        (["--ablation", "median"], "unknown ablation 'median'"),
+        (["--errors", "none"], "errors is 'none'; known: nodes, keep, remove"),
+        (["--sizes", "few"], "sizes is 'few'"),
+    ],
+)
+def test_an_evaluation_is_checked_before_loading(
+    command: Command, traced: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], part: str
+) -> None:
+    forbid_loading(monkeypatch)
+    found = command("evaluate", traced, *arguments)
+    assert (found.code, part in found.err) == (2, True), found.err
+
+
+def test_sites_to_train_are_checked_before_text_is_sampled(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from featcircuits.cli import dictionaries
+
+    monkeypatch.delattr(dictionaries, "sample_rows")
+    train = ("suites", "train", "--model", SUITE / "model", "--sample", 9, "--sites", "bogus")
+    refused(command(*train, "-o", tmp_path / "out" / "x"), ["no site fits 'bogus'"], tmp_path / "out")
 
 
 def test_cuda_is_refused_where_there_is_none(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

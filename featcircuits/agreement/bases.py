@@ -32,8 +32,13 @@ BASES: Mapping[str, Callable[[SplicedModel], SplicedModel]] = {
 }
 
 
-def in_basis(spliced: SplicedModel, basis: str) -> SplicedModel:
-    """The same model in another basis; neurons and whole outputs at all its sites."""
+def check_basis(basis: str) -> None:
+    """Refuse an unknown name."""
     if basis not in BASES:
         raise InputError(f"unknown basis {basis!r}; known: {', '.join(BASES)}")
+
+
+def in_basis(spliced: SplicedModel, basis: str) -> SplicedModel:
+    """The same model in another basis; neurons and whole outputs at all its sites."""
+    check_basis(basis)
     return BASES[basis](spliced)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from featcircuits import runs
-from featcircuits.attribution.nodes import Method, option_names
+from featcircuits.attribution.nodes import Method, default_method, option_names
 from featcircuits.circuit import Circuit
 from featcircuits.cli.processes import joined
 from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table
@@ -20,6 +20,8 @@ from featcircuits.config import AgreeConfig, CheckConfig, EvaluateConfig, TraceC
 from featcircuits.errors import InputError
 from featcircuits.estimate import estimate
 from featcircuits.evaluation import evaluate
+from featcircuits.evaluation.ablated import check_error_terms
+from featcircuits.evaluation.ablations import ablation_kind
 from featcircuits.evaluation.plot import plot_curve
 from featcircuits.export import EXPORTERS
 from featcircuits.ledger import AcrossProcesses
@@ -28,7 +30,7 @@ from featcircuits.manifest import dictionaries_of, manifest_of
 from featcircuits.splice import SplicedModel
 from featcircuits.suites import load_suite
 from featcircuits.tasks import Task
-from featcircuits.tracing import Trace, trace_with_ranking
+from featcircuits.tracing import Trace, planned, trace_with_ranking
 
 console = Console()
 
@@ -36,6 +38,7 @@ console = Console()
 def trace_run(config: TraceConfig, output: Path, top: int) -> None:
     """Trace, print the strongest nodes and edges, and leave a run folder."""
     runs.check_free(output)
+    options = _trace_options(config)
     began = time.monotonic()
     with joined() as processes:
         console.quiet = not processes.first
@@ -45,7 +48,7 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
         request = {"config": asdict(config), "inputs": manifest_of(spliced, task, {})}
         with runs.resumable(output, request) as finished, watching(console) as progress:
             ledger = AcrossProcesses(finished) if processes.count > 1 else finished
-            traced = trace_with_ranking(spliced, task, ledger=ledger, progress=progress, **_trace_options(config))
+            traced = trace_with_ranking(spliced, task, ledger=ledger, progress=progress, **options)
             if processes.first:
                 _write_run(config, traced, output)
     console.print(node_table(traced.circuit, top))
@@ -55,9 +58,10 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
 
 def dry_run(config: TraceConfig) -> None:
     """Print what the trace would take, and do nothing else."""
+    options = _trace_options(config)
     spliced = load_for(config, config.device)
     task = task_for(config, spliced, config.task, "train", config.limit)
-    found = estimate(spliced, task, **_trace_options(config))
+    found = estimate(spliced, task, **options)
     say(
         f"{task.name}: {found.n_examples} examples in batches of {found.batch_size}, about {found.seconds:.0f} s "
         f"and {found.gigabytes:.1f} GB of memory once loaded"
@@ -65,13 +69,16 @@ def dry_run(config: TraceConfig) -> None:
 
 
 def _trace_options(config: TraceConfig) -> dict[str, Any]:
-    """Arguments of `trace`."""
+    """Arguments of `trace`, checked as far as they need neither model nor task."""
     nodes, options = method_of(config)
+    edges = None if config.edges == "none" else config.edges
+    some = nodes or default_method(paired=True, baseline=None)  # which default it is, the task will tell
+    planned(some, edges, config.select, config.keep_nodes, config.keep_edges, config.errors, options)
     kept = ("select", "keep_nodes", "keep_edges", "baseline", "errors", "seed", "check_fit")
     return {
         **{name: getattr(config, name) for name in kept},
         "nodes": nodes,
-        "edges": None if config.edges == "none" else config.edges,
+        "edges": edges,
         "batch_size": config.batch_size or None,
         **options,
     }
@@ -105,6 +112,9 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
     runs.check_run(run)
     if (run / runs.REPORT).exists() and not overwrite:
         raise InputError(f"{run / runs.REPORT} exists; pass --overwrite to replace it")
+    ablation_kind(config.ablation)
+    check_error_terms(config.errors)
+    sizes = _sizes(config.sizes)
     began = time.monotonic()
     traced = TraceConfig.read(run / runs.CONFIG, {})
     circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
@@ -115,7 +125,7 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
         report = evaluate(
             spliced, circuit, task,
             ablation=config.ablation, errors=config.errors, start_layer=config.start_layer, ranking=ranking,
-            sizes=_sizes(config.sizes), draws=config.draws, seed=config.seed, batch_size=config.batch_size,
+            sizes=sizes, draws=config.draws, seed=config.seed, batch_size=config.batch_size,
             progress=progress,
         )  # fmt: skip
     runs.write_json(run / runs.REPORT, report.to_json())

@@ -17,6 +17,7 @@ from featcircuits.progress import Progress
 from featcircuits.splice import SplicedModel
 from featcircuits.text import Rows, read_rows, rows_of
 from featcircuits.training import Recipe, sample_rows, train_suite
+from featcircuits.training.suite import sites_named
 
 
 def check_run(config: CheckConfig, output: Path | None) -> None:
@@ -61,6 +62,7 @@ def train_run(config: TrainConfig, output: Path) -> None:
     recipe.check()
     began = time.monotonic()
     bare = load_bare(config.model, device=config.device, dtype=config.dtype)
+    sites_named(bare, config.sites)
     with watching(console) as progress:
         text, rows = _trained_on(config, bare, progress)
         suite = train_suite(
@@ -83,12 +85,10 @@ def _trained_on(config: TrainConfig, bare: SplicedModel, progress: Progress) -> 
 
 def _longest(longest: int, spliced: SplicedModel) -> int:
     most = getattr(spliced.model.config, "max_position_embeddings", None) or longest
-    if longest < 2:
-        raise InputError(f"longest is {longest}; a row has at least 2 tokens")
     return min(longest, most)
 
 
 def _some(rows: Rows, limit: int) -> Rows:
-    if limit < 0 or limit > len(rows):
+    if limit > len(rows):
         raise InputError(f"{limit} lines were asked for; the text has {len(rows)}")
     return rows[:limit] if limit else rows

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 from featcircuits import runs
-from featcircuits.agreement.agree import DEFAULT_METHODS, agree
+from featcircuits.agreement.agree import DEFAULT_METHODS, agree, parse_method
 from featcircuits.agreement.audit import audit
+from featcircuits.agreement.bases import check_basis
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
 from featcircuits.cli.commands import console, load_for, method_of, say, since, task_for
 from featcircuits.cli.tables import agreement_table, audit_table, cost_table
@@ -18,11 +19,15 @@ from featcircuits.config import AgreeConfig, TraceConfig
 def agree_run(config: AgreeConfig, output: Path) -> None:
     """Compare, print the tables, and leave a folder with the numbers and pictures."""
     runs.check_free(output)
+    methods = [text for text in config.methods.split(",") if text.strip()] or DEFAULT_METHODS
+    bases = [text.strip() for text in config.bases.split(",") if text.strip()]
+    for text in methods:
+        parse_method(text)
+    for basis in bases:
+        check_basis(basis)
     began = time.monotonic()
     spliced = load_for(config, config.device)
     task = task_for(config, spliced, config.task, "train", config.limit)
-    methods = [text for text in config.methods.split(",") if text.strip()] or DEFAULT_METHODS
-    bases = [text.strip() for text in config.bases.split(",") if text.strip()]
     with watching(console) as progress, runs.new_run(output) as folder:
         found = agree(
             spliced, task, methods,

@@ -29,6 +29,13 @@ from featcircuits.tasks import Batch, Task
 
 ERRORS = ("nodes", "keep", "remove")
 
+
+def check_error_terms(errors: str) -> None:
+    """Refuse an unknown treatment of error terms."""
+    if errors not in ERRORS:
+        raise InputError(f"errors is {errors!r}; known: {', '.join(ERRORS)}")
+
+
 NEVER = torch.iinfo(torch.int32).max
 """The rank of a node that no circuit of a ranking holds."""
 
@@ -107,8 +114,7 @@ class AblatedModel:
     """Rows (subgraphs x examples) of one forward."""
 
     def __post_init__(self) -> None:
-        if self.errors not in ERRORS:
-            raise InputError(f"errors is {self.errors!r}; known: {', '.join(ERRORS)}")
+        check_error_terms(self.errors)
 
     def metric(self, task: Task, subgraphs: Sequence[Subgraph], progress: Progress = silent) -> Tensor:
         """F of each subgraph on each example: [subgraph, example], float64 on the CPU."""

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from featcircuits.circuit import Circuit
 from featcircuits.errors import InputError
-from featcircuits.evaluation.ablated import AblatedModel, Subgraph, circuit_subgraph, metric_model, ranks_of
+from featcircuits.evaluation.ablated import (
+    AblatedModel,
+    Subgraph,
+    check_error_terms,
+    circuit_subgraph,
+    metric_model,
+    ranks_of,
+)
 from featcircuits.evaluation.ablations import Ablation, ablation_named
 from featcircuits.evaluation.curves import check_sizes, curve, default_sizes
 from featcircuits.evaluation.folds import interval, parts
@@ -51,6 +58,9 @@ def evaluate(
     taken. `sizes=()` leaves the curve out.
     Raises `InputError` for unknown names and for a circuit of another suite, task or aggregate.
     """
+    check_error_terms(errors)
+    if draws < 0:
+        raise InputError(f"draws is {draws}; it must be at least 0")
     scope = scope_of(spliced, start_layer, embed)
     _check_match(circuit, task)
     order = [node for node in _order(circuit if ranking is None else ranking) if node.site in scope.dictionaries]

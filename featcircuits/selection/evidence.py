@@ -9,7 +9,7 @@ from featcircuits.attribution.effects import NodeEffects
 from featcircuits.baselines import Baseline
 from featcircuits.circuit import NodeScore
 from featcircuits.errors import InputError
-from featcircuits.evaluation.ablated import ERRORS, AblatedModel
+from featcircuits.evaluation.ablated import AblatedModel, check_error_terms
 from featcircuits.evaluation.ablations import ABLATIONS, ablation_kind, ablation_named
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress
@@ -50,8 +50,7 @@ def strongest(values: Mapping[Node, float]) -> list[Node]:
 
 def check_search(ablation: str, errors: str, task: Task, baseline: Baseline) -> None:
     """Refuse settings of a rule that runs ablated models, and ablations that the task cannot have."""
-    if errors not in ERRORS:
-        raise InputError(f"errors is {errors!r}; known: {', '.join(ERRORS)}")
+    check_error_terms(errors)
     ablation_kind(_ablation_of(ablation, baseline)).check(task)
 
 
