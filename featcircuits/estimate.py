@@ -12,6 +12,9 @@ from featcircuits.states import fitting_batch
 from featcircuits.tasks import Task
 from featcircuits.tracing import trace
 
+BY_BATCH = ("node effects", "edge effects")
+"""Loops over the batches of a task; all others of a trace are a selection rule's."""
+
 
 class Estimate(NamedTuple):
     """`gigabytes`: of the whole process, or of the device where the model is on one."""
@@ -25,27 +28,34 @@ class Estimate(NamedTuple):
 def estimate(spliced: SplicedModel, task: Task, *, batch_size: int | None = None, **options: Any) -> Estimate:
     """Time and memory of `trace` with the same options, from two small batches of its examples.
 
-    The second batch is the one that is timed; what comes once (ranking, pruning, hashes) is not
-    multiplied. Model and suite are loaded already and count in the memory alone.
+    Of a loop over batches the second is timed, the first being slower. Each round of a selection rule's loop
+    runs all examples, and all rounds count. What comes once (ranking, pruning, hashes) is not multiplied.
+    Model and suite are loaded already and count in the memory alone.
     """
     batch_size = fitting_batch(spliced, task, batch_size)
     small = max(1, min(batch_size, len(task) // 8))
     sample = task.take(min(len(task), 2 * small))
-    seconds: dict[str, float] = {}
+    per_example: list[float] = []
+    """Seconds, a loop each"""
 
     def timed(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+        seconds = []
         for item in items:
             began = time.perf_counter()
             yield item
-            seconds[description] = time.perf_counter() - began
+            seconds.append(time.perf_counter() - began)
+        if description.startswith(BY_BATCH):
+            per_example.append(seconds[-1] / small)
+        else:
+            per_example.append(sum(seconds) / len(sample))
 
     began = time.perf_counter()
     with measured(spliced, len(sample) * task.longest) as cost:
         trace(spliced, sample, batch_size=small, progress=timed, **options)
-    once = time.perf_counter() - began - len(sample) / small * sum(seconds.values())
+    once = time.perf_counter() - began - len(sample) * sum(per_example)
     grown = cost.megabytes * 2**20 * batch_size / small
     return Estimate(
-        seconds=max(0.0, once) + sum(seconds.values()) * len(task) / small,
+        seconds=max(0.0, once) + sum(per_example) * len(task),
         gigabytes=(resident_bytes(spliced.device) + grown) / 2**30,
         n_examples=len(task),
         batch_size=batch_size,
