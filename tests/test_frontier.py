@@ -15,7 +15,7 @@ from experiments.frontier import models, page, pictures, prompts, tables
 from experiments.frontier.accuracy import accuracy
 from experiments.frontier.models import Case
 from experiments.frontier.tables import SUITE, figure
-from featcircuits.agreement.agree import Method
+from featcircuits.agreement.agree import parse_method
 from tests.tiny import random_task, spliced_model, tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -141,7 +141,7 @@ def test_figures_are_written_short() -> None:
 
 def test_every_method_of_the_page_is_known() -> None:
     for text in (*models.METHODS, *of_circuits.CANDIDATES, *prompts.METHODS):
-        assert str(Method.parse(text)) == text
+        assert str(parse_method(text)) == text
 
 
 # --- the pages themselves

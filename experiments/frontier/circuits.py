@@ -9,7 +9,7 @@ from typing import Any
 import featcircuits as fc
 from experiments.frontier.models import METHODS, PLAIN, REFERENCE, Case
 from experiments.selection.cells import Ordered, Setting, ablated_model, cell, judged
-from featcircuits.agreement.agree import Method
+from featcircuits.agreement.agree import parse_method
 from featcircuits.agreement.cost import measured
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.scores import share
@@ -55,7 +55,7 @@ def areas(case: Case, task: fc.Task, held_out: fc.Task, methods: Sequence[str]) 
 
 def ordered(case: Case, task: fc.Task, text: str) -> Ordered:
     """Nodes by descending |effect|, and what estimating took."""
-    method = Method.parse(text)
+    method = parse_method(text)
     with measured(case.scope, len(task) * task.longest) as cost:
         effects = fc.node_effects(case.scope, task, method.name, keep_examples=False, **method.options)
     order = fc.select(case.scope, task, effects, "effect")
