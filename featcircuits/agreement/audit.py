@@ -23,6 +23,10 @@ from featcircuits.tasks import Task
 QUADRATURES = (("left", 10), ("midpoint", 10), ("gauss", 2), ("gauss", 3), ("gauss", 5), ("gauss", 10))
 
 
+COMPLETE = "secant"
+"""The estimator whose effects add up to the whole by construction."""
+
+
 class Residual(NamedTuple):
     """One law: how far it is from holding, as a share of the size it speaks of."""
 
@@ -44,7 +48,8 @@ def audit(
         *_edges(spliced, task, batch_size),
     ]
     if task.paired:
-        rows += _cuts(spliced, task, method, options, batch_size)
+        for name, own in {COMPLETE: {}, method: options}.items():
+            rows += _cuts(spliced, task, name, own, batch_size)
         rows += _quadrature(spliced, task, batch_size)
     return [*rows, *_relevance(spliced, task, batch_size)]
 
@@ -79,7 +84,8 @@ def _forward_under_rules(spliced: SplicedModel, task: Task, batch_size: int) -> 
 
 
 def _full_cuts(spliced: SplicedModel) -> list[Site]:
-    return [site for site in spliced.sites if site.kind == "resid"]
+    """What a bypass lets past belongs to no node of its site."""
+    return [site for site, d in spliced.dictionaries.items() if site.kind == "resid" and not d.has_bypass]
 
 
 def _sum_at(effects: NodeEffects, site: Site) -> Tensor:
@@ -97,7 +103,7 @@ def _cuts(
     total = effects.total_effect.double()
     law = f"effects ({method}) of all nodes of a site = m(corrupted) - m(clean)"
     return [
-        Residual(law, str(site), _relative(_sum_at(effects, site) - total, total), False)
+        Residual(law, str(site), _relative(_sum_at(effects, site) - total, total), method == COMPLETE)
         for site in _full_cuts(spliced)
     ]
 
@@ -118,7 +124,7 @@ def _edges(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]
     """Edges out of a node, to all downstream nodes and the metric, against the node's effect."""
     rows = []
     baseline = "paired" if task.paired else "zero"
-    for method in ("atp", "relp"):
+    for method in ("atp", "relp", *([COMPLETE] if task.paired else [])):
         effects = node_effects(spliced, task, method, baseline=baseline, batch_size=batch_size)
         sums: dict[Node, float] = defaultdict(float)
         for source, _, value in edge_effects(spliced, task, effects, node_threshold=0.0).edges():
