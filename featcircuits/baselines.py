@@ -89,13 +89,18 @@ def patched_by_run(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor
     return Patched(written(dictionary, x, read), read, scale=None if statistics is None else statistics.scale)
 
 
+def check_known(baseline: Baseline) -> None:
+    """Refuse an unknown baseline."""
+    if not isinstance(baseline, Noise) and baseline not in BASELINES:
+        raise InputError(f"unknown baseline {baseline!r}; known: {', '.join(BASELINES)}")
+
+
 def check_baseline(task: Task, baseline: Baseline) -> None:
     """Refuse an unknown baseline, one that needs pairs where there are none, or roles that are not there."""
+    check_known(baseline)
     if isinstance(baseline, Noise):
         baseline.check(task)
         return
-    if baseline not in BASELINES:
-        raise InputError(f"unknown baseline {baseline!r}; known: {', '.join(BASELINES)}")
     if baseline == "paired" and not task.paired:
         raise InputError(
             f"{task.name}: baseline='paired' needs corrupted prompts; use baseline='zero', 'mean' or 'noise'"

@@ -451,6 +451,7 @@ def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         (["trace", "--edges", "igg"], "unknown method 'igg'"),
         (["trace", "--nodes", "blend"], "method 'blend' has no coefficients to make edges of"),
         (["trace", "--select", "best"], "unknown selection rule 'best'"),
+        (["trace", "--baseline", "median"], "unknown baseline 'median'"),
         (["trace", "--errors", "none"], "errors is 'none'"),
         (["trace", "--keep-nodes", "best"], "unknown pruning rule 'best'"),
         (["trace", "--keep-nodes", "top=0"], "top=0: give"),

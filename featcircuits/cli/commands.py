@@ -12,6 +12,7 @@ from rich.console import Console
 
 from featcircuits import runs
 from featcircuits.attribution.nodes import Method, default_method, option_names
+from featcircuits.baselines import check_known
 from featcircuits.circuit import Circuit
 from featcircuits.cli.processes import joined
 from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table
@@ -73,6 +74,7 @@ def _trace_options(config: TraceConfig) -> dict[str, Any]:
     nodes, options = method_of(config)
     edges = None if config.edges == "none" else config.edges
     some = nodes or default_method(paired=True, baseline=None)  # which default it is, the task will tell
+    check_known(config.baseline)
     planned(some, edges, config.select, config.keep_nodes, config.keep_edges, config.errors, options)
     kept = ("select", "keep_nodes", "keep_edges", "baseline", "errors", "seed", "check_fit")
     return {
