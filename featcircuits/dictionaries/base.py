@@ -58,6 +58,11 @@ class Dictionary(Protocol):
         ...
 
     @property
+    def normalisation(self) -> Normalisation | None:
+        """What is done to the input before it is encoded."""
+        ...
+
+    @property
     def n_features(self) -> int: ...
 
     def encode(self, x: Tensor) -> Tensor:
@@ -121,6 +126,7 @@ class SameSite:
     width: int
     transcodes = False
     has_bypass = False
+    normalisation = None
 
     @property
     def read_width(self) -> int:
@@ -171,6 +177,20 @@ class Normalisation(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor: ...
     def statistics(self, x: Tensor) -> Statistics: ...
+
+
+def statistics_of(normalisation: Normalisation | None, x: Tensor) -> Statistics | None:
+    """What decoding undoes; None without a normalisation, or where it is not undone."""
+    return None if normalisation is None or not normalisation.undone else normalisation.statistics(x)
+
+
+def pulled(normalisation: Normalisation | None, x: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient at the normalised input as that at x [n, read_width]."""
+    if normalisation is None or not len(x):
+        return gradient
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(normalisation(x), x, gradient)[0]
 
 
 class Options(TypedDict, total=False):
@@ -245,9 +265,7 @@ class Affine:
         return self.activation(z @ self.W_enc + self.b_enc)
 
     def statistics(self, x: Tensor) -> Statistics | None:
-        if self.normalisation is None or not self.normalisation.undone:
-            return None
-        return self.normalisation.statistics(x)
+        return statistics_of(self.normalisation, x)
 
     def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
         x = features @ self.W_dec + self.b_dec
@@ -267,11 +285,7 @@ class Affine:
         return rows if slope is None else rows * slope[ids, None]
 
     def pull(self, x: Tensor, gradient: Tensor) -> Tensor:
-        if self.normalisation is None or not len(x):
-            return gradient
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            return torch.autograd.grad(self.normalisation(x), x, gradient)[0]
+        return pulled(self.normalisation, x, gradient)
 
     def pull_bypass(self, gradient: Tensor) -> Tensor | None:
         return None if self.W_skip is None else gradient @ self.W_skip.T

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from featcircuits.dictionaries.base import Dictionary, Statistics
+from featcircuits.dictionaries.base import Dictionary, Normalisation, Statistics, pulled, statistics_of
 from featcircuits.dictionaries.products import combined
 
 
@@ -27,6 +27,7 @@ class Offloaded:
     n_features: int
     transcodes: bool
     has_bypass: bool
+    normalisation: Normalisation | None
     device: torch.device | str
     dtype: torch.dtype
 
@@ -34,7 +35,7 @@ class Offloaded:
         return self._here().encode(x)
 
     def statistics(self, x: Tensor) -> Statistics | None:
-        return self.read().statistics(x)
+        return statistics_of(self.normalisation, x)
 
     def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
         return self._here().decode(features, statistics)
@@ -52,7 +53,7 @@ class Offloaded:
         return self._home().encoder_rows(ids.cpu()).to(self.device)
 
     def pull(self, x: Tensor, gradient: Tensor) -> Tensor:
-        return self.read().pull(x, gradient)
+        return pulled(self.normalisation, x, gradient)
 
     def pull_bypass(self, gradient: Tensor) -> Tensor | None:
         return self._here().pull_bypass(gradient) if self.has_bypass else None
@@ -87,5 +88,5 @@ def offloaded(read: Callable[[], Dictionary]) -> Offloaded:
     first = read()
     return Offloaded(
         read, first.kind, first.width, first.read_width, first.n_features, first.transcodes, first.has_bypass,
-        "cpu", torch.float32,
+        first.normalisation, "cpu", torch.float32,
     )  # fmt: skip
