@@ -19,7 +19,7 @@ from featcircuits.attribution.contract import contract
 from featcircuits.attribution.direct import Edges, arcs_of, batch_edges, metric_gradients
 from featcircuits.attribution.effects import NodeEffects
 from featcircuits.attribution.exact_edges import batch_exact_edges
-from featcircuits.attribution.nodes import METHODS, Estimator, check_method_baseline, default_method, method_named
+from featcircuits.attribution.nodes import METHODS, Estimator, check_method, default_method, method_named
 from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
@@ -116,7 +116,7 @@ def edge_effects(
     method = method or default_method(task.paired, baseline)
     estimator = edge_estimator(method, options)
     check_baseline(task, baseline or "paired")
-    check_method_baseline(method, estimator, baseline or "paired")
+    check_method(method, estimator, task, baseline or "paired")
     task.check_places()
     if isinstance(nodes, NodeEffects) and isinstance(estimator, ExactPatching):
         raise InputError("method 'exact' patches edges one by one; give it a collection of nodes, not a threshold")

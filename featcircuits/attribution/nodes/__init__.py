@@ -19,7 +19,6 @@ __all__ = [
     "Method",
     "NodeMethod",
     "check_method",
-    "check_method_baseline",
     "default_method",
     "effects_of",
     "method_named",
@@ -75,8 +74,8 @@ class Method(NamedTuple):
         return ":".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
 
 
-def check_method_baseline(name: str, method: Estimator | NodeMethod, baseline: Baseline) -> None:
-    """Refuse a baseline that a method which goes between two runs knows no run of."""
+def check_method(name: str, method: Estimator | NodeMethod, task: Task, baseline: Baseline) -> None:
+    """Refuse what a method needs and the baseline or the task does not have."""
     known = getattr(method, "baselines", BASELINES)
     given = "noise" if isinstance(baseline, Noise) else baseline
     if given not in known:
@@ -84,11 +83,6 @@ def check_method_baseline(name: str, method: Estimator | NodeMethod, baseline: B
             f"method {name!r} goes from the clean to the patched run and needs pairs: baseline {given!r} is not "
             f"one of {', '.join(known)}; use another method for it"
         )
-
-
-def check_method(name: str, method: Estimator | NodeMethod, task: Task, baseline: Baseline) -> None:
-    """Refuse what a method needs and the baseline or the task does not have."""
-    check_method_baseline(name, method, baseline)
     if getattr(method, "needs_pairs", False) and not task.paired:
         raise InputError(
             f"{task.name}: method {name!r} moves the inputs to the corrupted prompt, and the task has none; "
