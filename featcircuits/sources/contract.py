@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from featcircuits.dictionaries import Affine
+from featcircuits.dictionaries.base import check_numbers
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
 from featcircuits.sources.files import Load
@@ -38,6 +40,17 @@ class Source(NamedTuple):
     recognises: Callable[[Path], bool]
     read: Callable[[Path, Load], Found]
     """Path and how to read tensors to what is there; raises `InputError`."""
+
+
+def checked(found: Found, name: str) -> Affine:
+    """The dictionary, its numbers checked; warns of what the user must know. Messages begin with the source's name."""
+    try:
+        check_numbers(found.dictionary)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    if found.warning:
+        warnings.warn(f"{name}: {found.warning}", stacklevel=3)
+    return found.dictionary
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from featcircuits.dictionaries import Affine
-from featcircuits.dictionaries.base import check_numbers
 from featcircuits.errors import InputError
 from featcircuits.sources.circuit_tracer import CIRCUIT_TRACER
-from featcircuits.sources.contract import Found, Source, SourceInfo, info_of
+from featcircuits.sources.contract import Found, Source, SourceInfo, checked, info_of
 from featcircuits.sources.dictionary_learning import DICTIONARY_LEARNING
 from featcircuits.sources.files import Load, compare_hash, mapped, shapes
 from featcircuits.sources.files import sha256 as file_sha256
@@ -39,14 +37,7 @@ def load_source(path: str | Path, sha256: str | None = None) -> Affine:
     _check_exists(path)
     if sha256:
         compare_hash(path, hash_of(path), sha256)
-    found = _found(path, mapped)
-    try:
-        check_numbers(found.dictionary)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    if found.warning:
-        warnings.warn(f"{path}: {found.warning}", stacklevel=2)
-    return found.dictionary
+    return checked(_found(path, mapped), str(path))
 
 
 def read_source(path: str | Path) -> Affine:

@@ -12,11 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from featcircuits.dictionaries import Affine
-from featcircuits.dictionaries.base import check_numbers
 from featcircuits.errors import InputError
 from featcircuits.releases import release_entry, release_names
 from featcircuits.sources import sae_lens as own
-from featcircuits.sources.contract import Found, SourceInfo, info_of
+from featcircuits.sources.contract import Found, SourceInfo, checked, info_of
 from featcircuits.sources.hub import fetch, from_hub
 from featcircuits.sources.load import describe
 from featcircuits.sources.refused import refuse
@@ -37,14 +36,7 @@ def from_release(release: str, sae_id: str) -> Affine:
     record = _record(release, sae_id)
     if record.get("conversion_func") in _OWN_READERS:
         return from_hub(record["repo_id"], record["path"])
-    found = _found(release, sae_id)
-    try:
-        check_numbers(found.dictionary)
-    except InputError as error:
-        raise InputError(f"{release}, {sae_id}: {error}") from None
-    if found.warning:
-        warnings.warn(f"{release}, {sae_id}: {found.warning}", stacklevel=2)
-    return found.dictionary
+    return checked(_found(release, sae_id), f"{release}, {sae_id}")
 
 
 def describe_release(release: str, sae_id: str) -> SourceInfo:
