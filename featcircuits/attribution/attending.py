@@ -15,7 +15,7 @@ from torch import Tensor
 
 from featcircuits.errors import InputError
 from featcircuits.models import Architecture, architecture_of
-from featcircuits.propagation.pattern import Pattern, as_method, per_head
+from featcircuits.propagation.pattern import Pattern, as_method, per_head, registered
 
 __all__ = ["Pattern", "attending", "key_effect", "per_head", "without_each"]
 
@@ -52,26 +52,20 @@ def attending(model: Any, attend: Attend, architecture: Architecture | None = No
 @contextmanager
 def _as_eager_kernel(model: Any, attend: Attend) -> Iterator[None]:
     """The function stands in for the "eager" kernel of transformers' registry."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
     if not model._supports_attention_backend:
         raise InputError(
             f"{type(model).__name__} computes attention by itself and not by transformers' attention functions: "
             "atp-qk, atp-star and atp-hop1 cannot lay it open; its family's row needs `attention` "
             "(docs/howto/model-family.md)"
         )
-    config, kernels = model.config.get_text_config(), ALL_ATTENTION_FUNCTIONS._local_mapping
-    chosen, stand_in = config._attn_implementation, kernels.get("eager")
+    config = model.config.get_text_config()
+    chosen = config._attn_implementation
     try:
         config._attn_implementation = "eager"
-        kernels["eager"] = attend
-        yield
+        with registered("eager", attend):
+            yield
     finally:
         config._attn_implementation = chosen
-        if stand_in is None:
-            kernels.pop("eager", None)
-        else:
-            kernels["eager"] = stand_in
 
 
 def without_each(logits: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:

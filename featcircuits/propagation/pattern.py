@@ -38,12 +38,28 @@ def around_attention(model: Any, architecture: Architecture, around: Around) -> 
 
 
 @contextmanager
+def registered(name: str, attend: Callable[..., Any]) -> Iterator[None]:
+    """A function in transformers' registry of attention functions, under a name whose own entry is put back."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    kernels = ALL_ATTENTION_FUNCTIONS._local_mapping
+    before = kernels.get(name)
+    try:
+        kernels[name] = attend
+        yield
+    finally:
+        if before is None:
+            kernels.pop(name, None)
+        else:
+            kernels[name] = before
+
+
+@contextmanager
 def _around_kernel(model: Any, around: Around) -> Iterator[None]:
     """In transformers' registry, under the name of the kernel that the model uses."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    name, kernels = model.config.get_text_config()._attn_implementation, ALL_ATTENTION_FUNCTIONS._local_mapping
-    before = kernels.get(name)
+    name = model.config.get_text_config()._attn_implementation
     # the eager kernel is not in the registry but in the model's own file
     own: Any = getattr(sys.modules[type(model).__module__], "eager_attention_forward", None)
     kernel = ALL_ATTENTION_FUNCTIONS.get_interface(name, own)
@@ -51,14 +67,8 @@ def _around_kernel(model: Any, around: Around) -> Iterator[None]:
     def stand_in(module: Any, *args: Any, **settings: Any) -> tuple[Tensor, Any]:
         return around(kernel, module, *args, **settings)
 
-    try:
-        kernels[name] = stand_in
+    with registered(name, stand_in):
         yield
-    finally:
-        if before is None:
-            kernels.pop(name, None)
-        else:
-            kernels[name] = before
 
 
 @contextmanager
