@@ -54,5 +54,5 @@ def rewired(dictionary: Dictionary, x: Tensor, read: Tensor, read2: Tensor) -> T
 
 def written(dictionary: Dictionary, x: Tensor, read: Tensor) -> Tensor:
     """What the nodes of a site make of x: all but the bypass."""
-    past = dictionary.bypass(read) if dictionary.has_bypass else None
+    past = dictionary.bypass(read)
     return x if past is None else x - past

@@ -164,7 +164,7 @@ def _ablated(dictionary: Dictionary, x: Tensor, read: Tensor, value: Patched, ro
     """
     x, read = x.to(precision(x.dtype)), read.to(precision(x.dtype))
     y, features = value.x_at(dictionary, rows, read).to(x.dtype), dictionary.encode(read)
-    past = dictionary.bypass(read) if dictionary.has_bypass else None
+    past = dictionary.bypass(read)
     change = value.features_at(dictionary, rows) - features
     feature_kept, error_kept = kept[..., :-1], kept[..., -1:]
     change = torch.where(error_kept, change, -change).masked_fill(feature_kept == error_kept, 0)
