@@ -20,7 +20,17 @@ from featcircuits.attribution.writes import reads, writes
 from featcircuits.sites import EMBED, Site, all_sites, resid
 from featcircuits.splice import SplicedModel
 from featcircuits.states import States, states_of
-from tests.tiny import FAMILIES, LAYERS, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
+from tests.tiny import (
+    FAMILIES,
+    LAYERS,
+    assert_padding_changes_nothing,
+    made_linear,
+    n_hooks,
+    random_task,
+    spliced_model,
+    tiny_model,
+    tolerance,
+)
 
 ATTENTION = {"gpt2": "attn", "gpt_neox": "attention"}
 
@@ -226,15 +236,7 @@ def test_the_model_attends_as_before_after_an_exception() -> None:
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("method", ["atp-qk", "atp-star", "atp-hop1", "atp-drop", "ig-inputs"])
 def test_padding_changes_nothing(method: str, side: str) -> None:
-    spliced = spliced_model(tiny_model("gpt2", dtype=torch.float32), sites=["embed", "mlp_0", "resid_1"])
-    short, long = random_task(1, 4, seed=1), random_task(1, 7, seed=2)
-    both = fc.Task((*short.examples, *long.examples), aggregate="sum", padding_side=side)
-    together = fc.node_effects(spliced, both, method)
-    for number, alone in enumerate((short, long)):
-        expected = fc.node_effects(spliced, alone, method)
-        for site in spliced.sites:
-            found = together.features(site)[number, : alone.longest]
-            assert torch.allclose(found, expected.features(site)[0], rtol=1e-4, atol=1e-4)
+    assert_padding_changes_nothing(method, side)
 
 
 # --- GradDrop

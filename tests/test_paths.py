@@ -15,7 +15,18 @@ from featcircuits.dictionaries import relu, whole
 from featcircuits.sites import EMBED, Site, all_sites, resid
 from featcircuits.splice import SplicedModel
 from tests.test_estimators import batch_states, close
-from tests.tiny import FAMILIES, LAYERS, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
+from tests.tiny import (
+    FAMILIES,
+    LAYERS,
+    WIDTH,
+    assert_padding_changes_nothing,
+    made_linear,
+    n_hooks,
+    random_task,
+    spliced_model,
+    tiny_model,
+    tolerance,
+)
 
 SOME = ["gpt2", "gpt_neox_parallel", "gemma2"]
 METHODS = ["ig-chain", "ig-conductance", "blend"]
@@ -236,16 +247,7 @@ def test_on_a_linear_model_they_are_exact(family: str, method: str) -> None:
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("method", METHODS)
 def test_padding_changes_nothing_and_nothing_stays(method: str, side: str) -> None:
-    spliced = spliced_model(tiny_model("gpt2", dtype=torch.float32), sites=["embed", "mlp_0", "resid_1"])
-    short, long = random_task(1, 4, seed=1), random_task(1, 7, seed=2)
-    both = fc.Task((*short.examples, *long.examples), aggregate="sum", padding_side=side)
-    together = fc.node_effects(spliced, both, method)
-    for number, alone in enumerate((short, long)):
-        expected = fc.node_effects(spliced, alone, method)
-        for site in spliced.sites:
-            found = together.features(site)[number, : alone.longest]
-            torch.testing.assert_close(found, expected.features(site)[0], rtol=1e-4, atol=1e-4)
-    assert n_hooks(spliced.model) == 0
+    assert n_hooks(assert_padding_changes_nothing(method, side).model) == 0
 
 
 def test_errors_are_patched_where_asked() -> None:
