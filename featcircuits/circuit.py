@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from featcircuits.errors import InputError
+from featcircuits.naming import check_place
 from featcircuits.nodes import METRIC, Node, Place, input_node
 from featcircuits.sites import Site
 
@@ -64,6 +65,8 @@ class Circuit:
     manifest: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        for place in self.places:
+            check_place(place)
         places = set(self.places)
         for node, score in self.nodes.items():
             if node.place not in places:

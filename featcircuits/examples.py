@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from featcircuits.errors import InputError
-
-OTHER = "other"
-"""The role of tokens that no role of their example covers."""
+from featcircuits.naming import check_role
 
 
 class Span(NamedTuple):
@@ -38,9 +36,7 @@ def check_example(example: Example) -> None:
     ids = (*example.clean, *(example.corrupted or ()), *example.clean_answers, *example.corrupted_answers)
     if min(ids) < 0:
         raise InputError(f"{min(ids)} is not a token id; ids start at 0")
-    for role, _ in example.roles:
-        if not role or role.isdigit() or role == OTHER:
-            raise InputError(f"{role!r} cannot be a role's name: it stands for another place; choose a word")
+    check_roles(example)
     if shared := set(example.clean_answers) & set(example.corrupted_answers):
         raise InputError(f"token {min(shared)} is both a clean and a corrupted answer; the metric would be void")
     if example.corrupted is not None and len(example.corrupted) != len(example.clean):
@@ -48,3 +44,19 @@ def check_example(example: Example) -> None:
             f"the clean prompt has {len(example.clean)} tokens, the corrupted one {len(example.corrupted)}; "
             "patching needs pairs that align token by token"
         )
+
+
+def check_roles(example: Example) -> None:
+    """Refuse roles whose names cannot be one, that stand outside the prompt, occur twice or overlap."""
+    covered: set[int] = set()
+    names = [check_role(role) for role, _ in example.roles]
+    for name, span in example.roles:
+        if names.count(name) > 1:
+            raise InputError(f"role {name!r} is given twice; join its tokens into one span")
+        if not 0 <= span.start < span.end <= len(example.clean):
+            raise InputError(
+                f"role {name!r} covers tokens {span.start} to {span.end}; the prompt has {len(example.clean)}"
+            )
+        if covered & set(range(*span)):
+            raise InputError(f"role {name!r} overlaps another role; each token has one role at most")
+        covered |= set(range(*span))

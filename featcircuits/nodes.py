@@ -6,12 +6,14 @@ import re
 from typing import NamedTuple
 
 from featcircuits.errors import InputError
+from featcircuits.naming import check_place
 from featcircuits.sites import Site
 
 Place = int | str | None
 """A token position, a role's name, or None where positions are summed."""
 
-_NAME = re.compile(r"(?P<site>[a-z_0-9]+)/(?P<feature>error|\d+)(@(?P<place>.+))?")
+_NUMBER = r"0|[1-9][0-9]{0,17}"
+_NAME = re.compile(rf"(?P<site>[a-z_0-9]+)/(?P<feature>error|{_NUMBER})(@(?P<place>.+))?")
 
 
 class Node(NamedTuple):
@@ -38,14 +40,14 @@ class Node(NamedTuple):
         match = _NAME.fullmatch(name)
         if match is None:
             raise InputError(
-                f"{name!r} is not a node; nodes look like 'resid_3/1042', 'mlp_0/error@7', 'attn_1/5@verb'"
+                f"{name[:80]!r} is not a node; nodes look like 'resid_3/1042', 'mlp_0/error@7', 'attn_1/5@verb'"
             )
+        feature = None if match["feature"] == "error" else int(match["feature"])
         place = match["place"]
-        return cls(
-            Site.parse(match["site"]),
-            None if match["feature"] == "error" else int(match["feature"]),
-            int(place) if place is not None and place.isascii() and place.isdigit() else place,
-        )
+        if place is not None and re.fullmatch(_NUMBER, place):
+            place = int(place)
+        check_place(place)
+        return cls(Site.parse(match["site"]), feature, place)
 
 
 METRIC = "metric"

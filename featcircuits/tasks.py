@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from featcircuits.errors import InputError
-from featcircuits.examples import OTHER, Example, check_example
+from featcircuits.examples import Example, check_example
 from featcircuits.metrics import NEEDS_CORRUPTED_ANSWERS, READS_ANSWERS_ALONE, Answers, metric_named
+from featcircuits.naming import OTHER
 from featcircuits.taskfiles import read_examples
 from featcircuits.tokens import Tokens
 

@@ -21,7 +21,8 @@ from featcircuits.sites import all_sites
 
 SITES = all_sites(3)
 finite = st.floats(-1e6, 1e6)
-roles = st.text(st.characters(exclude_categories=("Cs", "Cc", "Nd")), min_size=1, max_size=8).filter(str.strip)
+printable = st.characters(exclude_categories=("Cs", "Cc", "Cf", "Co", "Cn", "Zl", "Zp", "Zs", "Nd"))
+roles = st.text(printable, min_size=1, max_size=8).filter(lambda role: role != "other" and not role.isdigit())
 
 
 @st.composite

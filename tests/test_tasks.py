@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 import featcircuits as fc
-from featcircuits.examples import OTHER, Example, Span
+from featcircuits.examples import Example, Span
 from featcircuits.metrics import METRICS, NEEDS_CORRUPTED_ANSWERS, Answers, metric_named
+from featcircuits.naming import OTHER
 from featcircuits.tokens import Tokens
 
 MODEL = Path(__file__).parents[1] / "saes" / "grammar-4l" / "model"
@@ -493,12 +494,6 @@ def test_metrics_judge_row_by_row() -> None:
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
     with pytest.raises(fc.InputError, match="unknown metric 'accuracy'; known: .*logit_difference"):
         metric_named("accuracy")
-
-
-@pytest.mark.parametrize("role", ["other", "1", ""])
-def test_a_role_named_like_another_place_is_refused(tmp_path: Path, tokenizer: Any, role: str) -> None:
-    path = written(tmp_path, {**SINGLE, "roles": {role: "author"}})
-    assert f"{role!r} cannot be a role's name" in refusal(path, tokenizer)
 
 
 def test_an_appended_end_token_is_not_part_of_the_prompt(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""What a role, a label or another name that the user gives may be: the one definition.
+
+Names go into files of several formats, into node names (`resid_3/1042@subject`) and onto terminals.
+So they are one line of printable text: each can be written, shown and read back everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featcircuits.errors import InputError
+
+LONGEST = 100
+"""Characters of a name."""
+
+OTHER = "other"
+"""The place of tokens that no role of their example covers; no role can be called so."""
+
+MOST_POSITIONS = 10**9
+"""Token positions are smaller."""
+
+
+def check_name(name: Any, what: str) -> str:
+    """The name itself; `what` it names stands in the messages.
+
+    Raises `InputError` for what is no text, empty, longer than `LONGEST` characters, begins or ends
+    with a space, or holds a character that cannot be printed (line breaks, other control and format
+    characters, halves of surrogate pairs, spaces of other kinds).
+    """
+    if not isinstance(name, str):
+        raise InputError(f"{what} must be a text, found {type(name).__name__} {_shown(name)}")
+    if fault := _fault(name):
+        raise InputError(f"{what} {_shown(name)} {fault}")
+    return name
+
+
+def _fault(name: str) -> str | None:
+    if not name:
+        return "is empty; choose a word"
+    if len(name) > LONGEST:
+        return f"has {len(name)} characters; it may have {LONGEST}"
+    if not name.isprintable():
+        number = next(number for number, character in enumerate(name) if not character.isprintable())
+        return f"holds {name[number]!a} (character {number + 1}), which cannot be printed; leave it out"
+    if name != name.strip():
+        return "begins or ends with a space; leave it out"
+    return None
+
+
+def check_role(name: Any) -> str:
+    """A name that can stand for a place beside token positions and `other`."""
+    check_name(name, "role")
+    if name == OTHER or name.isdigit():
+        raise InputError(f"{_shown(name)} cannot be a role's name: it stands for another place; choose a word")
+    return name
+
+
+def check_place(place: Any) -> None:
+    """Refuse what is neither a token position, a role, `other`, nor None (positions summed)."""
+    if place is None or place == OTHER:
+        return
+    if isinstance(place, str):
+        check_role(place)
+    elif type(place) is not int or not 0 <= place < MOST_POSITIONS:
+        raise InputError(f"{_shown(place)} is no place: a place is a token position from 0 on, a role, or None")
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value[:80]) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
