@@ -32,6 +32,7 @@ import numpy as np
 from featcircuits.errors import InputError
 from featcircuits.naming import check_place
 from featcircuits.nodes import METRIC, Node, Place, input_node
+from featcircuits.reading import parse_json
 from featcircuits.sites import Site
 
 if TYPE_CHECKING:
@@ -114,15 +115,17 @@ class Circuit:
     def from_networkx(cls, graph: nx.DiGraph) -> Circuit:
         """The inverse of `to_networkx`; raises `InputError` for a graph that is not a circuit's."""
         try:
-            places = tuple(json.loads(graph.graph["places"]))
+            places = tuple(parse_json(graph.graph["places"], "its places"))
             nodes = {
                 Node.parse(name): NodeScore(float(data["effect"]), float(data.get("standard_error", math.nan)))
                 for name, data in graph.nodes(data=True)
                 if data["kind"] in ("feature", "error")
             }
             edges = {(_end(a), _end(b)): float(data["weight"]) for a, b, data in graph.edges(data=True)}
-            return cls(nodes, edges, places, graph.graph["aggregate"], json.loads(graph.graph["manifest"]))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            return cls(
+                nodes, edges, places, graph.graph["aggregate"], parse_json(graph.graph["manifest"], "its manifest")
+            )
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"the graph is not a circuit's: {type(error).__name__} {error}") from None
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -154,7 +157,7 @@ class Circuit:
             raise InputError(f"{path}: no such circuit file")
         try:
             with safe_open(path, "np") as file:
-                record = json.loads((file.metadata() or {})["circuit"])
+                record = parse_json((file.metadata() or {})["circuit"], "its record")
                 arrays = {name: file.get_tensor(name) for name in ("scores", "edges", "weights")}
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise InputError(f"{path}: not a circuit file, or a damaged one ({error})") from None

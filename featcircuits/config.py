@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, known, shortened
+from featcircuits.reading import read_json
 
 
 def option(default: Any, help: str, least: int | None = None) -> Any:
@@ -28,19 +29,14 @@ class Config:
     @classmethod
     def read(cls, path: Path, given: Mapping[str, Any]) -> Self:
         """From a JSON file, overridden by what was `given`; unknown keys and wrong types are refused."""
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such config file") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid JSON ({error})") from None
+        record = read_json(path, "config file")
         if not isinstance(record, dict):
             raise InputError(f"{path}: a config is a JSON object, found {type(record).__name__}")
-        known = get_type_hints(cls)
-        if unknown := sorted(set(record) - set(known)):
-            raise InputError(f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
+        settings = get_type_hints(cls)
+        if unknown := sorted(set(record) - set(settings)):
+            raise InputError(f"{path}: unknown setting {shortened(unknown[0])}; {known(settings, unknown[0])}")
         for name, value in record.items():
-            _check_type(path, name, value, known[name])
+            _check_type(path, name, value, settings[name])
         return cls(**{**record, **given})
 
     def write(self, path: Path) -> None:
@@ -50,7 +46,7 @@ class Config:
 def _check_type(path: Path, name: str, value: Any, hint: Any) -> None:
     kinds = get_args(hint) or (hint,)
     if type(value) not in kinds and not (type(value) is int and float in kinds):
-        raise InputError(f"{path}: {name} is {value!r}, but must be of type {kinds[0].__name__}")
+        raise InputError(f"{path}: {name} is {shortened(value)}, but must be of type {kinds[0].__name__}")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from featcircuits.errors import InputError
+from featcircuits.reading import read_json
 
 Part = Mapping[str, Tensor]
 """What one batch adds, by name"""
@@ -69,8 +70,8 @@ class OnDisk:
         if not self.folder.exists():
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = read_json(path)
+        except InputError:
             found = None
         if found != json.loads(json.dumps(self.request)):
             raise InputError(

@@ -209,10 +209,10 @@ def test_a_config_that_is_none(tmp_path: Path, name: str, text: str) -> None:
 def test_a_config_in_another_encoding_or_of_any_size(tmp_path: Path) -> None:
     path = copied("sae_lens_topk", tmp_path)
     (path / "cfg.json").write_bytes(b"\xff\xfe{\x00}\x00")
-    assert_refused(path, "cfg.json: not valid JSON")
+    assert_refused(path, "cfg.json: not UTF-8 text")
     with (path / "cfg.json").open("r+b") as file:
         file.truncate(1 << 34)
-    assert_refused(path, "too many for a config")
+    assert_refused(path, "bytes are too many")
 
 
 @pytest.mark.parametrize("name", WITH_CONFIG)

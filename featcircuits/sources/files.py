@@ -8,7 +8,6 @@ or a number that cannot be right is refused here.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import zipfile
 from collections.abc import Callable, Collection, Mapping
@@ -19,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcircuits.errors import InputError
+from featcircuits import reading
+from featcircuits.errors import InputError, shortened
 
 Load = Callable[[Path], dict[str, Tensor]]
 """`mapped` or `shapes`."""
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_LARGEST_CONFIG = 16 << 20
 _LEAST_SHARE = 0.01
 """Of an archive's bytes to those it unpacks to. Weights hardly shrink."""
 
@@ -173,32 +172,15 @@ def number_of(tensor: Tensor, name: str) -> int:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A config that is a JSON object."""
-    return _record(path, json.loads, "JSON")
+    return _record(path, reading.read_json(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A config that is a YAML mapping of plain values."""
-    import yaml
-
-    def parse(text: str) -> Any:
-        try:
-            return yaml.safe_load(text)
-        # the parser raises its own errors, and those of the values' constructors
-        except (yaml.YAMLError, TypeError, AttributeError, LookupError, OverflowError) as error:
-            raise ValueError(str(error).split("\n")[0]) from None
-
-    return _record(path, parse, "YAML")
+    return _record(path, reading.read_yaml(path))
 
 
-def _record(path: Path, parse: Callable[[str], Any], what: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.stat().st_size > _LARGEST_CONFIG:
-        raise InputError(f"{path}: {path.stat().st_size} bytes are too many for a config")
-    try:
-        record = parse(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{path}: not valid {what} ({error})") from None
+def _record(path: Path, record: Any) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise InputError(f"{path}: must hold settings by name, found a {type(record).__name__}")
     return record
@@ -213,7 +195,7 @@ def setting(record: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
     if value is None:
         return None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or _overflows(value):
-        raise InputError(f"{name} is {_shown(value)}, but must be {_KINDS[kind]}")
+        raise InputError(f"{name} is {shortened(value)}, but must be {_KINDS[kind]}")
     return value
 
 
@@ -222,11 +204,6 @@ def _overflows(value: object) -> bool:
 
 
 _KINDS: Mapping[type, str] = {int: "a whole number", str: "text", bool: "true or false", dict: "a table"}
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else f"{text[:77]}..."
 
 
 def check_size(record: Mapping[str, Any], name: str, found: int) -> None:

@@ -7,12 +7,12 @@ layers: `{layer}` is filled in, and a list holds one value a layer, which `{its 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from featcircuits.errors import InputError
+from featcircuits.reading import read_toml
 from featcircuits.sites import Site
 
 FORMAT = 1
@@ -55,10 +55,7 @@ Record = dict[str, Any]
 
 def read_record(path: Path) -> Record:
     """A suite.toml whose `sites` hold every site; raises `InputError` naming what is missing, unknown or wrong."""
-    try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML ({error})") from None
+    record = read_toml(path)
     try:
         return _checked(record)
     except InputError as error:
