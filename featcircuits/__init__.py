@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from featcircuits.tracing import trace
     from featcircuits.training import train_suite
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "Circuit": "featcircuits.circuit",
     "InputError": "featcircuits.errors",
@@ -88,6 +86,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("featcircuits")
     if name in _MODULES:
         return import_module(f"featcircuits.{name}")
     if name in _HOMES:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import featcircuits
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
 
@@ -36,7 +35,7 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
     """What went into a result: model, dictionaries, data, settings and versions."""
     model, suite = spliced.model, spliced.suite
     return {
-        "featcircuits": featcircuits.__version__,
+        "featcircuits": _version("featcircuits"),
         "versions": {name: _version(name) for name in _LIBRARIES},
         "model": {
             "source": model.config._name_or_path or type(model).__name__,
