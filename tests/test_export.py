@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 import featcircuits as fc
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.export import EXPORTERS
+from featcircuits.export.layout import drawn
 from featcircuits.nodes import METRIC, Node
 from tests.test_circuit import circuits, same, small
 
@@ -24,12 +28,26 @@ READERS: dict[str, Callable[[Path], nx.DiGraph]] = {
     "graphml": nx.read_graphml,
     "json": lambda path: nx.node_link_graph(json.loads(path.read_text()), edges="edges"),
 }
-VIZ = {"viz": "http://www.gexf.net/1.3/viz", "g": "http://www.gexf.net/1.3"}
+GEXF, VIZ = "{http://www.gexf.net/1.2draft}", "{http://www.gexf.net/1.2draft/viz}"
+GRAPHML = "{http://graphml.graphdrawing.org/xmlns}"
+NUMBER = r"-?\d+(\.\d+)?(e[-+]?\d+)?"
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_every_exporter_is_tested() -> None:
     assert set(READERS) == set(EXPORTERS)
+
+
+DRAWN = ("viz", "id", "x", "y", "size", "color", "thickness")
+"""What an export adds for viewers."""
+
+
+def plain(graph: nx.DiGraph) -> nx.DiGraph:
+    """Without what is there for viewers alone."""
+    for data in (*(data for _, data in graph.nodes(data=True)), *(data for _, _, data in graph.edges(data=True))):
+        for name in DRAWN:
+            data.pop(name, None)
+    return graph
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
@@ -38,12 +56,7 @@ def test_every_exporter_is_tested() -> None:
 def test_an_export_reads_back_equal(name: str, circuit: Circuit, tmp_path: Path) -> None:
     path = tmp_path / f"circuit{EXPORTERS[name].suffix}"
     EXPORTERS[name].write(circuit, path, overwrite=True)
-    found, expected = READERS[name](path), circuit.to_networkx()
-    for _, data in found.nodes(data=True):
-        data.pop("viz", None)
-    for _, _, data in found.edges(data=True):
-        for extra in ("viz", "id"):
-            data.pop(extra, None)
+    found, expected = plain(READERS[name](path)), circuit.to_networkx()
     assert dict(found.nodes(data=True)) == dict(expected.nodes(data=True))
     assert {(a, b): d for a, b, d in found.edges(data=True)} == {(a, b): d for a, b, d in expected.edges(data=True)}
     if name != "gexf":  # GEXF has no place for a graph's attributes
@@ -73,40 +86,211 @@ def test_circuits_without_nodes_or_edges_can_be_exported(name: str, tmp_path: Pa
         assert READERS[name](path).number_of_nodes() == circuit.n_nodes
 
 
-def drawn(circuit: Circuit, tmp_path: Path) -> dict[str, dict[str, Any]]:
+def shown_in_gexf(path: Path) -> dict[str, dict[str, Any]]:
     """What Gephi is told of each node: size, colour, position."""
-    path = tmp_path / "circuit.gexf"
-    fc.export.gexf(circuit, path, overwrite=True)
     found = {}
-    root = ET.parse(path).getroot()
-    uri = root.tag[1 : root.tag.index("}")]
-    for node in root.iter(f"{{{uri}}}node"):
-        viz = {child.tag.rpartition("}")[2]: child.attrib for child in node if "viz" in child.tag}
+    for node in ET.parse(path).getroot().iter(f"{GEXF}node"):
+        viz = {child.tag.removeprefix(VIZ): child.attrib for child in node}
         found[node.attrib["id"]] = {
             "size": float(viz["size"]["value"]),
-            "colour": tuple(int(viz["color"][c]) for c in "rgb"),
-            "at": (float(viz["position"]["x"]), float(viz["position"]["y"])),
+            "color": "#" + "".join(f"{int(viz['color'][c]):02x}" for c in "rgb"),
+            "x": float(viz["position"]["x"]),
+            "y": float(viz["position"]["y"]),
         }
     return found
 
 
 @quick
 @given(circuit=circuits())
-def test_the_picture_says_layer_place_size_and_sign(circuit: Circuit, tmp_path: Path) -> None:
-    shown = drawn(circuit, tmp_path)
+def test_every_format_draws_the_same_picture(circuit: Circuit, tmp_path: Path) -> None:
+    expected = {
+        name: {key: data[key] for key in ("size", "color", "x", "y")} for name, data in drawn(circuit).nodes(data=True)
+    }
+    for name, exporter in EXPORTERS.items():
+        path = tmp_path / f"circuit{exporter.suffix}"
+        exporter.write(circuit, path, overwrite=True)
+        nodes = READERS[name](path).nodes(data=True)
+        found = {end: {key: data.get(key) for key in ("size", "color", "x", "y")} for end, data in nodes}
+        assert (shown_in_gexf(path) if name == "gexf" else found) == expected
+
+
+def between(one: float, other: float) -> bool:
+    """Well apart: no label of one covers the other."""
+    return abs(one - other) >= 60.0
+
+
+@quick
+@given(circuit=circuits())
+def test_the_picture_says_layer_place_size_and_sign(circuit: Circuit) -> None:
+    shown: dict[str, dict[str, Any]] = dict(drawn(circuit).nodes(data=True))
     nodes = [(node, score.effect, shown[str(node)]) for node, score in circuit.nodes.items()]
-    assert len({drawing["at"] for drawing in shown.values()}) == len(shown)
+    top = shown.get(METRIC, {"y": math.inf})["y"]
     for a, effect_a, one in nodes:
-        red, _, blue = one["colour"]
-        assert (blue > red) == (effect_a > 0)
-        assert (red > blue) == (effect_a < 0)
-        assert one["at"][1] < shown.get(METRIC, {"at": (0, math.inf)})["at"][1]
+        assert one["color"] == ("#265ca8" if effect_a > 0 else "#c42c2c" if effect_a < 0 else "#8c8c8c")
+        assert one["y"] < top
+        assert all(other["y"] < one["y"] for name, other in shown.items() if name.startswith("input"))
         for b, effect_b, other in nodes:
+            if a != b:
+                assert between(one["x"], other["x"]) or between(one["y"], other["y"])
             if a.site < b.site:
-                assert one["at"][1] < other["at"][1]
-            if a.site == b.site:
-                assert one["at"][1] == other["at"][1]
+                assert one["y"] < other["y"]
             if abs(effect_a) > abs(effect_b):
                 assert one["size"] >= other["size"]
             if circuit.places.index(a.place) < circuit.places.index(b.place):
-                assert one["at"][0] < other["at"][0]
+                assert one["x"] < other["x"]
+
+
+def crowd(count: int) -> Circuit:
+    """Nodes at every site and place of a larger model."""
+    nodes = {
+        Node.parse(f"{kind}_{layer}/{number}@{place}"): NodeScore(1.0 + number)
+        for number in range(-(-count // 144))
+        for kind in ("attn", "mlp", "resid")
+        for layer in range(6)
+        for place in range(8)
+    }
+    last = Node.parse("resid_5/0@7")
+    return Circuit(nodes, {(last, METRIC): 1.0}, tuple(range(8)), "none")
+
+
+def test_two_thousand_nodes_stay_apart_and_compact() -> None:
+    shown = [data for _, data in drawn(crowd(2000)).nodes(data=True)]
+    places = sorted((data["x"], data["y"]) for data in shown)
+    assert len(shown) > 2000
+    assert len(set(places)) == len(places)
+    xs, ys = zip(*places, strict=True)
+    assert 1 / 3 < (max(xs) - min(xs)) / (max(ys) - min(ys)) < 3
+    assert max(xs) == pytest.approx(-min(xs))
+
+
+def test_the_metric_stands_above_the_middle_and_one_node_in_its_place() -> None:
+    shown = dict(drawn(small()).nodes(data=True))
+    assert shown[METRIC]["x"] == 0.0
+    assert shown[METRIC]["y"] == max(data["y"] for data in shown.values())
+    assert dict(drawn(Circuit({}, {}, (None,), "sum")).nodes(data=True)) == {}
+
+
+GRAMMAR: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    "gexf": ({"version": "1\\.2|1\\.3"}, ("meta", "graph")),
+    "meta": ({}, ("creator",)),
+    "creator": ({}, ()),
+    "graph": (
+        {"defaultedgetype": "directed", "mode": "static", "idtype": "string"},
+        ("attributes", "attributes", "nodes", "edges"),
+    ),
+    "attributes": ({"class": "node|edge", "mode": "static"}, ("attribute*",)),
+    "attribute": ({"id": ".+", "title": ".+", "type": "integer|double|string"}, ()),
+    "nodes": ({}, ("node*",)),
+    "node": ({"id": ".+", "label": ".*"}, ("attvalues", "viz:size", "viz:position", "viz:color")),
+    "edges": ({}, ("edge*",)),
+    "edge": (
+        {"id": ".+", "source": ".+", "target": ".+", "weight": NUMBER},
+        ("attvalues", "viz:thickness", "viz:color"),
+    ),
+    "attvalues": ({}, ("attvalue*",)),
+    "attvalue": ({"for": ".+", "value": ".*"}, ()),
+    "viz:size": ({"value": NUMBER}, ()),
+    "viz:thickness": ({"value": NUMBER}, ()),
+    "viz:position": ({"x": NUMBER, "y": NUMBER, "z": NUMBER}, ()),
+    "viz:color": (dict.fromkeys("rgb", "[0-9]{1,3}"), ()),
+}
+"""The part of the grammars of GEXF 1.2draft and 1.3 that circuits need, from their published RELAX NG schemas.
+
+Element -> (its attributes with what their values look like, its children in order; `*`: any number).
+"""
+
+
+def check_grammar(element: ET.Element) -> None:
+    name = named(element)
+    attributes, children = GRAMMAR[name]
+    assert set(element.attrib) == set(attributes), name
+    for key, value in element.attrib.items():
+        assert re.fullmatch(attributes[key], value), (name, key, value)
+    found = [named(child) for child in element]
+    if children and children[-1].endswith("*"):
+        assert set(found) <= {children[0].removesuffix("*")}
+    else:
+        assert found == list(children)
+    for child in element:
+        check_grammar(child)
+
+
+def named(element: ET.Element) -> str:
+    return element.tag.replace(VIZ, "viz:").replace(GEXF, "")
+
+
+def test_gexf_keeps_to_the_published_grammar(tmp_path: Path) -> None:
+    fc.export.gexf(small(), tmp_path / "circuit.gexf")
+    root = ET.parse(tmp_path / "circuit.gexf").getroot()
+    check_grammar(root)
+    types = {a.attrib["title"]: a.attrib["type"] for a in root.iter(f"{GEXF}attribute")}
+    assert (types["layer"], types["feature"], types["effect"], types["sign"]) == (
+        "integer",
+        "integer",
+        "double",
+        "integer",
+    )
+    declared = {a.attrib["id"] for a in root.iter(f"{GEXF}attribute")}
+    assert {value.attrib["for"] for value in root.iter(f"{GEXF}attvalue")} <= declared
+
+
+def test_graphs_own_attributes_come_first_in_graphml(tmp_path: Path) -> None:
+    """Readers that stream would give them to the last edge."""
+    fc.export.graphml(small(), tmp_path / "circuit.graphml")
+    (graph,) = ET.parse(tmp_path / "circuit.graphml").getroot().iter(f"{GRAPHML}graph")
+    kinds = [child.tag.removeprefix(GRAPHML) for child in graph]
+    assert kinds == sorted(kinds, key=["data", "node", "edge"].index)
+    assert kinds[:3] == ["data", "data", "data"]
+
+
+def test_igraph_reads_graphml(tmp_path: Path) -> None:
+    igraph = pytest.importorskip("igraph")
+    circuit = small()
+    fc.export.graphml(circuit, tmp_path / "circuit.graphml")
+    graph = igraph.Graph.Read_GraphML(str(tmp_path / "circuit.graphml"))
+    assert graph["aggregate"] == circuit.aggregate
+    found = {vertex["id"]: vertex["effect"] for vertex in graph.vs}
+    assert {str(node): score.effect for node, score in circuit.nodes.items()}.items() <= found.items()
+    assert sorted(edge["weight"] for edge in graph.es) == sorted(circuit.edges.values())
+    assert {edge["color"] for edge in graph.es} <= {"#265ca8", "#c42c2c", "#8c8c8c"}
+
+
+def test_graphology_reads_gexf(tmp_path: Path) -> None:
+    """sigma.js's own reader, where Node.js and the package `graphology-gexf` are at hand (NODE_PATH)."""
+    script = (
+        "const {parse} = require('graphology-gexf'), {DirectedGraph} = require('graphology');"
+        "const g = parse(DirectedGraph, require('fs').readFileSync(process.argv[1], 'utf8'));"
+        "console.log(JSON.stringify(g.export()))"
+    )
+    node = shutil.which("node")
+    if node is None or subprocess.run([node, "-e", "require('graphology-gexf')"], capture_output=True).returncode:
+        pytest.skip("needs Node.js with the packages graphology and graphology-gexf")
+    circuit = small()
+    fc.export.gexf(circuit, tmp_path / "circuit.gexf")
+    done = subprocess.run(
+        [node, "-e", script, str(tmp_path / "circuit.gexf")], capture_output=True, check=True, text=True
+    )
+    graph = json.loads(done.stdout)
+    found = {one["key"]: one["attributes"] for one in graph["nodes"]}
+    for one, score in circuit.nodes.items():
+        assert found[str(one)]["effect"] == score.effect
+        assert found[str(one)]["layer"] == one.site.layer
+    assert sorted(edge["attributes"]["weight"] for edge in graph["edges"]) == sorted(circuit.edges.values())
+
+
+HOSTILE = ("\x00", "\x08 bell \x07", "\x1b[31mred", "\ud800", "\ufffe", "</label>&<b>", "\x85\u2028", "\U0001f600")
+
+
+@pytest.mark.parametrize("label", HOSTILE)
+@pytest.mark.parametrize("name", ["gexf", "graphml"])
+def test_labels_that_xml_forbids_are_replaced(
+    name: str, label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    circuit, path = small(), tmp_path / "circuit.xml"
+    graph = circuit.to_networkx()
+    first = str(next(iter(circuit.nodes)))
+    graph.nodes[first]["label"] = f"a{label}b"
+    monkeypatch.setattr(Circuit, "to_networkx", lambda self: graph.copy())
+    EXPORTERS[name].write(circuit, path)
+    shown = READERS[name](path).nodes[first]["label"]
+    assert shown == "a" + "".join("\ufffd" if one in "\x00\x08\x07\x1b\ud800\ufffe" else one for one in label) + "b"

@@ -1,12 +1,18 @@
-"""GraphML, for yEd, Cytoscape and igraph; carries everything, provenance included."""
+"""GraphML, for yEd, Cytoscape, igraph and graph-tool; carries everything, layout and provenance included."""
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featcircuits.export.files import write_export
+from featcircuits.export.xml import xml_graph
+
 if TYPE_CHECKING:
     from featcircuits.circuit import Circuit
+
+_GRAPHML = "http://graphml.graphdrawing.org/xmlns"
 
 
 def graphml(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> None:
@@ -15,8 +21,19 @@ def graphml(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> N
 
     import networkx as nx
 
-    from featcircuits.export.files import write_export
+    from featcircuits.export.layout import drawn
 
     buffer = BytesIO()
-    nx.write_graphml(circuit.to_networkx(), buffer)
-    write_export(path, buffer.getvalue(), overwrite)
+    nx.write_graphml_xml(xml_graph(drawn(circuit)), buffer)
+    write_export(path, _own_data_first(buffer.getvalue()), overwrite)
+
+
+def _own_data_first(document: bytes) -> bytes:
+    """networkx writes the graph's attributes behind its edges, where some readers give them to the last edge."""
+    ET.register_namespace("", _GRAPHML)
+    root = ET.fromstring(document)
+    for graph in root.iter(f"{{{_GRAPHML}}}graph"):
+        own = graph.findall(f"{{{_GRAPHML}}}data")
+        graph[:] = [*own, *(element for element in graph if element not in own)]
+    ET.indent(root, " ")
+    return ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"

@@ -1,82 +1,122 @@
 """Where a viewer draws each node, how large and in which colour.
 
-Layers run upwards from the inputs to the metric; places run from left to right, and within a place
-the nodes of a site stand side by side, the strongest first. Blue carries the behaviour, red works
-against it, grey has no effect of its own.
+Layers run upwards: inputs at the bottom, one band per site, the metric on top. Places run from left to
+right, and the nodes of a site at a place fill a small block, the strongest first, each row centred.
+Blue carries the behaviour, red works against it, grey has no effect of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from featcircuits.nodes import METRIC, Place
+from featcircuits.nodes import METRIC
 
 if TYPE_CHECKING:
     import networkx as nx
 
     from featcircuits.circuit import Circuit
 
-_BLUE = {"r": 38, "g": 92, "b": 168, "a": 1.0}
-_RED = {"r": 196, "g": 44, "b": 44, "a": 1.0}
-_GREY = {"r": 140, "g": 140, "b": 140, "a": 1.0}
+_BLUE, _RED, _GREY = "#265ca8", "#c42c2c", "#8c8c8c"
 _SMALLEST, _LARGEST = 4.0, 40.0
-_ROW = 120.0
-_STEP = 45.0
+_THIN, _THICK = 0.5, 8.0
+_STEP, _LINE = 120.0, 64.0
+"""Between two nodes of a row (a label fits between them), and between the rows of a block."""
+_GAP = 90.0
+"""Beside that between two sites, and between two places."""
+_ASPECT = 1.3
+"""Rows of a block over its columns: its width is then about 1.4 times its height."""
+
+_Spot = tuple[int, str]
+"""The band a node stands in, counted from the inputs, and its place."""
 
 
-def with_viz(circuit: Circuit, graph: nx.DiGraph) -> nx.DiGraph:
-    """A copy of the circuit's graph with Gephi's `viz` attributes."""
-    drawn = graph.copy()
-    positions = _positions(circuit, graph)
+def drawn(circuit: Circuit) -> nx.DiGraph:
+    """The circuit's graph with what a viewer draws.
+
+    Nodes get `x`, `y`, `size` (a diameter) and `color` ("#265ca8"), edges `thickness` and `color`. Areas of nodes
+    and widths of edges grow with |effect|.
+    """
+    graph = circuit.to_networkx()
     strongest = max((abs(score.effect) for score in circuit.nodes.values()), default=0.0)
     heaviest = max(map(abs, circuit.edges.values()), default=0.0)
-    for name, data in drawn.nodes(data=True):
+    positions = _positions(circuit, graph)
+    for name, data in graph.nodes(data=True):
         x, y = positions[name]
-        data["viz"] = {
-            "color": _colour(data["effect"]),
-            "size": _scaled(data["effect"], strongest, _SMALLEST, _LARGEST),
-            "position": {"x": x, "y": y, "z": 0.0},
-        }
-    for _, _, data in drawn.edges(data=True):
-        thickness = _scaled(data["weight"], heaviest, 0.5, 8.0)
-        data["viz"] = {"color": _colour(data["weight"]), "thickness": thickness}
-    return drawn
+        size = _scaled(data["effect"], strongest, _SMALLEST, _LARGEST)
+        data.update(x=x, y=y, size=size, color=_colour(data["effect"]))
+    for _, _, data in graph.edges(data=True):
+        data.update(thickness=_scaled(data["weight"], heaviest, _THIN, _THICK), color=_colour(data["weight"]))
+    return graph
 
 
-def _colour(value: float) -> dict[str, Any]:
-    return dict(_GREY if value == 0 else _BLUE if value > 0 else _RED)
+def _colour(value: float) -> str:
+    return _GREY if value == 0 else _BLUE if value > 0 else _RED
 
 
 def _scaled(value: float, largest: float, low: float, high: float) -> float:
-    """Area in proportion to |value|."""
+    """The square root, so that an area is in proportion to |value|."""
     return low + (high - low) * math.sqrt(abs(value) / largest) if largest else low
 
 
 def _positions(circuit: Circuit, graph: nx.DiGraph) -> dict[str, tuple[float, float]]:
-    sites = sorted({node.site for node in circuit.nodes})
-    height = {str(site): (1 + row) * _ROW for row, site in enumerate(sites)}
-    ordered = sorted(graph.nodes(data=True), key=lambda item: (-abs(item[1]["effect"]), item[0]))
-    crowd = Counter((data["site"], data["place"]) for _, data in ordered)
-    columns = _columns(circuit.places, crowd)
-    turn: Counter[tuple[str, str]] = Counter()
-    found = {}
-    for name, data in ordered:
-        spot = (data["site"], data["place"])
-        x = columns.get(data["place"], 0.0) + turn[spot] * _STEP
-        turn[spot] += 1
-        found[name] = (x, height.get(data["site"], 0.0))
-    if METRIC in found:
-        found[METRIC] = (max(x for x, _ in found.values()) / 2, (1 + len(sites)) * _ROW)
+    blocks = _blocks(circuit, graph)
+    heights = _sizes({spot: len(rows) for spot, rows in blocks.items()}, 0)
+    widths = _sizes({spot: max(map(len, rows)) for spot, rows in blocks.items()}, 1)
+    bands = _centres(sorted(heights), {band: count * _LINE for band, count in heights.items()})
+    places = [_text(place) for place in circuit.places if _text(place) in widths]
+    columns = _centres(places, {place: count * _STEP for place, count in widths.items()})
+    found = {
+        name: (columns[place] + x, bands[band] + y)
+        for (band, place), rows in blocks.items()
+        for name, x, y in _inside(rows)
+    }
+    if METRIC in graph:
+        found[METRIC] = (0.0, max((y for _, y in found.values()), default=0.0) + _LINE + _GAP)
     return found
 
 
-def _columns(places: tuple[Place, ...], crowd: Counter[tuple[str, str]]) -> dict[str, float]:
-    """Left edge of each place: as wide as its most crowded site needs."""
-    left, columns = 0.0, {}
-    for place in places:
-        name = "" if place is None else str(place)
-        columns[name] = left
-        left += _STEP * (1 + max((count for (_, at), count in crowd.items() if at == name), default=0))
-    return columns
+def _blocks(circuit: Circuit, graph: nx.DiGraph) -> dict[_Spot, list[list[str]]]:
+    """(band, place) -> the rows of names there, the strongest node first."""
+    band = {str(site): number for number, site in enumerate(sorted({node.site for node in circuit.nodes}), 1)}
+    cells: dict[_Spot, list[str]] = {}
+    for name, data in sorted(graph.nodes(data=True), key=lambda item: (-abs(item[1]["effect"]), item[0])):
+        if name != METRIC:
+            cells.setdefault((band.get(data["site"], 0), data["place"]), []).append(name)
+    return {spot: _rows(names) for spot, names in cells.items()}
+
+
+def _rows(names: Sequence[str]) -> list[list[str]]:
+    columns = math.ceil(math.sqrt(len(names) / _ASPECT))
+    return [list(names[start : start + columns]) for start in range(0, len(names), columns)]
+
+
+def _inside(rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, float, float]]:
+    """(name, x, y) of a block around its centre, the first row on top."""
+    for row, names in enumerate(rows):
+        y = ((len(rows) - 1) / 2 - row) * _LINE
+        for column, name in enumerate(names):
+            yield name, (column - (len(names) - 1) / 2) * _STEP, y
+
+
+def _sizes(counts: Mapping[_Spot, int], axis: int) -> dict[Any, int]:
+    """The largest block of each band (axis 0) or place (axis 1)."""
+    largest: dict[Any, int] = {}
+    for spot, count in counts.items():
+        largest[spot[axis]] = max(count, largest.get(spot[axis], 0))
+    return largest
+
+
+def _centres(names: Sequence[Any], sizes: Mapping[Any, float]) -> dict[Any, float]:
+    """The middle of each of a line of blocks with gaps between them, the whole line around 0."""
+    edges = [0.0]
+    for name in names:
+        edges.append(edges[-1] + sizes[name] + _GAP)
+    middle = (edges[-1] - _GAP) / 2
+    return {name: (low + high - _GAP) / 2 - middle for name, (low, high) in zip(names, pairwise(edges), strict=True)}
+
+
+def _text(place: int | str | None) -> str:
+    return "" if place is None else str(place)

@@ -1,4 +1,4 @@
-"""JSON node-link data, networkx's own; carries everything, provenance included."""
+"""JSON node-link data, networkx's own form; carries everything, layout and provenance included."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def node_link(circuit: Circuit, path: str | Path, *, overwrite: bool = False) ->
     import networkx as nx
 
     from featcircuits.export.files import write_export
+    from featcircuits.export.layout import drawn
 
-    data = nx.node_link_data(circuit.to_networkx(), edges="edges")
+    data = nx.node_link_data(drawn(circuit), edges="edges")
     write_export(path, (json.dumps(data, indent=1) + "\n").encode(), overwrite)
