@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from featcircuits.cli.options import with_settings
+from featcircuits.cli.output import printable, survive_encodings
 from featcircuits.cli.suites import suites
 from featcircuits.config import AgreeConfig, EvaluateConfig, TraceConfig
 from featcircuits.errors import InputError
@@ -39,6 +40,7 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder made by `featcircu
 
 def main() -> None:
     """Entry point: bad input ends in one message and exit code 2."""
+    survive_encodings()
     with input_errors():
         app()
 
@@ -48,7 +50,7 @@ def input_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        sys.stderr.write(f"Error: {printable(str(error))}\n")
         raise SystemExit(2) from None
 
 

@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from featcircuits import runs
 from featcircuits.attribution.nodes import Method, default_method, option_names
 from featcircuits.baselines import check_known
 from featcircuits.circuit import Circuit
+from featcircuits.cli.output import console, say
 from featcircuits.cli.processes import joined
 from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table
 from featcircuits.cli.watch import watching
@@ -32,8 +31,6 @@ from featcircuits.splice import SplicedModel
 from featcircuits.suites import load_suite
 from featcircuits.tasks import Task
 from featcircuits.tracing import Trace, planned, trace_with_ranking
-
-console = Console()
 
 
 def trace_run(config: TraceConfig, output: Path, top: int) -> None:
@@ -203,11 +200,6 @@ def _sizes(text: str) -> list[int] | None:
 
 def _model_name(spliced: SplicedModel) -> str:
     return spliced.suite.name if spliced.suite else spliced.architecture.model_type
-
-
-def say(text: str) -> None:
-    """A line without colours for numbers."""
-    console.print(text, highlight=False)
 
 
 def since(began: float) -> str:

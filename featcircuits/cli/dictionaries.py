@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from featcircuits import runs
-from featcircuits.cli.commands import console, load_for, say, since, task_for
+from featcircuits.cli.commands import load_for, since, task_for
+from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import health_table, trained_table
 from featcircuits.cli.watch import watching
 from featcircuits.config import CheckConfig, TrainConfig

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from featcircuits.cli.output import console, printable
 from featcircuits.suites import Suite, load_suite, named_suites
 from featcircuits.suites.listing import Part, parts_of
 
 
 def list_suites() -> None:
     """Print every named suite."""
-    Console().print(suite_table(load_suite(folder) for folder in named_suites().values()))
+    console.print(suite_table(load_suite(folder) for folder in named_suites().values()))
 
 
 def suite_table(suites: Iterable[Suite]) -> Table:
@@ -32,9 +32,11 @@ def suite_table(suites: Iterable[Suite]) -> Table:
         table.add_column(name, no_wrap=True, justify="right" if name in ("features", "here", "size") else "left")
     for suite in suites:
         parts = parts_of(suite)
-        about = [f"[bold]{escape(suite.name)}[/]", escape(suite.model["source"]), escape(", ".join(suite.tasks))]
+        about = Text(printable(suite.name), style="bold")
+        for line in filter(None, (suite.model["source"], ", ".join(suite.tasks))):
+            about.append(f"\n{printable(line)}", "not bold")
         lines = [(p.sites, p.kinds, p.features, f"{p.here}/{p.count}", _size(p)) for p in parts]
-        table.add_row("\n".join(filter(None, about)), *("\n".join(column) for column in zip(*lines, strict=True)))
+        table.add_row(about, *("\n".join(column) for column in zip(*lines, strict=True)))
     return table
 
 

@@ -10,7 +10,8 @@ from featcircuits.agreement.agree import DEFAULT_METHODS, agree, parse_method
 from featcircuits.agreement.audit import audit
 from featcircuits.agreement.bases import check_basis
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
-from featcircuits.cli.commands import console, load_for, method_of, say, since, task_for
+from featcircuits.cli.commands import load_for, method_of, since, task_for
+from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import agreement_table, audit_table, cost_table
 from featcircuits.cli.watch import watching
 from featcircuits.config import AgreeConfig, TraceConfig

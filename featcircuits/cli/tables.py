@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from featcircuits.agreement import Agreement, Residual
 from featcircuits.circuit import Circuit
@@ -38,8 +39,8 @@ def edge_table(circuit: Circuit, count: int = 15) -> Table:
     return table
 
 
-def _signed(value: float) -> str:
-    return f"[{'blue' if value > 0 else 'red'}]{value:+.4f}[/]"
+def _signed(value: float) -> Text:
+    return Text(f"{value:+.4f}", style="blue" if value > 0 else "red")
 
 
 def report_table(report: Report) -> Table:
@@ -51,7 +52,7 @@ def report_table(report: Report) -> Table:
     table.add_column(justify="right")
 
     def ratio(value: float) -> str:
-        return "[red]invalid[/]" if report.invalid else f"{value:.3f}"
+        return "invalid" if report.invalid else f"{value:.3f}"
 
     interval = (
         ""
@@ -162,7 +163,7 @@ def health_table(health: Health) -> Table:
         if row["recorded"]:
             cells = [f"{cell}\n({old})" for cell, old in zip(cells, _figure_cells(row["recorded"]), strict=True)]
         # a fault is one of the dictionary's place, so that it stands beside the other place
-        table.add_row(site, *cells, f"{elsewhere}\n[red]{row['fault'] or ''}[/]")
+        table.add_row(site, *cells, Text.assemble(f"{elsewhere}\n", (row["fault"] or "", "red")))
     table.add_section()
     table.add_row("all at once", *_figure_cells(record["together"]), "")
     return table
