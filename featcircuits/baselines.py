@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from featcircuits.alignment import ANYWHERE, Alignment
 from featcircuits.corruption import Noise
 from featcircuits.decomposition import precision, written
 from featcircuits.dictionaries import Dictionary
@@ -19,6 +21,12 @@ from featcircuits.tasks import Batch, Task
 BASELINES = ("paired", "zero", "mean", "noise")
 Baseline = str | Noise
 """What patching puts in: a name, or noise with settings of its own."""
+
+
+MEANS_ANYWHERE = (
+    "the prompts have no places in common (their lengths differ, and most tokens stand further from the end than "
+    "any other prompt reaches), so a mean is one over all tokens; name roles in the task, or use prompts of one length"
+)
 
 
 DENSE_NUMBERS = 1 << 23
@@ -35,6 +43,23 @@ class MeanState(NamedTuple):
     features: Tensor
     x: Tensor
     scale: Tensor | None
+
+
+class Means(NamedTuple):
+    """Means at every site, and the places where they were taken."""
+
+    sites: Mapping[Site, MeanState]
+    alignment: Alignment
+
+    def values(self, task: Task, batch: Batch) -> Callable[[Site], Patched]:
+        """site -> the means at the places of a batch's tokens."""
+        places = places_of(self.alignment, task, batch)
+        return lambda site: patched_by_mean(self.sites[site], places)
+
+
+def places_of(alignment: Alignment, task: Task, batch: Batch) -> Tensor:
+    """[example, slot]: numbers of an alignment's places, on the batch's device; 0 at padding."""
+    return alignment.places([task.examples[number] for number in batch.index.tolist()], batch.clean)
 
 
 class Patched(NamedTuple):
@@ -74,9 +99,8 @@ def patched_by_zero(spliced: SplicedModel, site: Site) -> Patched:
     return Patched(None, features=lambda rows: none)
 
 
-def patched_by_mean(mean: MeanState, batch: Batch) -> Patched:
-    """The mean at the same place."""
-    places = batch.places.clamp(min=0)
+def patched_by_mean(mean: MeanState, places: Tensor) -> Patched:
+    """The mean at the same place; `places` [example, slot]."""
     scale = None if mean.scale is None else mean.scale[places]
     return Patched(mean.x[places], features=lambda rows: mean.features[places.flatten()[rows]], scale=scale)
 
@@ -107,30 +131,33 @@ def check_baseline(task: Task, baseline: Baseline) -> None:
         )
 
 
-def mean_states(spliced: SplicedModel, task: Task, batch_size: int) -> dict[Site, MeanState]:
-    """Each site's mean feature and error at each place, over the reference prompts.
+def mean_states(spliced: SplicedModel, task: Task, batch_size: int) -> Means:
+    """Each site's mean feature and error at each place that the prompts have in common (`Task.common`).
 
-    Those are the corrupted prompts of a paired task (as Marks et al. ablate), the prompts
-    themselves otherwise.
+    Over the reference prompts: the corrupted prompts of a paired task (as Marks et al. ablate), the
+    prompts themselves otherwise. Where a circuit's nodes stand plays no part.
     """
-    n_places = len(task.places)
+    alignment = Alignment.of(task.examples, task.common)
+    if alignment.kind == ANYWHERE and task.layout is None:
+        warnings.warn(f"{task.name}: {MEANS_ANYWHERE}", stacklevel=2)
     totals: dict[Site, MeanState] = {}
-    counts = torch.zeros(n_places, device=spliced.device, dtype=torch.long)
+    counts = torch.zeros(alignment.n_places, device=spliced.device, dtype=torch.long)
     for batch in task.batches(batch_size):
         batch = batch.to(spliced.device)
         logits, seen = spliced.record(batch.corrupted or batch.clean, spliced.with_reads(spliced.sites))
         check_finite(logits, seen)
-        place, real = batch.places.flatten(), batch.places.flatten() >= 0
-        counts += torch.bincount(place[real], minlength=n_places)
+        place, real = places_of(alignment, task, batch).flatten(), (batch.clean.mask > 0).flatten()
+        counts += torch.bincount(place[real], minlength=alignment.n_places)
         for site, dictionary in spliced.dictionaries.items():
             read = seen[spliced.read_site(site)].flatten(0, 1)[real]
             read = read.to(precision(read.dtype))
             x = written(dictionary, seen[site].flatten(0, 1)[real].to(read.dtype), read)
             if site not in totals:
-                totals[site] = _no_state(dictionary, x, n_places)
+                totals[site] = _no_state(dictionary, x, alignment.n_places)
             _add_states(totals[site], dictionary, x, read, place[real])
     counts = counts.clamp(min=1)[:, None]
-    return {site: MeanState(*(None if t is None else t / counts for t in total)) for site, total in totals.items()}  # type: ignore[arg-type]
+    means = {site: MeanState(*(None if t is None else t / counts for t in total)) for site, total in totals.items()}  # type: ignore[arg-type]
+    return Means(means, alignment)
 
 
 def _no_state(dictionary: Dictionary, x: Tensor, n_places: int) -> MeanState:

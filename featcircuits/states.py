@@ -23,9 +23,8 @@ from torch import Tensor
 from featcircuits.baselines import (
     DENSE_NUMBERS,
     Baseline,
-    MeanState,
+    Means,
     Patched,
-    patched_by_mean,
     patched_by_run,
     patched_by_zero,
 )
@@ -121,7 +120,7 @@ def states_of(
     task: Task,
     batch: Batch,
     baseline: Baseline = "paired",
-    means: Mapping[Site, MeanState] | None = None,
+    means: Means | None = None,
 ) -> States:
     """Run a batch and encode it at every spliced site."""
     batch = batch.to(spliced.device).narrowed(task.metric)
@@ -138,7 +137,7 @@ def states_of(
         check_finite(patched_logits, patched)
     answers = Answers(batch.answers.clean, batch.answers.corrupted, logits.float())
     objective = Objective(task.metric, answers)
-    baseline_at = _baseline(spliced, batch, baseline, patched, means)
+    baseline_at = _baseline(spliced, baseline, patched, None if means is None else means.values(task, batch))
     return States(
         batch=batch,
         sites={
@@ -167,16 +166,15 @@ def _noised(spliced: SplicedModel, task: Task, batch: Batch, noise: Noise) -> tu
 
 def _baseline(
     spliced: SplicedModel,
-    batch: Batch,
     baseline: Baseline,
     patched: Mapping[Site, Tensor] | None,
-    means: Mapping[Site, MeanState] | None,
+    means: Callable[[Site], Patched] | None,
 ) -> Callable[[Site], Patched]:
     """site -> what patching puts in."""
     if baseline == "zero":
         return lambda site: patched_by_zero(spliced, site)
     if baseline == "mean" and means is not None:
-        return lambda site: patched_by_mean(means[site], batch)
+        return means
     assert patched is not None  # noise is patched in from the noised run as pairs are from the corrupted one
     return lambda site: patched_by_run(spliced, site, patched)
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from featcircuits.alignment import by_role, finest_common
 from featcircuits.errors import InputError
 from featcircuits.examples import Example, check_example
 from featcircuits.metrics import NEEDS_CORRUPTED_ANSWERS, READS_ANSWERS_ALONE, Answers, metric_named
@@ -54,6 +55,13 @@ class Batch:
         return Batch(self.index, clean, corrupted, Answers(first, second), self.places)
 
 
+class Layout(NamedTuple):
+    """What the parts of a task share with the whole: its roles, and the places that its prompts have in common."""
+
+    roles: tuple[str, ...]
+    common: str
+
+
 @dataclass(frozen=True)
 class Task:
     """Examples and the metric they are judged by.
@@ -69,6 +77,8 @@ class Task:
     pad_id: int = 0
     padding_side: str = "right"
     name: str = "task"
+    layout: Layout | None = None
+    """Of the task that this one is a part of; None for its own."""
 
     def __post_init__(self) -> None:
         metric_named(self.metric)
@@ -136,6 +146,10 @@ class Task:
             raise InputError(f"{self.name}: {count} examples were asked for; it has {len(self)}")
         return replace(self, examples=self.examples[:count])
 
+    def part(self, examples: Sequence[Example]) -> Task:
+        """Some of the examples, at the places that all of them have."""
+        return replace(self, examples=tuple(examples), layout=Layout(self.role_names, self.common))
+
     @property
     def paired(self) -> bool:
         return all(example.corrupted is not None for example in self.examples)
@@ -151,7 +165,13 @@ class Task:
 
     @property
     def role_names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(role for example in self.examples for role, _ in example.roles))
+        whole = () if self.layout is None else self.layout.roles
+        return tuple(dict.fromkeys((*whole, *(role for example in self.examples for role, _ in example.roles))))
+
+    @property
+    def common(self) -> str:
+        """The finest places that the prompts have in common (`featcircuits.alignment.finest_common`)."""
+        return finest_common(self.examples) if self.layout is None else self.layout.common
 
     @property
     def longest(self) -> int:
@@ -209,12 +229,7 @@ class Task:
         elif self.aggregate == "sum":
             places = torch.zeros_like(clean.ids)
         else:
-            names = {role: place for place, role in enumerate(self.role_names)}
-            places = torch.full_like(clean.ids, len(names))
-            for row, example in enumerate(examples):
-                for role, span in example.roles:
-                    inside = (clean.positions[row] >= span.start) & (clean.positions[row] < span.end)
-                    places[row, inside] = names[role]
+            places = by_role(examples, clean, self.role_names)
         return places.masked_fill(clean.mask == 0, -1)
 
     @property

@@ -165,7 +165,7 @@ def test_unpaired_baselines_put_in_zero_or_the_mean(family: str, baseline: str, 
     before, site = m(spliced, task, batch), Site(1, "resid")
     dictionary = spliced.dictionaries[site]
     features, error = encode(dictionary, clean[site])
-    mean = mean_states(spliced, task, 2)[site]
+    mean = mean_states(spliced, task, 2).sites[site]
     feature = int(features[0, 2].argmax())
     patched = features.clone()
     patched[:, 2, feature] = 0.0 if baseline == "zero" else mean.features[2, feature]

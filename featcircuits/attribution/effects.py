@@ -176,8 +176,8 @@ def node_effects(
     `method`: a name of `featcircuits.attribution.nodes.METHODS`, by default "secant" where there are pairs and
     "relp" elsewhere; `options` are its own (`steps`, ...).
     `baseline`: what patching puts in: the corrupted run ("paired"), nothing ("zero", features
-    and error), the mean over the task at the same place ("mean"), or the clean prompts' run with
-    Gaussian noise on the embeddings ("noise", or a `featcircuits.corruption.Noise`).
+    and error), the mean over the task at the places that its prompts have in common ("mean"), or the
+    clean prompts' run with Gaussian noise on the embeddings ("noise", or a `featcircuits.corruption.Noise`).
     `keep_states` spares `edge_effects` computing them again, where they fit into memory.
     `errors`: effects of error terms are "estimated" as those of features, or "exact": each is patched.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).

@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from featcircuits.baselines import MeanState, Patched, mean_states, patched_by_mean, patched_by_run, patched_by_zero
+from featcircuits.alignment import POSITION
+from featcircuits.baselines import Means, Patched, mean_states, patched_by_run, patched_by_zero
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel, check_finite
@@ -23,6 +24,11 @@ Values = Callable[[Site], Patched]
 
 
 class Ablation(Protocol):
+    """`places`: at which places of the prompts values are told apart; None where they are the same everywhere."""
+
+    @property
+    def places(self) -> str | None: ...
+
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
         """The values for the examples of one batch."""
         ...
@@ -32,18 +38,27 @@ class Ablation(Protocol):
 class Zero:
     """Features and error 0: a site with everything ablated emits its decoder's bias."""
 
+    places = None
+
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
         return lambda site: patched_by_zero(spliced, site)
 
 
 @dataclass(frozen=True, eq=False)
 class Mean:
-    """The mean over all reference prompts at the same place (position, role, or anywhere)."""
+    """The mean over all reference prompts at the same place of those that they have in common.
 
-    means: Mapping[Site, MeanState]
+    These are the finest there are, wherever the circuit's nodes stand (`featcircuits.alignment`).
+    """
+
+    means: Means
+
+    @property
+    def places(self) -> str:
+        return self.means.alignment.kind
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
-        return lambda site: patched_by_mean(self.means[site], batch)
+        return self.means.values(task, batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +70,8 @@ class Resample:
     """
 
     rows: Sequence[int] | Mapping[str, Sequence[int]]
+
+    places = POSITION
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
         # all runs happen here: the values are asked for inside another forward's hooks

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from featcircuits.alignment import ANYWHERE
+from featcircuits.baselines import MEANS_ANYWHERE
 from featcircuits.circuit import Circuit
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import (
@@ -90,10 +92,12 @@ def evaluate(
         task=task.name,
         metric=task.metric,
         ablation=ablation if isinstance(ablation, str) else type(ablation).__name__.lower(),
+        ablation_places=getattr(prepared, "places", None),
         errors=errors,
         start_layer=start_layer,
         embed=EMBED in scope.dictionaries,
         seed=seed,
+        notes=(MEANS_ANYWHERE,) if getattr(prepared, "places", None) == ANYWHERE else (),
         curve=_with_intervals(drawn, folds),
     )
 

@@ -19,11 +19,10 @@ _T_95 = 2.776
 
 
 def parts(task: Task) -> list[Task]:
-    """Five interleaved parts; none where they would be too small, or lack a role that others have."""
+    """Five interleaved parts, at the places of the whole task; none where they would be too small."""
     if len(task) < FOLDS * _SMALLEST_FOLD:
         return []
-    found = [task.with_options(examples=task.examples[fold::FOLDS]) for fold in range(FOLDS)]
-    return found if all(part.places == task.places for part in found) else []
+    return [task.part(task.examples[fold::FOLDS]) for fold in range(FOLDS)]
 
 
 def interval(center: float, values: Sequence[float]) -> tuple[float, float] | None:

@@ -62,10 +62,12 @@ class Report:
     task: str
     metric: str
     ablation: str
+    ablation_places: str | None
     errors: str
     start_layer: int
     embed: bool
     seed: int
+    notes: tuple[str, ...]
     curve: Curve | None
 
     def to_json(self) -> dict[str, Any]:
