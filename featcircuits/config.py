@@ -88,6 +88,7 @@ class TraceConfig(Config):
     batch_size: int = option(0, "Examples of one batch; 0: as many as fit, at most 16.", least=0)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
+    check_place: bool = option(True, "Refuse dictionaries whose files say that they belong to another site.")
     offload: str | None = option(
         None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
     )
@@ -133,6 +134,7 @@ class AgreeConfig(Config):
     batch_size: int = option(16, "Examples of one batch.", least=1)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
+    check_place: bool = option(True, "Refuse dictionaries whose files say that they belong to another site.")
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class CheckConfig(Config):
     longest: int = option(128, "Tokens of a line at most.", least=2)
     device: str | None = option(None, "cpu, cuda or cuda:N. Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
+    check_place: bool = option(True, "Refuse dictionaries whose files say that they belong to another site.")
     offload: str | None = option(
         None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
     )

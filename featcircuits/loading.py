@@ -42,6 +42,7 @@ def load(
     tokenizer: Any = None,
     offload: str | None = None,
     check: bool = True,
+    check_place: bool = True,
 ) -> SplicedModel:
     """Splice a suite's dictionaries into a causal language model.
 
@@ -52,11 +53,13 @@ def load(
     suite's weights stay in the CPU's memory ("cpu") or in their files ("disk"), and one site at a time
     is brought in. `device`: "auto" spreads a model that is loaded here over the devices there are, by accelerate.
     `check`: whether two short forwards try what the model's family says of its modules; without it
-    a model whose modules were replaced is taken as it is.
+    a model whose modules were replaced is taken as it is. `check_place`: whether dictionaries whose files
+    name another site are refused; without it they are taken as given, and manifests say so.
     Raises `InputError` where they do not fit.
     """
     from featcircuits.suites import SHIPPED, check_model, load_suite
     from featcircuits.suites.adapting import adaptation
+    from featcircuits.suites.places import check_places
 
     given = suite if isinstance(suite, Mapping) else None
     found = None if isinstance(suite, Mapping) else load_suite(suite or SHIPPED)
@@ -75,9 +78,11 @@ def load(
     architecture = fitting_architecture(model)
     if found is not None:
         check_model(found, model, architecture)
-        read = found.dictionaries(offload, partial(adaptation, model, architecture))
+        read = found.dictionaries(offload, partial(adaptation, model, architecture), check_place)
         given = {str(site): dictionary for site, dictionary in read.items()}
     checked = _checked(given or {}, model, architecture)
+    if check_place:
+        check_places(checked, {} if found is None else found.sites, model, architecture)
     if found is None:
         for dictionary in checked.values():
             check_numbers(dictionary)

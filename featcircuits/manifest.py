@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
+from featcircuits.suites.places import elsewhere
 from featcircuits.tasks import Task
 
 _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "networkx")
@@ -69,9 +71,16 @@ def dictionaries_of(spliced: SplicedModel) -> dict[str, dict[str, Any]]:
             "fingerprint": fingerprint_of(d.tensors().items()),
             "sha256": files.get(str(site)),
             **origins.get(str(site), {}),
+            **_stated_place(spliced, site),
         }
         for site, d in spliced.dictionaries.items()
     }
+
+
+def _stated_place(spliced: SplicedModel, site: Site) -> dict[str, str]:
+    """What the dictionary's files say where they name another place, and it was taken as given all the same."""
+    said = elsewhere(site, spliced.dictionaries[site], spliced.model, spliced.architecture)
+    return {} if said is None else {"files_say": said}
 
 
 def _version(name: str) -> str:

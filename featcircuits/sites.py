@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import total_ordering
 
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
 
 EMBED_LAYER = -1
 """The embedding stands before layer 0."""
@@ -19,7 +19,7 @@ KINDS = ("embed", "attn_z", "attn", "mlp_in", "mlp", "resid")
 STREAM = ("embed", "resid")
 """Kinds whose activation is the residual stream itself."""
 
-_NAME = re.compile(r"(attn_z|attn|mlp_in|mlp|resid)_(0|[1-9]\d*)")
+_NAME = re.compile(r"(attn_z|attn|mlp_in|mlp|resid)_(0|[1-9][0-9]{0,4})")
 
 
 @total_ordering
@@ -41,11 +41,11 @@ class Site:
             return name
         if name == "embed":
             return cls(EMBED_LAYER, "embed")
-        match = _NAME.fullmatch(name)
+        match = _NAME.fullmatch(name) if isinstance(name, str) else None
         if match is None:
             raise InputError(
-                f"unknown site {name!r}: a site is 'embed', 'attn_<layer>', 'attn_z_<layer>', 'mlp_<layer>' or "
-                "'resid_<layer>'"
+                f"unknown site {shortened(name)}: a site is 'embed', 'attn_<layer>', 'attn_z_<layer>', 'mlp_<layer>' "
+                "or 'resid_<layer>'"
             )
         return cls(int(match[2]), match[1])
 

@@ -52,7 +52,7 @@ def suite_in(folder: Path, site: str, source: str) -> Path:
         shutil.copy(SHIPPED / "model" / name, folder / "model" / name)
     (folder / "suite.toml").write_text(
         f'format = 1\nname = "one"\n[model]\nsource = "model"\n[sites.embed]\ndictionary = "whole"\nwidth = {WIDTH}\n'
-        f"[sites.{site}]\n{source}\n",
+        f"[sites.{site}]\n{source}\ncheck_place = false\n",
         encoding="utf-8",
     )
     return folder

@@ -323,7 +323,7 @@ def sae_lens_folder(folder: Path, seed: int) -> None:
     config = {
         "architecture": "jumprelu", "d_in": WIDTH, "d_sae": tensors["b_enc"].shape[0], "dtype": "float32",
         "apply_b_dec_to_input": False, "normalize_activations": "none", "reshape_activations": "none",
-        "metadata": {"hook_name": "blocks.0.hook_resid_post", "sae_lens_version": "6.54.12"},
+        "metadata": {"hook_name": f"blocks.{seed}.hook_resid_post", "sae_lens_version": "6.54.12"},
     }  # fmt: skip
     (folder / "cfg.json").write_text(json.dumps(config))
 

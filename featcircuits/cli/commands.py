@@ -156,8 +156,9 @@ def load_for(config: TraceConfig | AgreeConfig | CheckConfig, device: str | None
         load_suite(config.suite).task_file(config.task, "train")
     offload = None if isinstance(config, AgreeConfig) else config.offload
     return load(
-        config.model, config.suite, sites=config.sites or None, device=device, dtype=config.dtype, offload=offload
-    )
+        config.model, config.suite, sites=config.sites or None, device=device, dtype=config.dtype, offload=offload,
+        check_place=config.check_place,
+    )  # fmt: skip
 
 
 def task_for(

@@ -7,11 +7,12 @@ from featcircuits.dictionaries.groupmax import groupmax
 from featcircuits.dictionaries.identity import identity
 from featcircuits.dictionaries.jumprelu import jumprelu
 from featcircuits.dictionaries.normalisation import ConstantNorm, LayerNorm
+from featcircuits.dictionaries.origin import Origin
 from featcircuits.dictionaries.relu import relu
 from featcircuits.dictionaries.topk import topk
 from featcircuits.dictionaries.whole import whole
 
 __all__ = [
-    "Activation", "Affine", "ConstantNorm", "Dictionary", "LayerNorm", "abstopk", "gated", "groupmax",
+    "Activation", "Affine", "ConstantNorm", "Dictionary", "LayerNorm", "Origin", "abstopk", "gated", "groupmax",
     "identity", "jumprelu", "relu", "topk", "whole",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, Self, TypedDict, runtime_checkable
 import torch
 from torch import Tensor
 
+from featcircuits.dictionaries.origin import Origin
 from featcircuits.dictionaries.products import combined, dots
 from featcircuits.errors import InputError
 
@@ -60,6 +61,11 @@ class Dictionary(Protocol):
     @property
     def normalisation(self) -> Normalisation | None:
         """What is done to the input before it is encoded."""
+        ...
+
+    @property
+    def origin(self) -> Origin:
+        """Where it was trained, as its files say."""
         ...
 
     @property
@@ -127,6 +133,7 @@ class SameSite:
     transcodes = False
     has_bypass = False
     normalisation = None
+    origin = Origin()
 
     @property
     def read_width(self) -> int:
@@ -221,6 +228,7 @@ class Affine:
     W_skip: Tensor | None = None
     normalisation: Normalisation | None = None
     transcodes: bool = False
+    origin: Origin = Origin()
 
     def __post_init__(self) -> None:
         for name in ("W_enc", "W_dec"):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries.base import Dictionary, Normalisation, Statistics, pulled, statistics_of
+from featcircuits.dictionaries.origin import Origin
 from featcircuits.dictionaries.products import combined
 
 
@@ -28,6 +29,7 @@ class Offloaded:
     transcodes: bool
     has_bypass: bool
     normalisation: Normalisation | None
+    origin: Origin
     device: torch.device | str
     dtype: torch.dtype
 
@@ -88,5 +90,5 @@ def offloaded(read: Callable[[], Dictionary]) -> Offloaded:
     first = read()
     return Offloaded(
         read, first.kind, first.width, first.read_width, first.n_features, first.transcodes, first.has_bypass,
-        first.normalisation, "cpu", torch.float32,
+        first.normalisation, first.origin, "cpu", torch.float32,
     )  # fmt: skip

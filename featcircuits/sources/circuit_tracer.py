@@ -106,6 +106,7 @@ def _origin(config: Mapping[str, Any], path: Path) -> Origin:
         f"blocks.{layer}.{read}" if read else None,
         f"blocks.{layer}.{written}" if written else None,
         setting(config, "model_name", str),
+        int(layer),
     )
 
 

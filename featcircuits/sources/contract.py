@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from featcircuits.dictionaries import Affine
+from featcircuits.dictionaries import Affine, Origin
 from featcircuits.dictionaries.base import check_numbers
 from featcircuits.errors import InputError
 from featcircuits.sites import Site
@@ -16,19 +16,15 @@ from featcircuits.sources.files import Load
 from featcircuits.sources.hooks import site_of_hook
 
 
-class Origin(NamedTuple):
-    """Where a dictionary was trained, in the words of its files; None where they do not say."""
-
-    hook_name: str | None = None
-    hook_name_out: str | None = None
-    model_name: str | None = None
-
-
 class Found(NamedTuple):
     dictionary: Affine
     origin: Origin = Origin()
     warning: str | None = None
     """What the user must know before trusting the features."""
+
+    def placed(self) -> Found:
+        """With the dictionary knowing its origin."""
+        return self._replace(dictionary=replace(self.dictionary, origin=self.origin))
 
 
 class Source(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from featcircuits.dictionaries import Affine, gated, jumprelu, relu, topk
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
 from featcircuits.sources.contract import Found, Origin, Source, home
 from featcircuits.sources.files import (
     Load,
@@ -27,6 +27,7 @@ from featcircuits.sources.files import (
     transposed,
 )
 from featcircuits.sources.folding import with_unit_rows
+from featcircuits.sources.hooks import layer_of
 from featcircuits.sources.refused import refuse
 
 WEIGHTS, CONFIG = "ae.pt", "config.json"
@@ -52,8 +53,7 @@ def read(path: Path, load: Load) -> Found:
     dictionary = _dictionary(tensors, _class_of(trainer, tensors), trainer)
     check_size(trainer, "activation_dim", dictionary.read_width)
     check_size(trainer, "dict_size", dictionary.n_features)
-    reads_output = setting(buffer, "io", str) in (None, "out")
-    return Found(dictionary, Origin(_hook(trainer) if reads_output else None, None, setting(trainer, "lm_name", str)))
+    return Found(dictionary, _origin_of(trainer, buffer, folder))
 
 
 def _class_of(trainer: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -151,13 +151,27 @@ def _dictionary(tensors: dict[str, Tensor], name: str, trainer: Mapping[str, Any
     return _BUILDERS[name][1](tensors, trainer)
 
 
-_HOOKS = {"resid_post": "hook_resid_post", "mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
+_HOOKS = {
+    "resid_post": "hook_resid_post", "resid_out": "hook_resid_post", "resid": "hook_resid_post",
+    "mlp_out": "hook_mlp_out", "mlp": "hook_mlp_out", "attn_out": "hook_attn_out", "attn": "hook_attn_out",
+}  # fmt: skip
+_SUBMODULE = re.compile(r"(\w+?)_layer_?(\d{1,6})")
 
 
-def _hook(trainer: Mapping[str, Any]) -> str | None:
-    """The module's name is free text; trainers of the library's scripts write `resid_post_layer_3`."""
-    match = re.fullmatch(r"(\w+)_layer_(\d{1,6})", setting(trainer, "submodule_name", str) or "")
-    return None if match is None or match[1] not in _HOOKS else f"blocks.{match[2]}.{_HOOKS[match[1]]}"
+def _origin_of(trainer: Mapping[str, Any], buffer: Mapping[str, Any], folder: Path) -> Origin:
+    """The module's name is free text; the library's scripts write `resid_post_layer_3`, and name folders so."""
+    given, layer = setting(trainer, "submodule_name", str), setting(trainer, "layer", int)
+    names = (given,) if given else folder.absolute().parts[-3:]
+    match = next((match for name in reversed(names) if (match := _SUBMODULE.fullmatch(name))), None)
+    if match is None or match[1] not in _HOOKS:
+        hook = given if given and layer_of(given) is not None else None
+    else:
+        hook = f"blocks.{match[2]}.{_HOOKS[match[1]]}"
+    if hook and layer not in (None, layer_of(hook)):
+        raise InputError(f"the config says layer = {layer}, but submodule_name = {shortened(given)}")
+    if hook and setting(buffer, "io", str) not in (None, "out"):
+        hook, layer = None, layer_of(hook)  # it was trained on what enters the module
+    return Origin(hook, None, setting(trainer, "lm_name", str), layer)
 
 
 DICTIONARY_LEARNING = Source("dictionary_learning", (WEIGHTS, CONFIG), recognises, read)

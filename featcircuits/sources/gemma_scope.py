@@ -38,7 +38,7 @@ def read(path: Path, load: Load) -> Found:
     parts = folder.absolute().parts
     transcodes = _family(parts) == "transcoder"
     dictionary = _dictionary(load(folder / WEIGHTS), transcodes, embedding="embedding" in parts)
-    return Found(dictionary, Origin(*_hooks(parts), _model(parts)))
+    return Found(dictionary, Origin(*_hooks(parts), _model(parts), _layer(parts)))
 
 
 def _dictionary(tensors: dict[str, Tensor], transcodes: bool, embedding: bool = False) -> Affine:
@@ -69,11 +69,14 @@ def _family(parts: tuple[str, ...]) -> str | None:
 def _hooks(parts: tuple[str, ...]) -> tuple[str | None, str | None]:
     if "embedding" in parts:
         return "hook_embed", None
-    layer = next((match[1] for part in reversed(parts) if (match := _LAYER.fullmatch(part))), None)
-    family = _family(parts)
+    layer, family = _layer(parts), _family(parts)
     if layer is None or family is None:
         return None, None
     return f"blocks.{layer}.{_PLACES[family]}", f"blocks.{layer}.hook_mlp_out" if family == "transcoder" else None
+
+
+def _layer(parts: tuple[str, ...]) -> int | None:
+    return next((int(match[1]) for part in reversed(parts) if (match := _LAYER.fullmatch(part))), None)
 
 
 def _model(parts: tuple[str, ...]) -> str | None:

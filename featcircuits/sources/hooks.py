@@ -12,6 +12,7 @@ from featcircuits.errors import InputError
 from featcircuits.sites import EMBED, Site, resid
 
 _TRANSFORMER_LENS = re.compile(r"blocks\.(\d{1,6})\.(.+)")
+_OUTSIDE_BLOCKS = re.compile(r"hook_\w+|ln_final\.\w+")
 _HUGGING_FACE = re.compile(r"(?:\w+\.)*(?:layers|h)\.(\d{1,6})(?:\.(.+))?")
 _EMBEDDING = re.compile(r"hook_embed|(?:\w+\.)*(?:embed_tokens|embed_in|wte)(?:\.output)?")
 
@@ -55,6 +56,15 @@ def site_of_hook(hook_name: str, hook_name_out: str | None = None) -> Site:
     return Site(layer, kind)
 
 
+def hook_of_site(site: Site) -> str:
+    """TransformerLens' name of a site."""
+    if site == EMBED:
+        return "hook_embed"
+    return (
+        f"blocks.{site.layer}.{next((hook for hook, kind in _PLACES.items() if kind == site.kind), 'hook_resid_post')}"
+    )
+
+
 def _transcoder(hook_name: str, hook_name_out: str) -> Site:
     site = site_of_hook(hook_name_out)
     layer, place = _split(hook_name)
@@ -69,6 +79,24 @@ def _transcoder(hook_name: str, hook_name_out: str) -> Site:
             "MLP can be explained"
         )
     return site
+
+
+def is_transformer_lens(hook_name: str) -> bool:
+    """Whether it is a name of TransformerLens', each of which is one place."""
+    return bool(_TRANSFORMER_LENS.fullmatch(hook_name) or _OUTSIDE_BLOCKS.fullmatch(hook_name))
+
+
+def layer_of(hook_name: str) -> int | None:
+    """The number of the block or layer that the name is in; None where it names none."""
+    match = _TRANSFORMER_LENS.fullmatch(hook_name) or _HUGGING_FACE.fullmatch(hook_name)
+    return None if match is None else int(match[1])
+
+
+def module_of(hook_name: str) -> str | None:
+    """The module, counted from its layer, whose output a Hugging Face name is; None for other names."""
+    match = _HUGGING_FACE.fullmatch(hook_name)
+    place = None if match is None else _without_output(match[2] or "")
+    return place if place in _MODULES and not place.endswith(".input") else None
 
 
 def _split(hook_name: str) -> tuple[int, str]:

@@ -86,7 +86,7 @@ def _source_of(path: Path) -> Source:
 def _found(path: Path, load: Load) -> Found:
     """Errors of a family's reader name the path that the user gave."""
     try:
-        found = _source_of(path).read(path, load)
+        found = _source_of(path).read(path, load).placed()
         # a transcoder at another place than around an MLP would be spliced in where it does not belong
         if found.dictionary.transcodes:
             _ = info_of("", found).site

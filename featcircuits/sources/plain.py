@@ -45,7 +45,7 @@ def read(path: Path, load: Load) -> Found:
         raise InputError(f"holds the tensors {sorted(tensors)}; a dictionary holds {known}")
     check_floats({name: tensor for name, tensor in tensors.items() if name != "k"})
     metadata = metadata_of(path)
-    origin = Origin(*(metadata.get(name) for name in Origin._fields))
+    origin = Origin(metadata.get("hook_name"), metadata.get("hook_name_out"), metadata.get("model_name"))
     return Found(make(**_arguments(tensors, origin)), origin)
 
 

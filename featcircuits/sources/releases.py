@@ -72,7 +72,7 @@ def _close(name: str, known: Iterable[str]) -> str:
 def _found(release: str, sae_id: str) -> Found:
     config, tensors = _loaded(release, sae_id)
     try:
-        return own.build(config, tensors)
+        return own.build(config, tensors).placed()
     except InputError as error:
         raise InputError(f"{release}, {sae_id}: {error}") from None
 

@@ -153,7 +153,9 @@ def _origin_of(config: Mapping[str, Any], transcodes: bool) -> Origin:
     head = setting(record, "hook_point_head_index", int) if head is None else head
     # no site stands for a single head, and so none for a name with a number behind it
     name = name if head is None else f"{name}[{head}]"
-    return Origin(name, out, setting(record, "model_name", str))
+    layer = setting(record, "hook_layer", int)
+    layer = setting(record, "hook_point_layer", int) if layer is None else layer
+    return Origin(name, out, setting(record, "model_name", str), layer)
 
 
 def _first(record: Mapping[str, Any], *names: str) -> str | None:

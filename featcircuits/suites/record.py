@@ -40,6 +40,7 @@ _SITE: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(_FIGURES, (int, float)),
     "before_gain": bool,
     "processed": bool,
+    "check_place": bool,
 }
 _GROUP = {*_SITE, "sites", "layers"}
 _TOP_TYPES = {

@@ -53,18 +53,28 @@ class Suite:
             path = inside(self.folder, f"{self.model['source']}/{name}", f"model.files.{name}")
             check_hash(path, recorded)
 
-    def dictionaries(self, offload: str | None = None, adapting: Adapting | None = None) -> dict[Site, Dictionary]:
-        """Read every site's dictionary, each checked against its recorded hash and size.
+    def dictionaries(
+        self, offload: str | None = None, adapting: Adapting | None = None, check_place: bool = True
+    ) -> dict[Site, Dictionary]:
+        """Read every site's dictionary, each checked against its recorded hash, its size and its place.
 
         Weights on the hub come from the local cache, and are fetched where they are not in it.
         `offload`: None, "cpu" (weights stay in the CPU's memory) or "disk" (in their files) between uses.
         `adapting`: what fits dictionaries of another form of the model to the unmodified one
         (`featcircuits.suites.adapting`); without it they stay as they are stored.
+        `check_place`: whether files that name another site than theirs are refused; a site's own record
+        may say so for it alone.
         """
+        from featcircuits.suites.places import check_places
         from featcircuits.suites.weights import dictionary_at
 
         sites = {Site.parse(name): record for name, record in self.sites.items()}
-        return {site: dictionary_at(self.folder, site, record, offload, adapting) for site, record in sites.items()}
+        found: dict[Site, Dictionary] = {}
+        for site, record in sites.items():
+            found[site] = dictionary_at(self.folder, site, record, offload, adapting)
+            if check_place:
+                check_places({site: found[site]}, self.sites)
+        return found
 
     def only(self, sites: str | Iterable[str]) -> Suite:
         """The suite with fewer sites: names, kinds, or patterns as `sites.chosen` reads them."""

@@ -22,6 +22,7 @@ from featcircuits.ledger import OnDisk
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site, all_sites, chosen
 from featcircuits.sources import sha256
+from featcircuits.sources.hooks import hook_of_site
 from featcircuits.splice import SplicedModel
 from featcircuits.suites import fingerprint
 from featcircuits.suites.record import FORMAT
@@ -149,7 +150,7 @@ def _write(
     records = {}
     for site, weights in tensors.items():
         source = f"sites/{site}.safetensors"
-        save_file(weights, folder / source)
+        save_file(weights, folder / source, {"hook_name": hook_of_site(site)})
         records[str(site)] = {
             "source": source, "sha256": sha256(folder / source), "kind": "jumprelu", **figures[site].record(),
         }  # fmt: skip
