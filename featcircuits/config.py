@@ -131,6 +131,7 @@ class AgreeConfig(Config):
     bases: str = option("features,whole", "What counts as a node: features, neurons, whole (module outputs).")
     top: int = option(100, "How many of the strongest nodes the overlap counts.", least=1)
     edge_nodes: int = option(40, "Edges are compared among so many of the strongest nodes; 0 for none.", least=0)
+    pictures: str = option("png", "Format of the pictures: png, pdf or svg.")
     batch_size: int = option(16, "Examples of one batch.", least=1)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")

@@ -37,6 +37,10 @@ from featcircuits.splice import SplicedModel, check_finite
 from featcircuits.tasks import Batch, Task
 
 
+ROUNDING = 8
+"""Multiples of the precision: runs of other shapes differ by about 4 of them, pairs of prompts by thousands."""
+
+
 class Objective(NamedTuple):
     """m = -F for the rows of a run: what effects are changes of."""
 
@@ -90,6 +94,19 @@ class SiteState:
     def step(self) -> Tensor:
         """[n]: how many decoder rows patching adds."""
         return self.scaled(self.change, self.row)
+
+    def moves(self) -> tuple[Tensor, Tensor]:
+        """Which feature entries [n] and which errors [example, slot] patching changes at all.
+
+        Prompts of a pair begin alike, and there nothing moves; nor does a feature with the same value in both
+        runs. A change of the activation below rounding, as other kernels bring it, is none. In half precision
+        every change of the activation that the type can hold counts: real ones are as small there.
+        """
+        finest = min(torch.finfo(self.x.dtype).eps, torch.finfo(torch.float32).eps)
+        bound = ROUNDING * finest * self.x.norm(dim=-1)
+        error = self.error_change.norm(dim=-1) > bound
+        moved = error | (self.x_change.norm(dim=-1) > bound)
+        return (self.change != 0) & moved.flatten()[self.row], error
 
     def scaled(self, amount: Tensor, row: Tensor) -> Tensor:
         """Amounts of features at positions `row`, in decoder rows; or gradients there, as those at features."""

@@ -10,18 +10,20 @@ import numpy as np
 
 from featcircuits.agreement.bases import in_basis
 from featcircuits.agreement.cost import Cost, measured
+from featcircuits.agreement.moving import moving
 from featcircuits.agreement.scores import Comparison, compare
 from featcircuits.attribution.edges import edge_effects
 from featcircuits.attribution.effects import NodeEffects, check_errors, node_effects
 from featcircuits.attribution.nodes import Estimator, Method, method_named
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress, silent
+from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
 
 REFERENCE = "exact"
 Columns = Mapping[tuple[str, str], np.ndarray]
-"""(what, site kind) -> effects"""
+"""(what, site kind) -> effects, or which nodes move"""
 
 
 def parse_method(text: str) -> Method:
@@ -48,6 +50,11 @@ class Score(NamedTuple):
     comparison: Comparison
 
 
+def name_of(basis: str, what: str) -> str:
+    """How tables and pictures call a kind of node."""
+    return "neurons" if basis == "neurons" else "whole outputs" if what == "whole" else f"{what}s"
+
+
 @dataclass(frozen=True, eq=False)
 class Agreement:
     """`scores` a row each; `costs` by basis and method; `values`: what the scatter plots show."""
@@ -57,7 +64,7 @@ class Agreement:
     scores: tuple[Score, ...]
     costs: Mapping[tuple[str, str], Cost]
     values: Mapping[tuple[str, str, str, str], tuple[np.ndarray, np.ndarray]]
-    """(method, basis, what, site kind) -> (estimates, truths)"""
+    """(method, basis, what, site kind) -> (estimates, truths) of what moves"""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; NaN becomes null."""
@@ -94,10 +101,11 @@ def agree(
 ) -> Agreement:
     """Node effects of every method against exact patching, per basis and kind of site.
 
-    Compared are single effects (example, position, node) of all features that are active in the
-    clean or the corrupted run, of error terms, and of whole outputs; and mean effects of the edges
-    among the `edge_nodes` strongest nodes by exact patching (0: none). Raises `InputError` for
-    unknown methods, options and bases before anything runs.
+    Compared are single effects (example, position, node) of features, of error terms and of whole
+    outputs; and mean effects of the edges among the `edge_nodes` strongest nodes by exact patching
+    (0: none). Only nodes that move between the two runs of a pair count: where the prompts begin
+    alike, and where a feature has one value in both runs, the effect is 0 by every method. Raises
+    `InputError` for unknown methods, options and bases before anything runs.
     """
     parsed = [parse_method(text) for text in methods]
     models = {basis: in_basis(spliced, basis) for basis in bases}
@@ -115,31 +123,38 @@ def agree(
             costs[basis, str(method)] = cost
             return found
 
-        def score(method: Method, estimates: Columns, truths: Columns, basis: str = basis) -> None:
+        def score(method: Method, estimates: Columns, truths: Columns, moves: Columns, basis: str = basis) -> None:
             for (what, kind), estimate in estimates.items():
-                values[str(method), basis, what, kind] = (estimate, truths[what, kind])
-                scores.append(Score(str(method), basis, what, kind, compare(estimate, truths[what, kind], top)))
+                truth, moved = truths[what, kind], moves[what, kind]
+                values[str(method), basis, what, kind] = (estimate[moved], truth[moved])
+                scores.append(Score(str(method), basis, what, kind, compare(estimate, truth, top, moved)))
 
         exact = effects(Method(REFERENCE, {}))
-        truth = _columns(exact, basis)
+        truth, moves = _columns(_of(exact), basis), _columns(moving(model, task, batch_size), basis)
         for method in parsed:
-            score(method, _columns(effects(method), basis), truth)
+            score(method, _columns(_of(effects(method)), basis), truth, moves)
         if basis == "features" and edge_nodes:
             nodes = sorted(exact.nodes(), key=lambda row: -abs(row[1]))[:edge_nodes]
             for method, estimates, truths in _edge_columns(model, task, [n for n, _, _ in nodes], parsed, batch_size):
-                score(method, estimates, truths)
+                # these nodes all move; where both are 0 the two are not joined
+                moves = {key: (truths[key] != 0) | (estimates[key] != 0) for key in truths}
+                score(method, estimates, truths, moves)
     return Agreement(task.name, len(task), tuple(scores), costs, values)
 
 
-def _columns(effects: NodeEffects, basis: str) -> dict[tuple[str, str], np.ndarray]:
-    """(what, site kind) -> every single effect there; errors that cannot move are left out."""
+def _of(effects: NodeEffects) -> dict[Site, tuple[np.ndarray, np.ndarray]]:
+    """Per site: the effect of each feature entry [n], and of the error [example, position]."""
+    return {site: (effects.entries(site)[3].numpy(), effects.error(site).double().numpy()) for site in effects.sites}
+
+
+def _columns(by_site: Mapping[Site, tuple[np.ndarray, np.ndarray]], basis: str) -> Columns:
+    """(what, site kind) -> what all sites of the kind have; neurons leave no errors."""
     found: dict[tuple[str, str], list[np.ndarray]] = {}
-    for site in effects.sites:
-        features, errors = effects.entries(site)[3].numpy(), effects.error(site).flatten().double().numpy()
+    for site, (features, errors) in by_site.items():
         if len(features):
             found.setdefault(("feature", site.kind), []).append(features)
         if basis != "neurons":
-            found.setdefault(("whole" if basis == "whole" else "error", site.kind), []).append(errors)
+            found.setdefault(("whole" if basis == "whole" else "error", site.kind), []).append(errors.flatten())
     return {key: np.concatenate(parts) for key, parts in found.items()}
 
 

@@ -3,80 +3,119 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featcircuits.agreement.agree import Agreement
+from featcircuits.agreement.agree import REFERENCE, Agreement, name_of
+from featcircuits.agreement.scores import TOO_ALIKE
+from featcircuits.pictures import save
 
-_COLOURS = {"embed": "tab:green", "attn": "tab:orange", "mlp": "tab:blue", "resid": "tab:red", "metric": "tab:purple"}
-_MARKERS = "os^Dv<>pPX*hd"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+_COLOURS = {
+    "embed": "tab:green", "attn": "tab:orange", "attn_z": "tab:brown", "mlp": "tab:blue", "resid": "tab:red",
+    "metric": "tab:purple",
+}  # fmt: skip
+_SHAPES = [(shape, fill) for fill in ("full", "none", "left", "top") for shape in "os^DvP<X>*ph"]
+"""Marker and filling of a method: 48 that can be told apart"""
 
 
 def plot_scatter(agreement: Agreement, path: Path, most: int = 2000) -> None:
-    """A panel for each method, basis and kind of node; a PNG at `path`. At most `most` points a panel and site kind."""
-    from matplotlib.figure import Figure
+    """A panel for each method, basis and kind of node; a PNG, PDF or SVG by the suffix of `path`.
 
+    Only nodes that move are drawn; at most `most` points per panel and kind of site, the strongest.
+    """
     columns = list(dict.fromkeys((score.basis, score.what) for score in agreement.scores))
     methods = list(dict.fromkeys(score.method for score in agreement.scores))
-    figure = Figure(figsize=(3 * len(columns), 2.7 * len(methods)), layout="constrained")
-    panels = np.array(figure.subplots(len(methods), len(columns), squeeze=False))
+    figure, panels = _panels(len(methods), len(columns), 2.9, 2.6)
     for row, method in enumerate(methods):
         for column, (basis, what) in enumerate(columns):
-            axes = panels[row, column]
-            for kind, colour in _COLOURS.items():
-                if (method, basis, what, kind) not in agreement.values:
-                    continue
-                estimate, truth = agreement.values[method, basis, what, kind]
-                shown = np.argsort(-np.abs(truth), kind="stable")[:most]
-                axes.plot(truth[shown], estimate[shown], ".", color=colour, markersize=3, label=kind, alpha=0.6)
-            low, high = axes.get_xlim()
-            axes.plot([low, high], [low, high], color="black", linewidth=0.5)
-            axes.set_title(f"{method}: {basis}, {what}", fontsize=8)
-            axes.tick_params(labelsize=6)
-    panels[0, 0].legend(fontsize=6)
-    figure.supxlabel("exact patching", fontsize=9)
-    figure.supylabel("estimate", fontsize=9)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+            _scatter(panels[row][column], agreement, (method, basis, what), most)
+    for axes, (basis, what) in zip(panels[0], columns, strict=True):
+        axes.set_title(name_of(basis, what), fontsize=10)
+    for axes, method in zip(panels[:, 0], methods, strict=True):
+        axes.annotate(
+            method, (-0.3, 0.5), xycoords="axes fraction", rotation=90, ha="center", va="center", fontsize=10
+        )  # fmt: skip
+    figure.supxlabel("exact patching", fontsize=10)
+    figure.supylabel("estimate", fontsize=10)
+    _legend_beside(figure, _of_kinds({score.site_kind for score in agreement.scores}))
+    save(figure, path)
+
+
+def _scatter(axes: Axes, agreement: Agreement, where: tuple[str, str, str], most: int) -> None:
+    for kind, colour in _COLOURS.items():
+        estimate, truth = agreement.values.get((*where, kind), (np.empty(0), np.empty(0)))
+        shown = np.argsort(-np.abs(truth), kind="stable")[:most]
+        axes.plot(truth[shown], estimate[shown], "o", color=colour, markersize=3.5, markeredgewidth=0, alpha=0.6)
+    if not any(len(line.get_xdata()) for line in axes.lines):  # type: ignore[arg-type]
+        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", color="grey", fontsize=9)
+        axes.set_axis_off()
+        return
+    axes.axline((0, 0), slope=1, color="black", linewidth=0.6)
+    axes.tick_params(labelsize=7)
 
 
 def plot_frontier(agreement: Agreement, path: Path) -> None:
-    """Pearson correlation over passes (forwards and backwards), a panel a basis and kind of node; a PNG at `path`."""
-    from matplotlib.figure import Figure
+    """Pearson correlation over passes (forwards and backwards), a panel for each basis and kind of node.
 
+    A PNG, PDF or SVG by the suffix of `path`.
+    """
     columns = list(dict.fromkeys((score.basis, score.what) for score in agreement.scores))
     methods = list(dict.fromkeys(score.method for score in agreement.scores))
-    figure = Figure(figsize=(4.2 * len(columns), 4.2), layout="constrained")
-    panels = np.array(figure.subplots(1, len(columns), squeeze=False))[0]
+    figure, (panels,) = _panels(1, len(columns), 4.4, 4.6)
     for axes, (basis, what) in zip(panels, columns, strict=True):
         for score in agreement.scores:
-            if (score.basis, score.what) != (basis, what) or math.isnan(score.comparison.pearson):
-                continue
-            cost = agreement.costs[basis, score.method]
-            axes.plot(
-                cost.forwards + cost.backwards,
-                score.comparison.pearson,
-                _MARKERS[methods.index(score.method) % len(_MARKERS)],
-                color=_COLOURS[score.site_kind],
-                alpha=0.8,
-            )
-        exact = agreement.costs[basis, "exact"]
-        axes.axvline(exact.forwards, color="black", linewidth=0.8, linestyle=":")
+            if (score.basis, score.what) == (basis, what) and not math.isnan(score.comparison.pearson):
+                cost = agreement.costs[basis, score.method]
+                style = _style(methods.index(score.method), _COLOURS[score.site_kind])
+                axes.plot(cost.forwards + cost.backwards, score.comparison.pearson, **style)
+        if not axes.lines:
+            axes.text(0.5, 0.5, TOO_ALIKE, transform=axes.transAxes, ha="center", va="center", color="grey")
+        axes.axvline(agreement.costs[basis, REFERENCE].forwards, color="black", linewidth=0.8, linestyle=":")
+        axes.axhline(1, color="black", linewidth=0.6)
         axes.set_xscale("log")
-        axes.set_title(f"{basis}, {what}", fontsize=9)
-        axes.set_xlabel("passes through the model (dotted: exact patching)", fontsize=8)
-        axes.axhline(1, color="black", linewidth=0.5)
-    panels[0].set_ylabel("Pearson with exact patching")
-    _legend(panels[-1], methods)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+        axes.set_title(name_of(basis, what), fontsize=10)
+    panels[0].set_ylabel("Pearson with exact patching, of nodes that move", fontsize=9)
+    figure.supxlabel("forward and backward passes through the model (dotted: exact patching)", fontsize=9)
+    shapes = [_mark(label, _style(number, "dimgrey")) for number, label in enumerate(methods)]
+    _legend_beside(figure, [*shapes, *_of_kinds({score.site_kind for score in agreement.scores})])
+    save(figure, path)
 
 
-def _legend(axes: object, methods: list[str]) -> None:
+def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
+    """Of at least one column, so that an agreement of nothing is an empty picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns + 1.6, height * rows + 0.4), layout="constrained")
+    return figure, np.array(figure.subplots(rows, columns, squeeze=False))
+
+
+def _style(number: int, colour: str) -> dict[str, Any]:
+    marker, fill = _SHAPES[number % len(_SHAPES)]
+    return {
+        "marker": marker, "fillstyle": fill, "color": colour, "markerfacecoloralt": "white", "markersize": 6.5,
+        "linestyle": "", "alpha": 0.8,
+    }  # fmt: skip
+
+
+def _of_kinds(kinds: set[str]) -> list[Line2D]:
+    style = {"linestyle": "", "marker": "o", "markeredgewidth": 0}
+    return [_mark(kind, {**style, "color": colour}) for kind, colour in _COLOURS.items() if kind in kinds]
+
+
+def _mark(label: str, style: dict[str, Any]) -> Line2D:
     from matplotlib.lines import Line2D
 
-    shapes = [
-        Line2D([], [], linestyle="", marker=_MARKERS[i % len(_MARKERS)], color="grey", label=method)
-        for i, method in enumerate(methods)
-    ]
-    kinds = [Line2D([], [], linestyle="", marker="o", color=colour, label=kind) for kind, colour in _COLOURS.items()]
-    axes.legend(handles=[*shapes, *kinds], fontsize=6, loc="lower right")  # type: ignore[attr-defined]
+    return Line2D([], [], label=label, **style)
+
+
+def _legend_beside(figure: Figure, marks: Sequence[Line2D]) -> None:
+    """Beside the panels, where no data are."""
+    figure.legend(handles=marks, fontsize=8, loc="outside right upper")

@@ -24,7 +24,7 @@ from featcircuits.tasks import Task
 
 
 class SiteMeans(NamedTuple):
-    """The nodes of a site that have an effect in some example, as columns of equal length.
+    """The nodes of a site that patching changes in some example, as columns of equal length.
 
     `place` indexes the task's places; `node` is a feature, or `n_features` for the error.
     """
@@ -259,7 +259,7 @@ def _part(
         tally = _tally(states, state, features, error, len(task.places), n_features)
         part[f"{site}/keys"], part[f"{site}/sums"] = tally.keys, tally.sums
         if keep_examples:
-            part[f"{site}/entries"], part[f"{site}/errors"] = _single(states, state, features, error, task.longest)
+            part[f"{site}/entries"], part[f"{site}/errors"] = single(states, state, features, error, task.longest)
     return part
 
 
@@ -271,16 +271,18 @@ def _record(parts: Mapping[int, Part], site: Site, count: int) -> _SiteRecord:
 def _tally(states: States, state: SiteState, features: Tensor, error: Tensor, n_places: int, n_features: int) -> Tally:
     width = n_features + 1
     places = states.batch.places.flatten()
-    error_rows = (places >= 0).nonzero()[:, 0]
-    row = torch.cat([state.row, error_rows])
-    node = torch.cat([state.feature, torch.full_like(error_rows, n_features)])
-    value = torch.cat([features, error.flatten()[error_rows]])
+    entries = (state.change != 0).nonzero()[:, 0]
+    error_rows = ((places >= 0) & (state.error_change != 0).any(-1).flatten()).nonzero()[:, 0]
+    row = torch.cat([state.row[entries], error_rows])
+    node = torch.cat([state.feature[entries], torch.full_like(error_rows, n_features)])
+    value = torch.cat([features[entries], error.flatten()[error_rows]])
     tally = Tally()
     tally.add(row // state.slots, places[row] * width + node, value, n_places * width)
     return tally
 
 
-def _single(states: States, state: SiteState, features: Tensor, error: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+def single(states: States, state: SiteState, features: Tensor, error: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """A batch's part of `NodeEffects.entries` [4, n] and of `NodeEffects.error` [example, position]."""
     example = states.batch.index[(state.row // state.slots).cpu()]
     positions = states.batch.clean.positions
     position = positions.flatten()[state.row].cpu()

@@ -135,8 +135,8 @@ def agree(
     """Compare estimators with exact patching on your own model, and what each costs.
 
     Every node of a few examples is patched for real; each estimator's Pearson and rank correlation,
-    slope and overlap of the strongest nodes are printed for each kind of site. Writes agreement.json,
-    scatter.png and frontier.png.
+    slope and overlap of the strongest nodes are printed for each kind of site. Writes agreement.json
+    and the pictures scatter and frontier (--pictures pdf or svg for papers).
 
     Example:
 

@@ -12,9 +12,10 @@ from featcircuits.agreement.bases import check_basis
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
 from featcircuits.cli.commands import load_for, method_of, since, task_for
 from featcircuits.cli.output import console, say
-from featcircuits.cli.tables import agreement_table, audit_table, cost_table
+from featcircuits.cli.tables import agreement_tables, audit_table, cost_table
 from featcircuits.cli.watch import watching
 from featcircuits.config import AgreeConfig, TraceConfig
+from featcircuits.pictures import check_format
 
 
 def agree_run(config: AgreeConfig, output: Path) -> None:
@@ -26,6 +27,7 @@ def agree_run(config: AgreeConfig, output: Path) -> None:
         parse_method(text)
     for basis in bases:
         check_basis(basis)
+    check_format(config.pictures)
     began = time.monotonic()
     spliced = load_for(config, config.device)
     task = task_for(config, spliced, config.task, "train", config.limit)
@@ -35,10 +37,11 @@ def agree_run(config: AgreeConfig, output: Path) -> None:
             bases=bases, top=config.top, edge_nodes=config.edge_nodes, batch_size=config.batch_size, progress=progress,
         )  # fmt: skip
         runs.write_json(folder / "agreement.json", found.to_json())
-        plot_scatter(found, folder / "scatter.png")
-        plot_frontier(found, folder / "frontier.png")
+        plot_scatter(found, folder / f"scatter.{config.pictures}")
+        plot_frontier(found, folder / f"frontier.{config.pictures}")
         config.write(folder / runs.CONFIG)
-    console.print(agreement_table(found))
+    for table in agreement_tables(found):
+        console.print(table)
     console.print(cost_table(found))
     say(f"{task.name}, {len(task)} examples: numbers and pictures in {output}, {since(began)}")
 

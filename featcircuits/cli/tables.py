@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich import box
@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from featcircuits.agreement import Agreement, Residual
+from featcircuits.agreement.agree import name_of
+from featcircuits.agreement.scores import TOO_ALIKE, Comparison
 from featcircuits.circuit import Circuit
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.health import Health
@@ -92,26 +94,36 @@ def _between(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f" (95 %: {interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def agreement_table(agreement: Agreement) -> Table:
-    """A row for each basis, kind of node and method; columns by kind of site."""
-    kinds = list(dict.fromkeys(score.site_kind for score in agreement.scores))
-    table = Table(title="Agreement with exact patching: Pearson / rank / slope / overlap", title_justify="left")
-    for name in ("nodes", "method", *kinds):
-        table.add_column(name)
-    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+def agreement_tables(agreement: Agreement) -> Iterator[Table]:
+    """A table for each basis and kind of node: a row for each method, a column for each kind of site."""
+    sections: dict[tuple[str, str], dict[str, dict[str, Comparison]]] = {}
     for score in agreement.scores:
-        c = score.comparison
-        numbers = (c.pearson, c.spearman, c.slope, c.overlap)
-        text = "-" if math.isnan(c.pearson) else " ".join(f"{number:.2f}" for number in numbers)
-        cells.setdefault((score.basis, score.what, score.method), {})[score.site_kind] = text
-    before = None
-    for (basis, what, method), row in sorted(cells.items(), key=lambda item: item[0][:2]):
-        name = what if basis in (what, "features") else f"{basis}: {what}"
-        if before not in (None, name):
-            table.add_section()
-        table.add_row("" if name == before else name, method, *(row.get(kind, "-") for kind in kinds))
-        before = name
-    return table
+        section = sections.setdefault((score.basis, score.what), {})
+        section.setdefault(score.method, {})[score.site_kind] = score.comparison
+    for (basis, what), methods in sorted(sections.items()):
+        title = f"{name_of(basis, what)} beside exact patching, of those that move: Pearson, slope, rank, overlap"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE)
+        table.add_column("method", overflow="fold")
+        kinds = {kind: found for row in methods.values() for kind, found in row.items()}
+        for kind, found in kinds.items():
+            table.add_column(f"{kind}\n{found.n_moving} of {found.n}", min_width=9)
+        for method, row in methods.items():
+            table.add_row(method, *(_compared(row.get(kind)) for kind in kinds))
+        yield table
+
+
+def _compared(found: Comparison | None) -> Text | str:
+    if found is None:
+        return "-"
+    if found.too_alike:
+        return Text(TOO_ALIKE, style="dim")
+    return " ".join(map(_short, (found.pearson, found.slope, found.spearman, found.overlap)))
+
+
+def _short(value: float) -> str:
+    """.98 in place of 0.98: four of them stand in one cell."""
+    text = "-" if math.isnan(value) else f"{value:.2f}".replace("0.", ".", 1 if abs(value) < 1 else 0)
+    return f"{text:>4}"
 
 
 def cost_table(agreement: Agreement) -> Table:

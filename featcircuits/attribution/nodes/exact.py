@@ -15,7 +15,7 @@ from featcircuits.states import SiteState, States
 
 @dataclass(frozen=True)
 class ExactPatching:
-    """effect = m(x | node takes its patched value) - m(x); one forward row a node.
+    """effect = m(x | node takes its patched value) - m(x); one forward row per node that moves, 0 for the others.
 
     Rows are batched and start right after the patched site. Editing feature i adds its change times its
     decoder row: the error stays the clean run's.
@@ -32,8 +32,8 @@ class ExactPatching:
 
     def _features(self, spliced: SplicedModel, states: States, site: Site, state: SiteState) -> Tensor:
         max_rows = spliced.rows_at_once(state.slots, self.max_rows)
-        features = torch.empty_like(state.change)
-        for part in pieces(torch.arange(len(state.row), device=spliced.device), max_rows):
+        features = torch.zeros_like(state.change)
+        for part in pieces((state.change != 0).nonzero()[:, 0], max_rows):
             moves = spliced.dictionaries[site].decoder_rows(state.feature[part]) * state.step[part, None]
             features[part] = patched_metric(spliced, states, site, state.row[part], moves).to(features.dtype)
         return features
