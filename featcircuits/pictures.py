@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, known, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ FORMATS = tuple(_DATED)
 def check_format(name: str) -> None:
     """Refuse what no picture can be."""
     if name not in FORMATS:
-        raise InputError(f"no picture can be {name!r}; known: {', '.join(FORMATS)}")
+        raise InputError(f"no picture is written as {shortened(name)}; {known(FORMATS, name)}")
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -36,7 +36,6 @@ from featcircuits.sites import EMBED, Site, resid
 from featcircuits.splice import SplicedModel, check_finite
 from featcircuits.tasks import Batch, Task
 
-
 ROUNDING = 8
 """Multiples of the precision: runs of other shapes differ by about 4 of them, pairs of prompts by thousands."""
 

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from rich.console import Console
+from torch import Tensor
 
 import featcircuits as fc
-from featcircuits.agreement import agree, audit
+from featcircuits.agreement import Agreement, Score, agree, audit
+from featcircuits.agreement.bases import in_basis
 from featcircuits.agreement.cost import measured
+from featcircuits.agreement.moving import moving
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
-from featcircuits.agreement.scores import compare
+from featcircuits.agreement.scores import Comparison, compare
 from featcircuits.attribution.nodes import Method
+from featcircuits.cli.tables import agreement_tables
 from featcircuits.dictionaries import whole
+from featcircuits.sites import Site
+from featcircuits.states import SiteState, States, states_of
 from tests.tiny import FAMILIES, LAYERS, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
 
+SHIPPED = Path(__file__).parents[1] / "saes" / "grammar-4l"
 METHODS = ("atp", "ig:steps=2:rule=gauss", "ig-inputs:steps=2", "relp:rules=gradient", "atp-hop1")
 
 
 @settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 1000), n=st.integers(4, 60))
+@given(seed=st.integers(0, 1000), n=st.integers(8, 60))
 def test_scores_are_what_numpy_says(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     truth, noise = rng.standard_normal((2, n))
@@ -38,17 +51,52 @@ def test_scores_are_what_numpy_says(seed: int, n: int) -> None:
     assert found.overlap == pytest.approx(len(best[0] & best[1]) / found.k)
 
 
-def test_nothing_is_claimed_where_there_is_nothing_to_compare() -> None:
-    for truth in (np.zeros(9), np.arange(2.0)):
-        found = compare(np.arange(float(len(truth))), truth, 3)
-        assert math.isnan(found.pearson)
-        assert math.isnan(found.overlap)
+@pytest.mark.parametrize(
+    ("truth", "too_alike"),
+    [
+        (np.zeros(9), True),
+        (np.arange(2.0), True),
+        (np.empty(0), True),
+        (np.arange(7.0), True),
+        (np.arange(8.0), False),
+        (5 + 0.04 * np.sin(np.arange(30.0)), True),  # standard deviation .006 of the size
+        (-5 + 0.1 * np.sin(np.arange(30.0)), False),
+        (1e-9 * np.sin(np.arange(30.0)), False),  # small is not alike
+    ],
+)
+def test_nothing_is_claimed_of_effects_that_are_few_or_nearly_equal(truth: np.ndarray, too_alike: bool) -> None:
+    found = compare(2 * truth + np.cos(np.arange(len(truth))), truth, 3)
+    assert found.too_alike == too_alike
+    for figure in (found.pearson, found.slope, found.spearman, found.overlap):
+        assert math.isnan(figure) == too_alike
+
+
+def test_a_blind_estimate_has_slope_0_and_no_correlation() -> None:
+    found = compare(np.full(20, 0.3), np.arange(20.0), 5)
+    assert (found.slope, found.too_alike) == (0.0, False)
+    assert math.isnan(found.pearson)
+    assert math.isnan(found.spearman)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), still=st.integers(1, 500))
+def test_nodes_that_cannot_move_change_no_figure_but_their_number(seed: int, still: int) -> None:
+    rng = np.random.default_rng(seed)
+    estimate, truth = rng.standard_normal((2, 20)) + 3
+    alone = compare(estimate, truth, 5)
+    moves = np.zeros(20 + still, dtype=bool)
+    moves[rng.permutation(20 + still)[:20]] = True
+    both = np.zeros((2, 20 + still))
+    both[:, moves] = estimate, truth
+    among = compare(*both, 5, moves)
+    assert (among.n, among.n_moving) == (20 + still, 20)
+    assert among[1:] == alone[1:]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_a_linear_model_every_estimator_agrees_fully(family: str) -> None:
     spliced = spliced_model(made_linear(tiny_model(family)))
-    found = agree(spliced, random_task(2, 4), METHODS, bases=("features", "neurons", "whole"), edge_nodes=0)
+    found = agree(spliced, random_task(8, 4), METHODS, bases=("features", "neurons", "whole"), edge_nodes=0)
     assert {(s.basis, s.what) for s in found.scores} == {
         ("features", "feature"), ("features", "error"), ("neurons", "feature"), ("whole", "whole"),
     }  # fmt: skip
@@ -57,6 +105,111 @@ def test_on_a_linear_model_every_estimator_agrees_fully(family: str) -> None:
         assert score.comparison.slope == pytest.approx(1, abs=1e-6)
         assert score.comparison.overlap == 1
     assert n_hooks(spliced.model) == 0
+
+
+@pytest.fixture(scope="module")
+def shipped() -> fc.SplicedModel:
+    return fc.load(suite="grammar-4l")
+
+
+def pairs_of(spliced: fc.SplicedModel, name: str, count: int) -> fc.Task:
+    return fc.Task.from_jsonl(SHIPPED / "tasks" / f"{name}_train.jsonl", spliced.tokenizer).take(count)
+
+
+def test_of_whole_outputs_that_move_only_the_secant_tells(shipped: fc.SplicedModel) -> None:
+    """Half of the positions are before the first difference; with them AtP would have .82 and RelP .96."""
+    found = agree(shipped, pairs_of(shipped, "agreement_simple", 12), ["atp", "relp", "secant"], bases=["whole"])
+    resid = {score.method: score.comparison for score in found.scores if score.site_kind == "resid"}
+    assert {(c.n, c.n_moving, c.too_alike) for c in resid.values()} == {(96, 48, False)}
+    assert [round(c.pearson, 2) for c in resid.values()] == [-0.01, 0.11, 1.00]
+    assert [round(c.slope, 2) for c in resid.values()] == [-0.08, 0.88, 1.00]
+    assert resid["secant"].overlap == 1
+    assert len(found.values["atp", "whole", "whole", "resid"][0]) == 48
+
+
+def test_ranks_of_features_are_those_of_features_that_move(shipped: fc.SplicedModel) -> None:
+    """With the others RelP's would be .53 at residual sites."""
+    found = agree(shipped, pairs_of(shipped, "agreement_simple", 20), ["relp"], bases=["features"], edge_nodes=0)
+    (resid,) = [s.comparison for s in found.scores if (s.what, s.site_kind) == ("feature", "resid")]
+    assert resid.spearman == pytest.approx(0.69, abs=0.005)
+    assert 0.35 < resid.n_moving / resid.n < 0.45
+
+
+@pytest.mark.parametrize("behaviour", ["agreement_rc", "ioi", "gender"])
+def test_nothing_moves_before_the_prompts_differ(shipped: fc.SplicedModel, behaviour: str) -> None:
+    task = pairs_of(shipped, behaviour, 9)
+    first = [next(i for i, (a, b) in enumerate(zip(e.clean, e.corrupted or (), strict=True)) if a != b)
+             for e in task.examples]  # fmt: skip
+    found = moving(in_basis(shipped, "whole"), task, batch_size=4)
+    for site, (_, whole_moves) in found.items():
+        assert whole_moves.shape == (9, task.longest)
+        for row, begin, example in zip(whole_moves, first, task.examples, strict=True):
+            assert not row[:begin].any()
+            assert row[begin]
+            if site.kind == "embed":
+                assert row.sum() == sum(a != b for a, b in zip(example.clean, example.corrupted or (), strict=True))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_features_move_that_have_another_value(family: str) -> None:
+    spliced, task = spliced_model(tiny_model(family)), random_task(3, 4)
+    found, states = moving(spliced, task, batch_size=2), states_of(spliced, task, task.batch(range(3)))
+    for site, state in states.sites.items():
+        features, errors = found[site]
+        assert features.tolist() == (state.change.abs() > 1e-9).tolist()
+        assert errors.flatten().tolist() == (state.error_change.flatten(0, 1).norm(dim=-1) > 1e-9).tolist()
+
+
+def test_a_change_below_rounding_is_no_move() -> None:
+    """As runs of other shapes bring it; a feature at such a position does not move, and one elsewhere does."""
+    x = torch.tensor([[[3.0, 4.0], [3.0, 4.0], [3.0, 4.0]]])
+    change = torch.tensor([[[0.0, 0.0], [2e-6, 0.0], [2e-3, 0.0]]])
+    row, ones = torch.tensor([0, 1, 2, 2]), torch.ones(4)
+    state = SiteState(x, x, change, change, row, row, ones, torch.tensor([0.0, 1e-6, 1e-6, 0.0]), ones > 0)
+    features, errors = state.moves()
+    assert features.tolist() == [False, False, True, False]
+    assert errors.tolist() == [[False, False, True]]
+    features, errors = replace(state, x=x.double()).moves()
+    assert errors.tolist() == [[False, True, True]]
+    features, errors = replace(state, error_change=0 * change).moves()
+    assert (features.tolist(), errors.any()) == ([False, False, True, False], False)
+
+
+@pytest.mark.parametrize("basis", ["features", "neurons", "whole"])
+def test_exact_patching_runs_a_row_for_each_node_that_moves(
+    shipped: fc.SplicedModel, basis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from featcircuits.attribution.nodes import exact
+
+    model, task = in_basis(shipped, basis), pairs_of(shipped, "ioi", 2)
+    rows, patched = [], exact.patched_metric
+
+    def counted(spliced: fc.SplicedModel, states: States, site: Site, row: Tensor, moves: Tensor) -> Tensor:
+        rows.append(len(row))
+        return patched(spliced, states, site, row, moves)
+
+    monkeypatch.setattr(exact, "patched_metric", counted)
+    effects = fc.node_effects(model, task, "exact")
+    states = states_of(model, task, task.batch(range(2)))
+    moved = [(s.change != 0).sum() + (s.error_change != 0).any(-1).sum() for s in states.sites.values()]
+    every = sum(len(s.row) + s.error_change[..., 0].numel() for s in states.sites.values())
+    assert sum(rows) == sum(map(int, moved)) < 0.6 * every
+    for site, state in states.sites.items():
+        assert not effects.entries(site)[3][state.change == 0].any()
+
+
+def test_a_bound_is_of_the_nodes_that_move(shipped: fc.SplicedModel) -> None:
+    task = pairs_of(shipped, "agreement_simple", 3)
+    effects = fc.node_effects(shipped, task, "atp")
+    states = states_of(shipped, task, task.batch(range(3)))
+    nodes = {
+        (site, int(row) % 2, int(feature))
+        for site, state in states.sites.items()
+        for row, feature in zip(state.row[state.change != 0], state.feature[state.change != 0], strict=True)
+    }
+    errors = len(states.sites)  # at the second position alone: the first word is the same
+    assert fc.bound_missed(shipped, task, effects, [], samples=10).n_nodes == len(nodes) + errors
+    assert {place for _, place, _ in nodes} == {1}
 
 
 def test_edges_are_compared_for_methods_that_have_them() -> None:
@@ -71,14 +224,100 @@ def test_edges_are_compared_for_methods_that_have_them() -> None:
         assert one.pearson == pytest.approx(other.pearson, rel=1e-9, nan_ok=True)
 
 
-def test_an_agreement_is_plain_data_and_pictures(tmp_path: pytest.TempPathFactory) -> None:
-    found = agree(spliced_model(tiny_model("gpt2")), random_task(2, 4), ["atp", "relp"])
-    record = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert {row["method"] for row in record["costs"]} == {"exact", "atp", "relp"}
-    assert len(record["scores"]) == len(found.scores)
-    for plot, name in ((plot_scatter, "scatter.png"), (plot_frontier, "frontier.png")):
-        plot(found, tmp_path / name)  # type: ignore[operator]
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")  # type: ignore[operator]
+@pytest.fixture(scope="module")
+def small() -> Agreement:
+    return agree(spliced_model(tiny_model("gpt2")), random_task(2, 4), ["atp", "relp", "blend"])
+
+
+def test_an_agreement_is_plain_data(small: Agreement) -> None:
+    record = json.loads(json.dumps(small.to_json(), allow_nan=False))
+    assert {row["method"] for row in record["costs"]} == {"exact", "atp", "relp", "blend"}
+    assert len(record["scores"]) == len(small.scores)
+    for row in record["scores"]:
+        assert 0 < row["n_moving"] <= row["n"]
+        assert row["too_alike"] == (row["slope"] is None)
+
+
+PICTURES = (plot_scatter, plot_frontier)
+
+
+@pytest.mark.parametrize("plot", PICTURES)
+@pytest.mark.parametrize(
+    ("suffix", "begin"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml"), ("PNG", b"\x89")]
+)
+def test_pictures_have_the_format_of_their_suffix(
+    small: Agreement, plot: Callable[[Agreement, Path], None], suffix: str, begin: bytes, tmp_path: Path
+) -> None:
+    plot(small, tmp_path / f"one.{suffix}")
+    written = (tmp_path / f"one.{suffix}").read_bytes()
+    assert written.startswith(begin)
+    plot(small, tmp_path / f"one.{suffix}")
+    assert (tmp_path / f"one.{suffix}").read_bytes() == written
+
+
+@pytest.mark.parametrize("name", ["one.gif", "one", "one.png.txt"])
+def test_a_picture_of_another_format_is_refused(small: Agreement, name: str, tmp_path: Path) -> None:
+    with pytest.raises(fc.InputError, match="no picture is written as .*; known: png, pdf, svg"):
+        plot_scatter(small, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def drawn(plot: Callable[[Agreement, Path], None], agreement: Agreement, monkeypatch: pytest.MonkeyPatch) -> Figure:
+    """The figure in place of its file, laid out."""
+    figures: list[Figure] = []
+    monkeypatch.setattr("featcircuits.agreement.plot.save", lambda figure, path: figures.append(figure))
+    plot(agreement, Path("one.png"))
+    figures[0].draw_without_rendering()
+    return figures[0]
+
+
+@pytest.mark.parametrize("plot", PICTURES)
+def test_no_legend_covers_data(
+    small: Agreement, plot: Callable[[Agreement, Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = drawn(plot, small, monkeypatch)
+    (legend,) = figure.legends
+    assert not any(axes.get_legend() for axes in figure.axes)
+    assert not any(legend.get_window_extent().overlaps(axes.get_tightbbox()) for axes in figure.axes)  # type: ignore[arg-type]
+
+
+def test_every_method_has_a_mark_of_its_own(small: Agreement, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = [f"ig:steps={n}" for n in range(1, 40)]
+    scores = tuple(s._replace(method=method) for s in small.scores if s.method == "atp" for method in methods)
+    costs = dict(small.costs) | {
+        (basis, m): small.costs[basis, "exact"] for basis in ("features", "whole") for m in methods
+    }
+    figure = drawn(plot_frontier, replace(small, scores=scores, costs=costs), monkeypatch)
+    marks = {line.get_label(): (line.get_marker(), line.get_fillstyle()) for line in figure.legends[0].get_lines()}
+    assert len({marks[method] for method in methods}) == len(methods)
+
+
+def test_a_panel_without_data_is_said_to_have_none(small: Agreement, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`blend` has no edges: no axes, no diagonal. All others have points of a size that shows."""
+    figure = drawn(plot_scatter, small, monkeypatch)
+    columns = list(dict.fromkeys((score.basis, score.what) for score in small.scores))
+    empty = figure.axes[2 * len(columns) + columns.index(("features", "edge"))]
+    assert (empty.axison, list(empty.lines)) == (False, [])
+    assert [text.get_text() for text in empty.texts if text.get_text() != "blend"] == ["none"]
+    for axes in figure.axes:
+        if axes is not empty:
+            assert axes.axison
+            assert all(line.get_markersize() >= 3 for line in axes.lines if line.get_marker() == "o")
+
+
+def test_the_tables_of_an_agreement_give_counts_slopes_and_what_nobody_can_tell(small: Agreement) -> None:
+    few = Comparison(40, 5, True, *4 * [math.nan], 1)
+    scores = (*small.scores, Score("atp", "neurons", "feature", "attn", few))
+    console = Console(width=120, record=True, file=io.StringIO())
+    for table in agreement_tables(replace(small, scores=scores)):
+        console.print(table)
+    text = console.export_text()
+    assert "too alike to tell" in text
+    assert "5 of 40" in text
+    whole = next(s.comparison for s in small.scores if (s.method, s.what, s.site_kind) == ("atp", "whole", "mlp"))
+    assert f"{whole.n_moving} of {whole.n}" in text
+    numbers = (whole.pearson, whole.slope, whole.spearman, whole.overlap)
+    assert " ".join(f"{f'{number:.2f}'.replace('0.', '.'):>4}" for number in numbers) in text
 
 
 def test_bad_requests_are_refused_before_anything_runs() -> None:
@@ -147,8 +386,6 @@ def test_an_audit_finds_the_laws_kept(family: str) -> None:
 
 def test_an_audit_sees_a_broken_law() -> None:
     """A model whose MLPs read the attention of their layer, said not to: those edges are missing."""
-    from dataclasses import replace
-
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
     broken = replace(spliced, architecture=replace(spliced.architecture, sequential=False))
     worst = {row.law: row.residual for row in audit(broken, task) if row.exact}

@@ -459,6 +459,7 @@ def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         (["trace", "--dry-run", "--nodes", "igg"], "unknown method 'igg'"),
         (["agree", "--methods", "igg"], "unknown method 'igg'"),
         (["agree", "--bases", "heads"], "unknown basis 'heads'"),
+        (["agree", "--pictures", "gif"], "no picture is written as 'gif'; known: png, pdf, svg"),
     ],
 )
 def test_names_are_checked_before_loading(

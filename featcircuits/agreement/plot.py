@@ -50,11 +50,13 @@ def plot_scatter(agreement: Agreement, path: Path, most: int = 2000) -> None:
 
 
 def _scatter(axes: Axes, agreement: Agreement, where: tuple[str, str, str], most: int) -> None:
-    for kind, colour in _COLOURS.items():
-        estimate, truth = agreement.values.get((*where, kind), (np.empty(0), np.empty(0)))
+    found = {kind: agreement.values[*where, kind] for kind in _COLOURS if (*where, kind) in agreement.values}
+    for kind, (estimate, truth) in found.items():
         shown = np.argsort(-np.abs(truth), kind="stable")[:most]
-        axes.plot(truth[shown], estimate[shown], "o", color=colour, markersize=3.5, markeredgewidth=0, alpha=0.6)
-    if not any(len(line.get_xdata()) for line in axes.lines):  # type: ignore[arg-type]
+        axes.plot(
+            truth[shown], estimate[shown], "o", color=_COLOURS[kind], markersize=3.5, markeredgewidth=0, alpha=0.6
+        )
+    if not any(len(truth) for _, truth in found.values()):
         axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", color="grey", fontsize=9)
         axes.set_axis_off()
         return
