@@ -42,7 +42,7 @@ def results(case: Case) -> dict[str, list[dict[str, Any]]]:
         ):
             patch.setattr(module, name, value)
         patch.setattr("experiments.frontier.accuracy.METHODS", METHODS)
-        rows = accuracy(case, 2, edge_nodes=10) | of_circuits.circuits(case, 20, 40)
+        rows = accuracy(case, 4, edge_nodes=10) | of_circuits.circuits(case, 20, 40)
         rows |= {"overlap": prompts.overlap(case), "spread": prompts.spread(case, 20)}
     return json.loads(json.dumps(rows))
 
