@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +32,7 @@ from featcircuits.naming import check_place
 from featcircuits.nodes import METRIC, Node, Place, input_node
 from featcircuits.reading import parse_json
 from featcircuits.sites import Site
+from featcircuits.writing import write_whole
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -132,9 +131,6 @@ class Circuit:
         """Write one safetensors file, whole or not at all; the same circuit gives the same bytes."""
         from safetensors.numpy import save
 
-        path = Path(path)
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} exists; choose another name or pass overwrite=True")
         names = [str(node) for node in self.nodes]
         ends = names + sorted({end for edge in self.edges for end in edge if isinstance(end, str)})
         index = {end: number for number, end in enumerate(ends)}
@@ -145,7 +141,7 @@ class Circuit:
         scores = np.array([tuple(score) for score in self.nodes.values()], dtype=np.float64).reshape(-1, 2)
         pairs = np.array([[index[str(end)] for end in edge] for edge in self.edges], dtype=np.int64).reshape(-1, 2)
         tensors = {"scores": scores, "edges": pairs, "weights": np.array([*self.edges.values()], dtype=np.float64)}
-        write_whole(path, save(tensors, {"circuit": json.dumps(record, sort_keys=True)}))
+        write_whole(path, save(tensors, {"circuit": json.dumps(record, sort_keys=True)}), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
@@ -210,16 +206,3 @@ def _end_attributes(end: str) -> dict[str, Any]:
 
 def _end(name: str) -> Endpoint:
     return name if name == METRIC or name.partition("@")[0] == "input" else Node.parse(name)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that no reader ever sees a part of it."""
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise

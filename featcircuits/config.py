@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Self, get_args, get_type_hints
 
 from featcircuits.errors import InputError, known, shortened
 from featcircuits.reading import read_json
+from featcircuits.writing import write_json
 
 
 def option(default: Any, help: str, least: int | None = None) -> Any:
@@ -40,7 +40,7 @@ class Config:
         return cls(**{**record, **given})
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")  # type: ignore[call-overload]
+        write_json(path, asdict(self))  # type: ignore[call-overload]
 
 
 def _check_type(path: Path, name: str, value: Any, hint: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcircuits.errors import InputError, known, shortened
+from featcircuits.writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,10 +28,12 @@ def check_format(name: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """In the format that the path's suffix names. Raises `InputError` for another."""
+    """In the format that the path's suffix names, whole or not at all. Raises `InputError` for another suffix."""
     from matplotlib import rc_context
 
     kind = path.suffix.removeprefix(".").lower()
     check_format(kind)
+    content = BytesIO()
     with rc_context({"svg.hashsalt": path.stem}):
-        figure.savefig(path, dpi=150, metadata=_DATED[kind])
+        figure.savefig(content, format=kind, dpi=150, metadata=_DATED[kind])
+    write_whole(path, content.getvalue())

@@ -157,7 +157,7 @@ def _ordered(ledger: Ledger, effects: NodeEffects, select: Callable[[], list[Nod
     for number in ledger.todo(ORDER, 1):
         place = {node: index for index, node in enumerate(nodes)}
         ledger.put(ORDER, number, {"order": torch.tensor([place[node] for node in select()], dtype=torch.long)})
-    return [nodes[index] for index in ledger.parts(ORDER)[0]["order"].tolist()]
+    return [nodes[index] for index in ledger.parts(ORDER, 1)[0]["order"].tolist()]
 
 
 def _rule(rule: str | None, threshold: float | None, default: str, what: str) -> str:

@@ -86,9 +86,11 @@ def test_batches_put_in_any_order_come_back_in_theirs() -> None:
     for number in (2, 0, 1):
         assert number in ledger.todo("nodes", 3)
         ledger.put("nodes", number, {"x": torch.tensor([number])})
-    assert list(ledger.parts("nodes")) == [0, 1, 2]
+    assert list(ledger.parts("nodes", 3)) == [0, 1, 2]
     assert ledger.todo("nodes", 5) == [3, 4]
-    assert ledger.parts("edges") == {}
+    assert ledger.kept("edges", 3) == {}
+    with pytest.raises(fc.InputError, match="batch 3 of nodes was finished, and is missing"):
+        ledger.parts("nodes", 5)
 
 
 def test_batches_of_another_run_are_refused(tmp_path: Path) -> None:

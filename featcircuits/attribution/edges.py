@@ -124,7 +124,8 @@ def edge_effects(
     same = effects is not None and method_named(effects.method, effects.options) == estimator
     arcs = arcs_of(spliced)
     ledger, batch_size = ledger or InMemory(), fitting_batch(spliced, task, batch_size)
-    todo = ledger.todo(STAGE, task.count_batches(batch_size))
+    count = task.count_batches(batch_size)
+    todo = ledger.todo(STAGE, count)
     batches = _batches(spliced, task, effects, baseline or "paired", batch_size, todo)
     for number, states, kept in progress(batches, f"edge effects ({method})", len(todo)):
         if isinstance(estimator, ExactPatching):
@@ -135,7 +136,7 @@ def edge_effects(
             chosen = fixed.of_batch(states) if fixed else _above(spliced, states, coefficients, node_threshold or 0.0)
             found = _estimated_edges(spliced, states, estimator, coefficients, chosen, arcs)
         ledger.put(STAGE, number, _part(spliced, task, states, found, sources_per_target))
-    parts = ledger.parts(STAGE)
+    parts = ledger.parts(STAGE, count)
     tallies = {
         arc: Tally.total(columns(parts, f"{_name(arc)}/keys"), columns(parts, f"{_name(arc)}/sums"), len(task))
         for arc in arcs

@@ -192,7 +192,8 @@ def node_effects(
     if not keep_examples:
         task.check_places()
     ledger, batch_size = ledger or InMemory(), fitting_batch(spliced, task, batch_size)
-    todo = ledger.todo(STAGE, task.count_batches(batch_size))
+    count = task.count_batches(batch_size)
+    todo = ledger.todo(STAGE, count)
     means = mean_states(spliced, task, batch_size) if baseline == "mean" and todo else None
     kept: dict[int, Kept] = {}
     held = 0
@@ -209,7 +210,7 @@ def node_effects(
             held += _bytes(kept[number])
             keep_states = held <= KEPT_BYTES
             kept = kept if keep_states else {}
-    parts = ledger.parts(STAGE)
+    parts = ledger.parts(STAGE, count)
     corrupted = columns(parts, "corrupted")
     return NodeEffects(
         method=method,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ from featcircuits.attribution.nodes import Method, default_method, option_names
 from featcircuits.baselines import check_known
 from featcircuits.circuit import Circuit
 from featcircuits.cli.output import console, say
-from featcircuits.cli.processes import joined
 from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table
 from featcircuits.cli.watch import watching
 from featcircuits.config import AgreeConfig, CheckConfig, EvaluateConfig, TraceConfig
@@ -23,35 +24,78 @@ from featcircuits.evaluation import evaluate
 from featcircuits.evaluation.ablated import check_error_terms
 from featcircuits.evaluation.ablations import ablation_kind
 from featcircuits.evaluation.plot import plot_curve
+from featcircuits.evaluation.report import Report
 from featcircuits.export import EXPORTERS
-from featcircuits.ledger import AcrossProcesses
+from featcircuits.ledger import AcrossProcesses, OnDisk, recorded
 from featcircuits.loading import load
 from featcircuits.manifest import dictionaries_of, manifest_of
+from featcircuits.processes import Processes, joined
 from featcircuits.splice import SplicedModel
+from featcircuits.states import fitting_batch
 from featcircuits.suites import load_suite
 from featcircuits.tasks import Task
 from featcircuits.tracing import Trace, planned, trace_with_ranking
+from featcircuits.writing import check_replaceable, together
 
 
 def trace_run(config: TraceConfig, output: Path, top: int) -> None:
     """Trace, print the strongest nodes and edges, and leave a run folder."""
-    runs.check_free(output)
-    options = _trace_options(config)
     began = time.monotonic()
-    with joined() as processes:
+    with joined() as processes, ExitStack() as stack:
         console.quiet = not processes.first
-        spliced = load_for(config, processes.device(config.device))
-        task = task_for(config, spliced, config.task, "train", config.limit)
+        with processes.together():
+            options = _trace_options(config)
+            folder = stack.enter_context(runs.workplace(output, asdict(config), owner=processes.first))
+        with processes.together():
+            spliced = load_for(config, processes.device(config.device))
+            task = task_for(config, spliced, config.task, "train", config.limit)
+            size = fitting_batch(spliced, task, config.batch_size or _recorded_size(folder))
+        options["batch_size"] = min(processes.each(size))
         say(f"{task.name}: {len(task)} examples, {len(spliced.sites)} sites of {_model_name(spliced)}")
-        request = {"config": asdict(config), "inputs": manifest_of(spliced, task, {})}
-        with runs.resumable(output, request) as finished, watching(console) as progress:
-            ledger = AcrossProcesses(finished) if processes.count > 1 else finished
-            traced = trace_with_ranking(spliced, task, ledger=ledger, progress=progress, **options)
+        traced = _traced(config, spliced, task, options, folder, processes)
+        with processes.together():
             if processes.first:
                 _write_run(config, traced, output)
     console.print(node_table(traced.circuit, top))
     console.print(edge_table(traced.circuit, top))
     say(f"circuit of {traced.circuit.n_nodes} nodes and {traced.circuit.n_edges} edges in {output}, {since(began)}")
+
+
+def _traced(
+    config: TraceConfig,
+    spliced: SplicedModel,
+    task: Task,
+    options: Mapping[str, Any],
+    folder: Path,
+    processes: Processes,
+) -> Trace:
+    """By all processes, which must have been asked for one thing, and must end with one circuit."""
+    request = _request(config, spliced, task, options["batch_size"])
+    processes.agree(request)
+    finished = OnDisk(folder, request)
+    ledger = AcrossProcesses(finished, processes.group) if processes.count > 1 else finished
+    with watching(console) as progress:
+        traced = trace_with_ranking(spliced, task, ledger=ledger, progress=progress, **options)
+    if processes.count > 1:
+        processes.agree(_request(config, spliced, task, options["batch_size"]))
+        processes.agree({"circuit": _digest(traced.circuit), "ranking": _digest(traced.ranking)})
+    return traced
+
+
+def _request(config: TraceConfig, spliced: SplicedModel, task: Task, batch_size: int) -> dict[str, Any]:
+    """All that decides what a batch adds. Which of several devices of a kind computes it does not."""
+    settings = {**asdict(config), "device": spliced.device.type, "batch_size": batch_size}
+    return {"config": settings, "inputs": manifest_of(spliced, task, {})}
+
+
+def _digest(circuit: Circuit) -> str:
+    return hashlib.sha256(repr((list(circuit.nodes.items()), list(circuit.edges.items()))).encode()).hexdigest()
+
+
+def _recorded_size(folder: Path) -> int | None:
+    """The batch size of the run that is gone on with: it may have been chosen by the memory that was free then."""
+    size = (recorded(folder) or {}).get("config", {}).get("batch_size")
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def dry_run(config: TraceConfig) -> None:
@@ -109,44 +153,53 @@ def _write_run(config: TraceConfig, traced: Trace, output: Path) -> None:
 def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
     """Evaluate a run's circuit, print the report, and put it into the run folder."""
     runs.check_run(run)
-    if (run / runs.REPORT).exists() and not overwrite:
-        raise InputError(f"{run / runs.REPORT} exists; pass --overwrite to replace it")
+    check_replaceable(run / runs.REPORT, overwrite)
     ablation_kind(config.ablation)
     check_error_terms(config.errors)
     sizes = _sizes(config.sizes)
     began = time.monotonic()
+    with runs.adding(run, asdict(config)):
+        report = _evaluated(config, run, sizes)
+        with together(run, instead_of=(runs.REPORT, runs.EVALUATION, runs.PLOT)) as folder:
+            runs.write_json(folder / runs.REPORT, report.to_json())
+            config.write(folder / runs.EVALUATION)
+            if report.curve is not None and not report.invalid:
+                plot_curve(report, folder / runs.PLOT)
+    console.print(report_table(report))
+    if report.curve is not None and not report.invalid:
+        console.print(curve_table(report.curve))
+    say(f"report in {run / runs.REPORT}, {since(began)}")
+
+
+def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Report:
     traced = TraceConfig.read(run / runs.CONFIG, {})
     circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
     spliced = load_for(traced, config.device)
     _check_same_model(circuit, spliced, run)
     task = task_for(traced, spliced, config.task or traced.task, "test", config.limit)
     with watching(console) as progress:
-        report = evaluate(
+        return evaluate(
             spliced, circuit, task,
             ablation=config.ablation, errors=config.errors, start_layer=config.start_layer, ranking=ranking,
             sizes=sizes, draws=config.draws, seed=config.seed, batch_size=config.batch_size,
             progress=progress,
         )  # fmt: skip
-    runs.write_json(run / runs.REPORT, report.to_json())
-    config.write(run / runs.EVALUATION)
-    console.print(report_table(report))
-    if report.curve is not None and not report.invalid:
-        plot_curve(report, run / runs.PLOT)
-        console.print(curve_table(report.curve))
-    say(f"report in {run / runs.REPORT}, {since(began)}")
 
 
 def export_run(run: Path, formats: str, overwrite: bool) -> None:
-    """Write a run's circuit in each of the formats."""
+    """Write a run's circuit in each of the formats: all of them, or none."""
     runs.check_run(run)
-    names = [name.strip() for name in formats.split(",") if name.strip()]
+    names = dict.fromkeys(name.strip() for name in formats.split(",") if name.strip())
     if unknown := [name for name in names if name not in EXPORTERS]:
         raise InputError(f"unknown export format {unknown[0]!r}; known: {', '.join(EXPORTERS)}")
+    paths = {name: run / f"circuit{EXPORTERS[name].suffix}" for name in names}
+    for path in paths.values():
+        check_replaceable(path, overwrite)
     circuit = Circuit.load(run / runs.CIRCUIT)
-    for name in names:
-        exporter = EXPORTERS[name]
-        path = run / f"circuit{exporter.suffix}"
-        exporter.write(circuit, path, overwrite=overwrite)
+    with runs.adding(run, {"to": formats}), together(run) as folder:
+        for name, path in paths.items():
+            EXPORTERS[name].write(circuit, folder / path.name)
+    for name, path in paths.items():
         say(f"{name}: {path}")
 
 

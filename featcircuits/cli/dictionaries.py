@@ -19,12 +19,15 @@ from featcircuits.splice import SplicedModel
 from featcircuits.text import Rows, read_rows, rows_of
 from featcircuits.training import Recipe, sample_rows, train_suite
 from featcircuits.training.suite import sites_named
+from featcircuits.writing import check_writable, make_folder, write_errors
 
 
 def check_run(config: CheckConfig, output: Path | None) -> None:
     """Measure, print the table, and write the figures where that was asked for."""
-    if output is not None and output.exists():
-        raise InputError(f"{output} exists; choose another file, or remove it first")
+    if output is not None:
+        check_writable(output)
+        if output.exists():
+            raise InputError(f"{output} exists; choose another file, or remove it first")
     if config.task and config.text:
         raise InputError("give a task or a text, not both")
     began = time.monotonic()
@@ -34,8 +37,9 @@ def check_run(config: CheckConfig, output: Path | None) -> None:
         found = check_suite(spliced, rows, name=name, check_fit=config.check_fit, progress=progress)
     console.print(health_table(found))
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_json(output, found.to_json())
+        with write_errors(output):
+            make_folder(output.parent)
+        runs.write_json(output, found.to_json(), overwrite=False)
     say(f"{found.n_rows} rows of {name}, {found.n_tokens} tokens, {since(began)}" + (f": {output}" if output else ""))
 
 
@@ -55,6 +59,7 @@ def _checked_on(config: CheckConfig, spliced: SplicedModel) -> tuple[str, Rows]:
 def train_run(config: TrainConfig, output: Path) -> None:
     """Read or sample the text, train, and print the figures."""
     runs.check_free(output)
+    check_writable(output)
     if config.model is None:
         raise InputError("no model was given; pass --model with a folder or a hub name")
     if bool(config.text) == bool(config.sample):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from featcircuits import runs
@@ -20,7 +21,6 @@ from featcircuits.pictures import check_format
 
 def agree_run(config: AgreeConfig, output: Path) -> None:
     """Compare, print the tables, and leave a folder with the numbers and pictures."""
-    runs.check_free(output)
     methods = [text for text in config.methods.split(",") if text.strip()] or DEFAULT_METHODS
     bases = [text.strip() for text in config.bases.split(",") if text.strip()]
     for text in methods:
@@ -29,17 +29,20 @@ def agree_run(config: AgreeConfig, output: Path) -> None:
         check_basis(basis)
     check_format(config.pictures)
     began = time.monotonic()
-    spliced = load_for(config, config.device)
-    task = task_for(config, spliced, config.task, "train", config.limit)
-    with watching(console) as progress, runs.new_run(output) as folder:
-        found = agree(
-            spliced, task, methods,
-            bases=bases, top=config.top, edge_nodes=config.edge_nodes, batch_size=config.batch_size, progress=progress,
-        )  # fmt: skip
-        runs.write_json(folder / "agreement.json", found.to_json())
-        plot_scatter(found, folder / f"scatter.{config.pictures}")
-        plot_frontier(found, folder / f"frontier.{config.pictures}")
-        config.write(folder / runs.CONFIG)
+    with runs.workplace(output, asdict(config)):
+        spliced = load_for(config, config.device)
+        task = task_for(config, spliced, config.task, "train", config.limit)
+        with watching(console) as progress:
+            found = agree(
+                spliced, task, methods,
+                bases=bases, top=config.top, edge_nodes=config.edge_nodes, batch_size=config.batch_size,
+                progress=progress,
+            )  # fmt: skip
+        with runs.new_run(output) as folder:
+            runs.write_json(folder / "agreement.json", found.to_json())
+            plot_scatter(found, folder / f"scatter.{config.pictures}")
+            plot_frontier(found, folder / f"frontier.{config.pictures}")
+            config.write(folder / runs.CONFIG)
     for table in agreement_tables(found):
         console.print(table)
     console.print(cost_table(found))

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from featcircuits.errors import InputError
 from featcircuits.evaluation.report import Report
+from featcircuits.pictures import save
 
 
 def plot_curve(report: Report, path: Path) -> None:
-    """Faithfulness and completeness over circuit size, beside random circuits; a PNG at `path`."""
+    """Faithfulness and completeness over circuit size, beside random circuits; a PNG, PDF or SVG by the suffix of `path`."""
     from matplotlib.figure import Figure
 
     if report.curve is None:
@@ -33,4 +34,4 @@ def plot_curve(report: Report, path: Path) -> None:
     made_of = f"F(model) {report.F_model:.2f}, F(circuit) {report.F_circuit:.2f}, F(empty) {report.F_empty:.2f}"
     axes.set_title(f"{report.task}: {made_of}", fontsize=10)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    save(figure, path)

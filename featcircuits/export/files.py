@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featcircuits.circuit import write_whole
-from featcircuits.errors import InputError
+from featcircuits.writing import write_whole
 
 
 def write_export(path: str | Path, content: bytes, overwrite: bool) -> None:
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; choose another name or pass overwrite=True (--overwrite)")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
-    write_whole(path, content)
+    """Raises `InputError` where the file exists, unless `overwrite`, and where it cannot be written."""
+    write_whole(path, content, overwrite=overwrite)

@@ -27,7 +27,7 @@ from featcircuits.splice import SplicedModel
 from featcircuits.suites import fingerprint
 from featcircuits.suites.record import FORMAT
 from featcircuits.text import Rows, sha256_of
-from featcircuits.training.activations import collect, opened, shape_at
+from featcircuits.training.activations import collect, opened, shape_at, usable_at
 from featcircuits.training.card import card
 from featcircuits.training.recipe import Recipe
 from featcircuits.training.record import toml_text, versions
@@ -111,8 +111,8 @@ def _trained(
 ) -> dict[Site, dict[str, Any]]:
     """Every site's tensors; those that an earlier call finished are read. Each is a stage of its own."""
     todo = [site for site in sites if work.todo(str(site), 1)]
-    activations, checkpoints = work.folder / "activations", work.folder / "checkpoints"
-    if any(not (activations / str(site)).exists() for site in todo):
+    activations, checkpoints = work.folder / runs.ACTIVATIONS, work.folder / runs.CHECKPOINTS
+    if not all(usable_at(activations, site, shape_at(bare, rows, site)) for site in todo):
         work.begin()
         shutil.rmtree(activations, ignore_errors=True)
         collect(bare, rows, todo, activations, progress)
@@ -133,7 +133,7 @@ def _trained(
             f"every feature died in training at {', '.join(map(str, dead))}; leave these sites out, and the same "
             "call ends at once with the others, or give more text or steps, or a lower learning rate"
         )
-    return {site: dict(work.parts(str(site))[0]) for site in sites}
+    return {site: dict(work.parts(str(site), 1)[0]) for site in sites}
 
 
 def _write(
@@ -144,13 +144,13 @@ def _write(
     together: Losses,
 ) -> dict[str, Any]:
     """Weights, record and card."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     (folder / "sites").mkdir()
     records = {}
     for site, weights in tensors.items():
         source = f"sites/{site}.safetensors"
-        save_file(weights, folder / source, {"hook_name": hook_of_site(site)})
+        (folder / source).write_bytes(save(weights, {"hook_name": hook_of_site(site)}))
         records[str(site)] = {
             "source": source, "sha256": sha256(folder / source), "kind": "jumprelu", **figures[site].record(),
         }  # fmt: skip

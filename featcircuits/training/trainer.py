@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featcircuits.checksums import intact, seal
+from featcircuits.errors import InputError
 from featcircuits.progress import Progress, silent
 from featcircuits.training.activations import shuffled
 from featcircuits.training.recipe import ARCHITECTURES, Recipe
+from featcircuits.writing import whole_folder
 
 DEAD = 1e-4
 """A feature that a smaller share of tokens activates is dead."""
@@ -80,29 +84,44 @@ def _trainer(activations: Tensor, scale: float, recipe: Recipe, device: str) -> 
 
 def _save(trainer: Any, folder: Path) -> None:
     """Weights, optimizer and counters, whole or not at all; earlier checkpoints go."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix="draft-", dir=folder))
-    save_file({name: tensor.contiguous() for name, tensor in trainer.sae.state_dict().items()}, draft / "weights")
-    trainer.save_trainer_state(draft)
     earlier = _steps(folder)
-    draft.rename(folder / f"step-{trainer.n_training_steps:09d}")
+    with whole_folder(folder / f"step-{trainer.n_training_steps:09d}") as draft:
+        weights = {name: tensor.contiguous() for name, tensor in trainer.sae.state_dict().items()}
+        (draft / "weights").write_bytes(save(weights))
+        _save_state(trainer, draft)
+        seal(draft)
     for path in earlier:
         shutil.rmtree(path)
 
 
+def _save_state(trainer: Any, folder: Path) -> None:
+    """torch calls a full disk a RuntimeError, and forgets what the system said."""
+    try:
+        trainer.save_trainer_state(folder)
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder.parent}: the state of the training cannot be written ({str(error).splitlines()[0][:200]}); "
+            "free some space on the disk, and repeat the command"
+        ) from None
+
+
 def _restore(trainer: Any, folder: Path) -> None:
+    """From the last checkpoint; one that is damaged is removed, as the training can begin anew."""
     from sae_lens.constants import TRAINER_STATE_FILENAME
     from safetensors.torch import load_file
 
-    for path in folder.glob("draft-*"):
-        shutil.rmtree(path)
-    if found := _steps(folder):
-        trainer.sae.load_state_dict(load_file(found[-1] / "weights"))
+    for path in reversed(_steps(folder)):
+        if not all(intact(path, name) for name in ("weights", TRAINER_STATE_FILENAME)):
+            warnings.warn(f"{path} is damaged; the training goes on without it", stacklevel=2)
+            shutil.rmtree(path)
+            continue
+        trainer.sae.load_state_dict(load_file(path / "weights"))
         # sae_lens leaves it to torch's version whether a pickle may run code; this refuses one that would
-        torch.load(found[-1] / TRAINER_STATE_FILENAME, map_location="cpu", weights_only=True)
-        trainer.load_trainer_state(found[-1])
+        torch.load(path / TRAINER_STATE_FILENAME, map_location="cpu", weights_only=True)
+        trainer.load_trainer_state(path)
+        return
 
 
 def _steps(folder: Path) -> list[Path]:
