@@ -79,7 +79,8 @@ def workplace(output: Path, settings: Mapping[str, Any], owner: bool = True) -> 
             except KeyboardInterrupt:
                 if begun(folder):
                     raise InputError(f"interrupted; the same command goes on from the batches in {folder}") from None
-                raise
+                _clear(folder)
+                raise InputError("interrupted before anything was finished; the same command begins anew") from None
             _clear(folder)
         if owner:
             _name_strangers(folder)

@@ -171,15 +171,15 @@ def make_folder(folder: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
 
 
-def check_space(folder: Path, needed: float, what: str) -> None:
-    """Refuse what takes more bytes than the disk has free; `what` begins the sentence."""
+def check_space(folder: Path, needed: float, what: str, less: str = "free some space") -> None:
+    """Refuse what takes more bytes than the disk has free; `what` begins the sentence, `less` is a remedy."""
     while not folder.exists():
         folder = folder.parent
     usage = shutil.disk_usage(folder)
     if usage.total and needed > usage.free:
         raise InputError(
             f"{what} take about {_size(needed)}, and the disk of {folder} has {_size(usage.free)} free; "
-            "free some space, or choose a place on another disk"
+            f"{less}, or choose a place on another disk"
         )
 
 

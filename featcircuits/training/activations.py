@@ -31,7 +31,8 @@ def collect(spliced: SplicedModel, rows: Rows, sites: Sequence[Site], folder: Pa
     Raises `InputError` where the disk has no room for it, and for NaN or infinity.
     """
     shapes = {site: shape_at(spliced, rows, site) for site in sites}
-    check_space(folder.parent, 4 * sum(map(prod, shapes.values())), "the activations of all sites")
+    needed = 4 * sum(map(prod, shapes.values()))
+    check_space(folder.parent, needed, "the activations of all sites", "give less text, fewer sites")
     with whole_folder(folder) as draft:
         _fill(spliced, rows, {site: _new(draft / str(site), shape) for site, shape in shapes.items()}, progress)
         seal(draft)
