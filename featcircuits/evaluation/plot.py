@@ -10,7 +10,7 @@ from featcircuits.pictures import save
 
 
 def plot_curve(report: Report, path: Path) -> None:
-    """Faithfulness and completeness over circuit size, beside random circuits; a PNG, PDF or SVG by the suffix of `path`."""
+    """Faithfulness and completeness over size, beside random circuits; PNG, PDF or SVG by the suffix of `path`."""
     from matplotlib.figure import Figure
 
     if report.curve is None:
