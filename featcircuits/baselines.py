@@ -24,7 +24,7 @@ Baseline = str | Noise
 
 
 MEANS_ANYWHERE = (
-    "the prompts have no places in common (their lengths differ, and most tokens stand further from the end than "
+    "The prompts have no places in common (their lengths differ, and most tokens stand further from the end than "
     "any other prompt reaches), so a mean is one over all tokens; name roles in the task, or use prompts of one length"
 )
 

@@ -23,7 +23,7 @@ class Config:
     def __post_init__(self) -> None:
         for setting in fields(self):  # type: ignore[arg-type]
             value, least = getattr(self, setting.name), setting.metadata["least"]
-            if least is not None and value < least:
+            if least is not None and value is not None and value < least:
                 raise InputError(f"{setting.name} is {value}; it must be at least {least}")
 
     @classmethod
@@ -82,6 +82,9 @@ class TraceConfig(Config):
         "effect",
         "Which nodes come first: effect, helpful, ratio, ranks, iterated, mask or greedy, options after colons.",
     )
+    start_layer: int = option(
+        0, "Layers before this one will be given when the circuit is evaluated: their nodes come last.", least=0
+    )
     errors: str = option("estimated", "Effects of error terms: 'estimated' as those of features, or 'exact' patches.")
     keep_nodes: str = option("top=150", "Which nodes to keep: top=N, threshold=X or cumulative=SHARE.")
     keep_edges: str = option("top=1000", "Which edges to keep, by the same rules.")
@@ -106,7 +109,9 @@ class EvaluateConfig(Config):
         "mean", "What nodes outside the circuit become: mean, zero, resample, or paired (the corrupted twin)."
     )
     errors: str = option("nodes", "Error terms: 'nodes' as the circuit says, all 'keep', or all 'remove'.")
-    start_layer: int = option(0, "Layers before this one are given for free (Marks et al.: the first third).", least=0)
+    start_layer: int | None = option(
+        None, "Layers before this one are given (Marks et al.: the first third). Default: that of the trace.", least=0
+    )
     sizes: str = option("", "Circuit sizes of the curve, comma-separated. Default: 15, evenly on a log axis.")
     draws: int = option(5, "Random circuits at each size of the curve.", least=0)
     batch_size: int = option(32, "Examples of one batch.", least=1)

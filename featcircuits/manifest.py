@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featcircuits.seen import prompts_of
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.suites.places import elsewhere
@@ -55,6 +56,7 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
             "metric": task.metric,
             "aggregate": task.aggregate,
             "sha256": task.sha256,
+            "prompts": prompts_of(task),
         },
         "settings": dict(settings),
     }

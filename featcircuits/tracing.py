@@ -15,6 +15,7 @@ from featcircuits.attribution.nodes import Method, check_method, default_method
 from featcircuits.baselines import Baseline, check_baseline
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError
+from featcircuits.evaluation.scope import scope_of
 from featcircuits.health.fit import check_states
 from featcircuits.ledger import InMemory, Ledger
 from featcircuits.manifest import manifest_of
@@ -57,6 +58,7 @@ def trace_with_ranking(
     node_threshold: float | None = None,
     edge_threshold: float | None = None,
     select: str = DEFAULT_SELECTION,
+    start_layer: int = 0,
     baseline: Baseline = "paired",
     errors: str = "estimated",
     batch_size: int | None = None,
@@ -73,7 +75,8 @@ def trace_with_ranking(
     `keep_edges`: pruning rules ("top=100", "threshold=0.1", "cumulative=0.8"), or thresholds given as numbers.
     `select`: the rule that orders the nodes, "effect" by |effect| or another with its options
     ("ratio:positive=0.8", see featcircuits.selection); "top" and "cumulative" keep the first of that order,
-    "threshold" what has the effect. `errors`: as for `node_effects`; other `options` go to the node estimator.
+    "threshold" what has the effect. `start_layer`: layers before it will be given when the circuit is evaluated, so
+    that their nodes come last in the order. `errors`: as for `node_effects`; other `options` go to the node estimator.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
     `batch_size`: examples at once; by default as many as fit, 16 at most.
     `check_fit`: refuse dictionaries that leave more than all variance unexplained in the first batch
@@ -85,6 +88,7 @@ def trace_with_ranking(
     edge_rule = _rule(keep_edges, edge_threshold, DEFAULT_EDGES, "edge")
     plan = planned(nodes, edges, select, node_rule, edge_rule, errors, options)
     plan.check(task, baseline)
+    scope_of(spliced, start_layer)
     batch_size = fitting_batch(spliced, task, batch_size)
     effects = node_effects(
         spliced, task, plan.nodes.name,
@@ -94,12 +98,12 @@ def trace_with_ranking(
     )  # fmt: skip
     settings = {
         "nodes": plan.nodes.name, "edges": plan.nodes.name if edges == "same" else edges, "options": plan.nodes.options,
-        "baseline": str(baseline), "errors": errors, "select": select,
+        "baseline": str(baseline), "errors": errors, "select": select, "start_layer": start_layer,
         "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
     order = _ordered(
         ledger or InMemory(), effects,
-        lambda: select_with(plan.select, spliced, task, effects, seed=seed, progress=progress),
+        lambda: select_with(plan.select, spliced, task, effects, start_layer=start_layer, seed=seed, progress=progress),
     )  # fmt: skip
     ranking = _ranking(spliced, task, effects, order, settings)
     kept = beginning(ranking, plan.keep_nodes)

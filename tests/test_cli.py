@@ -141,6 +141,38 @@ def test_evaluate_reports_the_ratios_and_what_they_are_made_of(command: Command,
     assert (run_folder / "report.json").read_bytes() == before
 
 
+def test_evaluate_says_first_whether_prompts_are_held_out(command: Command, run_folder: Path) -> None:
+    """And what else a reader has to know; the report holds the same sentences."""
+    train = ROOT / "saes/grammar-4l/tasks/agreement_rc_train.jsonl"
+    within = "agreement_within_rc"
+    cases = (
+        ("agreement_rc", "Held out: none of these 12 prompts was traced on (agreement_rc_train, 12 examples)."),
+        (train, "Not held out: the circuit was traced on these very prompts (agreement_rc_train, 12 examples)."),
+    )
+    for task, line in cases:
+        found = command("evaluate", run_folder, "--task", task, "--limit", 12, "--sizes", "60", "--overwrite")
+        assert " ".join(found.out.split()).startswith(line), found.out
+        assert json.loads((run_folder / "report.json").read_text())["notes"] == [line]
+    found = command("evaluate", run_folder, "--task", within, "--limit", 12, "--overwrite")
+    assert "Other sentences than the circuit was traced on: prompts have 5 tokens instead of 6" in " ".join(
+        found.out.split()
+    )
+
+
+def test_evaluate_starts_where_the_trace_said(command: Command, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert command(*TRACE, "--edges", "none", "--start-layer", 2, "-o", run).code == 0
+    assert {node.site.layer for node in Circuit.load(run / "circuit.safetensors").nodes} == {2, 3}
+    settings = ("--limit", 8, "--sizes", "60", "--draws", 1, "--overwrite")
+    for given, start in (((), 2), (("--start-layer", 1), 1), (("--start-layer", 0), 0)):
+        assert command("evaluate", run, *settings, *given).code == 0
+        assert json.loads((run / "report.json").read_text())["start_layer"] == start
+    assert "start_layer is -1; it must be at least 0" in command("evaluate", run, *settings, "--start-layer", -1).err
+    assert (
+        "start_layer is 9; the model has layers 0 to 3" in command(*TRACE, "--start-layer", 9, "-o", tmp_path / "b").err
+    )
+
+
 def test_a_selection_rule_orders_the_ranking_and_its_curve(command: Command, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert command(*TRACE, "--edges", "none", "--select", "helpful", "-o", run).code == 0

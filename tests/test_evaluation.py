@@ -76,11 +76,11 @@ def test_the_full_circuit_scores_one_and_the_empty_one_zero(
         assert full.faithfulness == pytest.approx(1, abs=EXACT / abs(full.F_model - full.F_empty))
         assert full.F_complement == pytest.approx(full.F_empty, abs=EXACT)
     else:
-        assert full.faithfulness == pytest.approx(full.cap, abs=EXACT / abs(full.F_model - full.F_empty))
+        assert full.faithfulness == pytest.approx(full.features_alone, abs=EXACT / abs(full.F_model - full.F_empty))
     assert empty.faithfulness == pytest.approx(0, abs=EXACT / abs(empty.F_model - empty.F_empty))
     assert [empty.F_circuit, empty.F_empty] == pytest.approx([full.F_empty] * 2, abs=EXACT)
     assert empty.F_complement == pytest.approx(full.F_circuit, abs=EXACT)
-    assert full.n_nodes == full.n_error_nodes * 25
+    assert full.n_nodes == full.n_error_nodes * (25 if errors == "nodes" else 24)  # errors that are given do not count
 
 
 @given(family=families, ablation=ablations, size=st.integers(1, 60), seed=seeds)
@@ -126,6 +126,44 @@ def test_one_node_kept_at_one_site_is_the_obvious_forward(family: str) -> None:
         logits = spliced.run(batch.clean, only_these, answers_only=True)
     expected = metric_named(task.metric)(logits, batch.answers).mean().item()
     assert report.F_circuit == pytest.approx(expected, abs=EXACT)
+
+
+@pytest.mark.parametrize("errors", ["keep", "remove"])
+def test_sizes_count_only_what_the_setting_lets_vary(errors: str) -> None:
+    """Error nodes are no choice of the circuit's, and take no place among so many nodes."""
+    spliced, task = spliced_model(tiny_model("gpt2"), sites=["resid_0", "mlp_1"]), random_task(3, 4)
+    order = every_node(spliced, task)[::-5]
+    features = [node for node in order if not node.is_error]
+    assert len(features) < len(order)
+    given = {"errors": errors, "ablation": "zero", "draws": 0}
+    report = fc.evaluate(spliced, circuit_of(order, task), task, **given)
+    assert report.curve is not None
+    assert (report.n_nodes, report.curve.sizes[-1]) == (len(features), len(features))
+    assert report.counted == {"keep": "features; every error kept", "remove": "features; every error ablated"}[errors]
+    few = fc.evaluate(spliced, circuit_of(features[:7], task), task, sizes=(), **given)
+    curve = fc.evaluate(spliced, circuit_of([], task), task, ranking=order, sizes=(7,), **given).curve
+    assert curve is not None
+    assert curve.faithfulness[0] == pytest.approx(few.faithfulness, rel=1e-6)
+    with pytest.raises(fc.InputError, match=f"the ranking has {len(features)} nodes in scope"):
+        fc.evaluate(spliced, circuit_of([], task), task, ranking=order, sizes=(len(order),), **given)
+
+
+def test_all_features_without_errors_bound_no_circuit_with_error_nodes() -> None:
+    """Every error and no feature explains more than every feature and no error, where dictionaries explain little."""
+    spliced, task = spliced_model(tiny_model("gpt2"), sites=["resid_1"]), random_task(3, 4)
+    errors = [node for node in every_node(spliced, task) if node.is_error]
+    found = [
+        fc.evaluate(spliced, circuit_of(errors, one), one, ablation="paired", sizes=()) for one in (task, _turned(task))
+    ]
+    (report,) = [report for report in found if report.invalid is None]
+    assert report.faithfulness > report.features_alone
+
+
+def test_an_area_says_over_which_sizes_it_is() -> None:
+    spliced, task = spliced_model(tiny_model("gpt2"), sites=["resid_1"]), random_task(3, 4)
+    circuit = circuit_of(every_node(spliced, task), task)
+    curves = [fc.evaluate(spliced, circuit, task, sizes=sizes, draws=0).curve for sizes in ((10, 40), (10, 80))]
+    assert [curve.area_over for curve in curves if curve] == [(0, 40), (0, 80)]
 
 
 def test_batches_change_nothing() -> None:
@@ -212,6 +250,10 @@ def test_the_areas_have_intervals_from_parts_with_their_own_ablation_values() ->
         for n in range(5)
     ]
     assert report.curve is not None
+    assert report.curve.intervals is not None
+    for number, center in enumerate(report.curve.faithfulness):
+        half = 2.776 * np.std([curve.faithfulness[number] for curve in curves], ddof=1) / 5**0.5
+        assert report.curve.intervals[number] == pytest.approx((center - half, center + half), rel=1e-5)
     for name in ("area", "area_from_one"):
         parts = [getattr(curve, name) for curve in curves]
         half = 2.776 * np.std(parts, ddof=1) / 5**0.5

@@ -15,7 +15,7 @@ from torch import Tensor
 import featcircuits as fc
 from featcircuits.evaluation.ablated import NEVER, AblatedModel, Subgraph
 from featcircuits.evaluation.ablations import Ablation, Resample, ablation_named
-from featcircuits.evaluation.evaluate import scope_of
+from featcircuits.evaluation.scope import scope_of
 from featcircuits.evaluation.scores import share
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel

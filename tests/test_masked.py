@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from featcircuits.evaluation.ablated import NEVER, AblatedModel, Subgraph
 from featcircuits.evaluation.ablations import ablation_named
 from featcircuits.evaluation.masked import mask_gradients, masked_metric, prepare
-from tests.tiny import FAMILIES, random_task, spliced_model, tiny_model
+from featcircuits.evaluation.scope import scope_of
+from tests.tiny import FAMILIES, LAYERS, random_task, spliced_model, tiny_model
 
 EXACT = 1e-5
 """Metrics that transformers computes in part in float32."""
@@ -23,15 +24,16 @@ EXACT = 1e-5
     ablation=st.sampled_from(["mean", "zero", "resample", "paired"]),
     errors=st.sampled_from(["nodes", "keep", "remove"]),
     aggregate=st.sampled_from(["none", "sum"]),
+    start_layer=st.integers(0, LAYERS - 1),
     seed=st.integers(0, 5),
 )
 @settings(max_examples=30, deadline=None)
 def test_masks_of_zero_and_one_are_circuits(
-    family: str, kind: str, ablation: str, errors: str, aggregate: str, seed: int
+    family: str, kind: str, ablation: str, errors: str, aggregate: str, start_layer: int, seed: int
 ) -> None:
-    spliced = spliced_model(tiny_model(family, seed), kind)
+    spliced = scope_of(spliced_model(tiny_model(family, seed), kind), start_layer)
     task = random_task(3, 4, seed, aggregate=aggregate)
-    ablated = AblatedModel(spliced, ablation_named(ablation, spliced, task, 2, seed), errors, batch_size=2)
+    ablated = AblatedModel(spliced, ablation_named(ablation, spliced, task, 2, seed), errors, start_layer, batch_size=2)
     generator = torch.Generator().manual_seed(seed)
     masks = {
         site: (torch.rand(len(task.places), dictionary.n_features + 1, generator=generator) < 0.7).double()

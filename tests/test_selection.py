@@ -48,6 +48,52 @@ def test_an_order_holds_every_node_once_and_a_seed_repeats_it(
     assert fc.select(*traced, rule, seed=3) == order
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_nodes_of_layers_that_are_given_come_last(rule: str, traced: tuple[SplicedModel, fc.Task, NodeEffects]) -> None:
+    """In any rule, by |effect|; the others stand as if there were no other sites."""
+    order = fc.select(*traced, rule, start_layer=1, seed=3)
+    given = [node for node in order if node.site.layer < 1]
+    assert sorted(order, key=str) == sorted((node for node, _, _ in traced[2].nodes()), key=str)
+    assert order[-len(given) :] == given
+    sizes = {node: abs(effect) for node, effect, _ in traced[2].nodes()}
+    assert [sizes[node] for node in given] == sorted((sizes[node] for node in given), reverse=True)
+
+
+@pytest.mark.parametrize("rule", ["iterated", "mask:steps=3", "greedy:pool=40"])
+def test_a_search_with_a_start_layer_ablates_no_layer_before_it(
+    rule: str, traced: tuple[SplicedModel, fc.Task, NodeEffects]
+) -> None:
+    """The same order as on a model without dictionaries there."""
+    spliced, task, effects = traced
+    later = spliced.only(site for site in spliced.sites if site.layer >= 1)
+    scores = {node: NodeScore(effect, error) for node, effect, error in effects.nodes() if node.site.layer >= 1}
+    alone = selection_named(rule).order(Evidence(later, task, effects, scores, 3, silent, 1))
+    assert fc.select(spliced, task, effects, rule, start_layer=1, seed=3)[: len(alone)] == alone
+    whole = fc.select(spliced, task, effects, rule, seed=3)
+    assert [node for node in whole if node.site.layer >= 1] != alone
+
+
+@pytest.mark.parametrize("errors", ["keep", "remove"])
+@pytest.mark.parametrize("rule", ["iterated", "mask:steps=3", "greedy:pool=40"])
+def test_error_nodes_that_are_given_take_no_place_in_a_search(
+    rule: str, errors: str, traced: tuple[SplicedModel, fc.Task, NodeEffects]
+) -> None:
+    order = fc.select(*traced, f"{rule}:errors={errors}")
+    n_errors = sum(node.is_error for node in order)
+    assert all(node.is_error for node in order[-n_errors:])
+    assert not any(node.is_error for node in order[:-n_errors])
+
+
+def test_the_start_layer_is_kept_with_a_trace_and_refused_where_there_is_none() -> None:
+    spliced, task = spliced_model(tiny_model("gpt2"), sites=["resid_0", "resid_1"]), random_task(4, 4)
+    options = {"nodes": "atp", "edges": None, "check_fit": False}
+    traced = fc.trace(spliced, task, keep_nodes="top=9", start_layer=1, **options)
+    assert {node.site.layer for node in traced.nodes} == {1}
+    assert traced.manifest["settings"]["start_layer"] == 1
+    with pytest.raises(fc.InputError, match=f"start_layer is {LAYERS}; the model has layers 0 to {LAYERS - 1}"):
+        fc.trace(spliced, task, start_layer=LAYERS, **options)
+
+
 def test_every_rule_is_tried_here() -> None:
     assert {rule.partition(":")[0] for rule in RULES} == set(SELECTIONS)
 

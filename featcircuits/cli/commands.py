@@ -30,6 +30,7 @@ from featcircuits.ledger import AcrossProcesses, OnDisk, recorded
 from featcircuits.loading import load
 from featcircuits.manifest import dictionaries_of, manifest_of
 from featcircuits.processes import Processes, joined
+from featcircuits.seen import compared
 from featcircuits.splice import SplicedModel
 from featcircuits.states import fitting_batch
 from featcircuits.suites import load_suite
@@ -117,7 +118,7 @@ def _trace_options(config: TraceConfig) -> dict[str, Any]:
     some = nodes or default_method(paired=True, baseline=None)  # which default it is, the task will tell
     check_known(config.baseline)
     planned(some, edges, config.select, config.keep_nodes, config.keep_edges, config.errors, options)
-    kept = ("select", "keep_nodes", "keep_edges", "baseline", "errors", "seed", "check_fit")
+    kept = ("select", "start_layer", "keep_nodes", "keep_edges", "baseline", "errors", "seed", "check_fit")
     return {
         **{name: getattr(config, name) for name in kept},
         "nodes": nodes,
@@ -167,7 +168,7 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
                 plot_curve(report, folder / runs.PLOT)
     console.print(report_table(report))
     if report.curve is not None and not report.invalid:
-        console.print(curve_table(report.curve))
+        console.print(curve_table(report.curve, report.counted))
     say(f"report in {run / runs.REPORT}, {since(began)}")
 
 
@@ -177,10 +178,13 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Re
     spliced = load_for(traced, config.device)
     _check_same_model(circuit, spliced, run)
     task = task_for(traced, spliced, config.task or traced.task, "test", config.limit)
+    for note in compared(circuit.manifest, task, spliced.tokenizer).notes:
+        say(note)
+    start_layer = traced.start_layer if config.start_layer is None else config.start_layer
     with watching(console) as progress:
         return evaluate(
             spliced, circuit, task,
-            ablation=config.ablation, errors=config.errors, start_layer=config.start_layer, ranking=ranking,
+            ablation=config.ablation, errors=config.errors, start_layer=start_layer, ranking=ranking,
             sizes=sizes, draws=config.draws, seed=config.seed, batch_size=config.batch_size,
             progress=progress,
         )  # fmt: skip

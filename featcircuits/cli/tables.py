@@ -48,46 +48,63 @@ def _signed(value: float) -> Text:
 def report_table(report: Report) -> Table:
     """Faithfulness and completeness beside the numbers they are made of."""
     given = f", layers below {report.start_layer} given" if report.start_layer else ""
-    title = f"{report.task}: {report.ablation} ablation, errors: {report.errors}{given}, {report.n_examples} examples"
-    table = Table(title=title, title_justify="left", show_header=False)
+    where = "" if report.ablation_places is None else f" by {report.ablation_places}"
+    how = f"{report.ablation} ablation{where}, errors: {report.errors}{given}"
+    table = Table(title=f"{report.task}: {how}, {report.n_examples} examples", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
+    for name, value in _report_rows(report).items():
+        table.add_row(name, value)
+    return table
 
+
+def _report_rows(report: Report) -> dict[str, str]:
     def ratio(value: float) -> str:
         return "invalid" if report.invalid else f"{value:.3f}"
 
-    interval = (
-        ""
-        if report.invalid or report.interval is None
-        else f"  (95 %: {report.interval[0]:.3f} to {report.interval[1]:.3f})"
-    )
+    empty = {"nodes": "", "keep": ", every error kept", "remove": ""}[report.errors]
     rows = {
-        "faithfulness": ratio(report.faithfulness) + interval,
+        "faithfulness": ratio(report.faithfulness) + ("" if report.invalid else _between(report.interval)),
         "completeness (of the complement)": ratio(report.completeness),
         "F(model)": f"{report.F_model:.3f}",
         "F(circuit)": f"{report.F_circuit:.3f}",
-        "F(empty)": f"{report.F_empty:.3f}",
-        "all features, no errors (the dictionaries' cap)": ratio(report.cap),
-        "nodes / of them errors / edges in scope": f"{report.n_nodes} / {report.n_error_nodes} / {report.n_edges}",
+        f"F(empty){empty}": f"{report.F_empty:.3f}",
+        "faithfulness of all features, errors ablated": ratio(report.features_alone),
+        f"nodes in scope ({report.counted})": str(report.n_nodes),
+        "error nodes / edges in scope": f"{report.n_error_nodes} / {report.n_edges}",
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    if report.invalid:
-        table.add_row("why invalid", report.invalid)
-    return table
+    return rows | ({"why invalid": report.invalid} if report.invalid else {})
 
 
-def curve_table(curve: Curve) -> Table:
-    """Scores by circuit size, beside random circuits."""
-    whole = f"area {curve.area:.3f}{_between(curve.area_interval)}, random {curve.area_random:.3f}"
-    beside = f"|1 - f| {curve.area_from_one:.3f}{_between(curve.area_from_one_interval)}"
-    table = Table(title=f"By size ({whole}; {beside})", title_justify="left")
-    for name in ("nodes", "faithfulness", "completeness", f"random ({curve.draws} draws)"):
+def curve_table(curve: Curve, counted: str = "features and errors") -> Table:
+    """Scores by circuit size, beside random circuits; `counted`: as in a report."""
+    random = f", random {curve.area_random:.3f}" if curve.draws else ""
+    low, high = curve.area_over
+    title = (
+        f"By size ({counted})\nareas over {low} to {high} nodes:\n"
+        f"area {curve.area:.3f}{_between(curve.area_interval)}{random}\n"
+        f"area of |1 - f| {curve.area_from_one:.3f}{_between(curve.area_from_one_interval)}"
+    )
+    table = Table(title=title, title_justify="left")
+    columns = {"nodes": [str(size) for size in curve.sizes], **_curve_columns(curve)}
+    for name in columns:
         table.add_column(name, justify="right")
-    columns = (curve.sizes, curve.faithfulness, curve.completeness, curve.random, curve.random_sd)
-    for size, faithful, complete, random, spread in zip(*columns, strict=True):
-        table.add_row(str(size), f"{faithful:.3f}", f"{complete:.3f}", f"{random:.3f} ± {spread:.3f}")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table
+
+
+def _curve_columns(curve: Curve) -> dict[str, list[str]]:
+    columns = {"faithfulness": [f"{value:.3f}" for value in curve.faithfulness]}
+    if curve.intervals is not None:
+        columns["95 %"] = ["-" if pair is None else f"{pair[0]:.3f} to {pair[1]:.3f}" for pair in curve.intervals]
+    columns["completeness"] = [f"{value:.3f}" for value in curve.completeness]
+    if curve.draws == 1:
+        columns["random (one draw, no spread)"] = [f"{value:.3f}" for value in curve.random]
+    elif curve.draws:
+        spread = zip(curve.random, curve.random_sd, strict=True)
+        columns[f"random ± s.d. ({curve.draws} draws)"] = [f"{value:.3f} ± {sd:.3f}" for value, sd in spread]
+    return columns
 
 
 def _between(interval: tuple[float, float] | None) -> str:

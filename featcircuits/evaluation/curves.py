@@ -82,4 +82,5 @@ def curve(
         area=area(sizes, scores[0].tolist()),
         area_from_one=area_from_one(sizes, scores[0].tolist()),
         area_random=area(sizes, random_mean.tolist()),
+        area_over=(0, sizes[-1]),
     )

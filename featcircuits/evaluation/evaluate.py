@@ -25,9 +25,11 @@ from featcircuits.evaluation.ablations import Ablation, ablation_named
 from featcircuits.evaluation.curves import check_sizes, curve, default_sizes
 from featcircuits.evaluation.folds import interval, parts
 from featcircuits.evaluation.report import Curve, Report
+from featcircuits.evaluation.scope import COUNTED, scope_of, varying
 from featcircuits.evaluation.scores import area, area_from_one, invalid_reason, share
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress, silent
+from featcircuits.seen import compared
 from featcircuits.sites import EMBED
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
@@ -54,10 +56,12 @@ def evaluate(
 
     `ablation`: "mean", "zero", "resample", "paired", or an object from `featcircuits.evaluation`.
     `errors`: error nodes as the circuit says ("nodes"), all kept ("keep") or all ablated ("remove").
+    Sizes and nodes are counted among those that this leaves open, so only features under the last two.
     `start_layer`: sites of earlier layers are given for free, and so is the embedding unless
     `start_layer` is 0 or `embed` says otherwise. `ranking`: nodes for the curve
     over sizes, in the order in which it takes them (a Circuit's own order); without it the circuit's are
-    taken. `sizes=()` leaves the curve out.
+    taken. `sizes=()` leaves the curve out. The report says whether the circuit was traced on the same prompts,
+    and whether it was traced on other sentences (`held_out`, `notes`).
     Raises `InputError` for unknown names and for a circuit of another suite, task or aggregate.
     """
     check_error_terms(errors)
@@ -65,9 +69,11 @@ def evaluate(
         raise InputError(f"draws is {draws}; it must be at least 0")
     scope = scope_of(spliced, start_layer, embed)
     _check_match(circuit, task)
-    order = [node for node in _order(circuit if ranking is None else ranking) if node.site in scope.dictionaries]
+    familiar = compared(circuit.manifest, task, spliced.tokenizer)
+    order = varying(_order(circuit if ranking is None else ranking), scope, errors)
     chosen_sizes = default_sizes(order) if sizes is None else check_sizes(sizes, len(order))
     prepared = ablation_named(ablation, scope, task, batch_size, seed)
+    places: str | None = getattr(prepared, "places", None)
     ablated = AblatedModel(scope, prepared, errors, start_layer, batch_size, max_rows)
     found = _measure(ablated, circuit, task)
     scores, folds = found.scores, []
@@ -84,20 +90,23 @@ def evaluate(
         invalid=found.invalid,
         interval=interval(scores["circuit"], [fold.faithfulness for fold in folds]),
         folds=len(folds),
-        cap=scores["cap"],
-        n_nodes=sum(node.site in scope.dictionaries for node in circuit.nodes),
+        features_alone=scores["features"],
+        counted=COUNTED[errors],
+        n_nodes=len(varying(circuit.nodes, scope, errors)),
         n_error_nodes=sum(node.site in scope.dictionaries and node.is_error for node in circuit.nodes),
         n_edges=_edges_in_scope(circuit, scope),
         n_examples=len(task),
         task=task.name,
         metric=task.metric,
         ablation=ablation if isinstance(ablation, str) else type(ablation).__name__.lower(),
-        ablation_places=getattr(prepared, "places", None),
+        ablation_places=places,
         errors=errors,
         start_layer=start_layer,
         embed=EMBED in scope.dictionaries,
         seed=seed,
-        notes=(MEANS_ANYWHERE,) if getattr(prepared, "places", None) == ANYWHERE else (),
+        held_out=familiar.held_out,
+        n_seen=familiar.n_seen,
+        notes=(*familiar.notes, *([MEANS_ANYWHERE] if places == ANYWHERE else [])),
         curve=_with_intervals(drawn, folds),
     )
 
@@ -129,7 +138,7 @@ def _measure(ablated: AblatedModel, circuit: Circuit, task: Task) -> _Measured:
     scores = {
         "circuit": score(inside, empty),
         "complement": score(complement, empty),
-        "cap": score(all_features, no_features),
+        "features": score(all_features, no_features),
     }
     return _Measured(means, scores, invalid_reason(model, empty))
 
@@ -155,20 +164,6 @@ def _curve(
         draws,
         seed,
     )
-
-
-def scope_of(spliced: SplicedModel, start_layer: int, embed: bool | None = None) -> SplicedModel:
-    """The model with the sites that are ablated; refuses a start layer that leaves none."""
-    n_layers = spliced.architecture.n_layers
-    if not 0 <= start_layer < n_layers:
-        raise InputError(f"start_layer is {start_layer}; the model has layers 0 to {n_layers - 1}")
-    if embed and start_layer > 0:
-        raise InputError("embed=True needs start_layer=0: a later start does not run the embedding again")
-    with_embed = start_layer == 0 if embed is None else embed
-    scope = spliced.only(site for site in spliced.sites if site.layer >= start_layer or (site == EMBED and with_embed))
-    if not scope.dictionaries:
-        raise InputError(f"start_layer is {start_layer}: the suite has no dictionary from there on")
-    return scope
 
 
 def _check_match(circuit: Circuit, task: Task) -> None:
@@ -197,9 +192,10 @@ def _edges_in_scope(circuit: Circuit, scope: SplicedModel) -> int:
 
 
 class _Fold(NamedTuple):
-    """Scores of one part of the examples."""
+    """Scores of one part of the examples: of the circuit, of every size, and their areas."""
 
     faithfulness: float
+    by_size: list[float]
     area: float
     area_from_one: float
 
@@ -222,15 +218,19 @@ def _folds(
         metrics = own.metric(part, [Subgraph(ranks, size) for size in sizes]).mean(1).tolist() if sizes else []
         scores = [share(metric, measured.means["model"], measured.means["empty"]) for metric in metrics]
         areas = (area(sizes, scores), area_from_one(sizes, scores)) if sizes else (math.nan, math.nan)
-        found.append(_Fold(measured.scores["circuit"], *areas))
+        found.append(_Fold(measured.scores["circuit"], scores, *areas))
     return found
 
 
 def _with_intervals(found: Curve | None, folds: Sequence[_Fold]) -> Curve | None:
     if found is None:
         return None
+    by_size = [
+        interval(center, [fold.by_size[number] for fold in folds]) for number, center in enumerate(found.faithfulness)
+    ]
     return replace(
         found,
+        intervals=tuple(by_size) if folds else None,
         area_interval=interval(found.area, [fold.area for fold in folds]),
         area_from_one_interval=interval(found.area_from_one, [fold.area_from_one for fold in folds]),
     )

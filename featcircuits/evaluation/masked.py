@@ -18,8 +18,8 @@ from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
 from featcircuits.evaluation.ablated import AblatedModel, objective_of
 from featcircuits.evaluation.ablations import Values
-from featcircuits.sites import Site
-from featcircuits.splice import frozen
+from featcircuits.sites import Site, resid
+from featcircuits.splice import Start, frozen
 from featcircuits.states import Objective
 from featcircuits.tasks import Batch, Task
 
@@ -35,16 +35,20 @@ class Prepared(NamedTuple):
     objective: Objective
     model: Tensor
     """F of the unedited model [example]"""
+    start: Start | None = None
+    """Where runs begin: layers before it are given."""
 
 
 def prepare(ablated: AblatedModel, task: Task) -> Iterator[Prepared]:
     """Every batch of a task; dense features of a whole batch are held at each site in a backward pass."""
     for batch in task.batches(ablated.batch_size):
         batch = batch.to(ablated.spliced.device).narrowed(task.metric)
-        logits, _ = ablated.spliced.record(batch.clean, [])
+        before = [resid(ablated.start_layer - 1)] if ablated.start_layer else []
+        logits, seen = ablated.spliced.record(batch.clean, before)
         objective = objective_of(task, batch, logits)
         values = ablated.ablation.values(ablated.spliced, task, batch)
-        yield Prepared(batch, values, objective, -objective(logits))
+        start = Start(ablated.start_layer, seen[before[0]]) if before else None
+        yield Prepared(batch, values, objective, -objective(logits), start)
 
 
 def masked_metric(ablated: AblatedModel, prepared: Prepared, masks: Masks) -> Tensor:
@@ -60,7 +64,7 @@ def masked_metric(ablated: AblatedModel, prepared: Prepared, masks: Masks) -> Te
         return torch.where(places[..., None] >= 0, mixed.to(x.dtype), x)
 
     with torch.enable_grad(), frozen(ablated.spliced.model):
-        logits = ablated.spliced.run_reading(prepared.batch.clean, mix, answers_only=True)
+        logits = ablated.spliced.run_reading(prepared.batch.clean, mix, start=prepared.start, answers_only=True)
         return -prepared.objective(logits)
 
 

@@ -2,36 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from featcircuits.errors import InputError
-from featcircuits.evaluation.report import Report
+from featcircuits.evaluation.report import Curve, Report
 from featcircuits.pictures import save
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-def plot_curve(report: Report, path: Path) -> None:
-    """Faithfulness and completeness over size, beside random circuits; PNG, PDF or SVG by the suffix of `path`."""
+
+def plot_curve(report: Report, path: str | Path) -> None:
+    """`draw_curve` as a PNG, PDF or SVG file, as the suffix of `path` says. Raises `InputError` for another."""
+    save(draw_curve(report), Path(path))
+
+
+def draw_curve(report: Report) -> Figure:
+    """Faithfulness and completeness over circuit sizes, beside random circuits and the circuit itself.
+
+    Bands and the circuit's bar are 95 % intervals, where there are enough examples; the band around random
+    circuits is their standard deviation over draws.
+    """
     from matplotlib.figure import Figure
 
     if report.curve is None:
         raise InputError("the report has no curve to plot; evaluate with sizes")
     curve = report.curve
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
-    random, spread = curve.random, curve.random_sd
-    axes.plot(curve.sizes, curve.faithfulness, "o-", color="tab:blue", label="faithfulness, first nodes")
-    axes.plot(curve.sizes, curve.completeness, "s-", color="tab:orange", label="completeness (complement)")
-    axes.plot(curve.sizes, random, "--", color="grey", label=f"faithfulness, random ({curve.draws} draws)")
-    low, high = zip(*((r - s, r + s) for r, s in zip(random, spread, strict=True)), strict=True)
-    axes.fill_between(curve.sizes, low, high, color="grey", alpha=0.25, linewidth=0)
-    axes.plot(report.n_nodes, report.faithfulness, "*", markersize=14, color="tab:green", label="the circuit")
-    axes.axhline(report.cap, color="tab:purple", linewidth=0.8, linestyle=":", label="all features, no errors")
+    _draw_scores(axes, curve)
+    _draw_random(axes, curve)
+    _draw_circuit(axes, report)
+    axes.axhline(
+        report.features_alone, color="tab:purple", linewidth=0.8, linestyle=":", label="all features, errors ablated"
+    )
     for height in (0, 1):
         axes.axhline(height, color="black", linewidth=0.6)
     axes.set_xscale("log")
-    axes.set_xlabel("nodes kept (features and errors)")
-    axes.set_ylabel("share of F(model) - F(empty)")
+    low, high = curve.area_over
+    axes.set_xlabel(f"nodes ({report.counted}); areas are over {low} to {high}")
+    axes.set_ylabel("faithfulness, completeness: share of F(model) - F(empty)")
     made_of = f"F(model) {report.F_model:.2f}, F(circuit) {report.F_circuit:.2f}, F(empty) {report.F_empty:.2f}"
-    axes.set_title(f"{report.task}: {made_of}", fontsize=10)
-    axes.legend(fontsize=8)
-    save(figure, path)
+    axes.set_title(f"{report.task}: {made_of}", fontsize=10, parse_math=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
+def _draw_scores(axes: Axes, curve: Curve) -> None:
+    label = f"faithfulness (area {curve.area:.3f}, of |1 - f| {curve.area_from_one:.3f})"
+    axes.plot(curve.sizes, curve.faithfulness, "o-", color="tab:blue", markersize=4, label=label)
+    if curve.intervals is not None:
+        low, high = np.array([pair or (np.nan, np.nan) for pair in curve.intervals]).T
+        _band(axes, curve.sizes, low, high, "tab:blue")
+    axes.plot(
+        curve.sizes,
+        curve.completeness,
+        "s-",
+        color="tab:orange",
+        markersize=4,
+        label="completeness (of the complement)",
+    )
+
+
+def _draw_random(axes: Axes, curve: Curve) -> None:
+    if not curve.draws:
+        return
+    draws = "one draw" if curve.draws == 1 else f"{curve.draws} draws ± s.d."
+    axes.plot(curve.sizes, curve.random, "--", color="grey", label=f"faithfulness, random ({draws})")
+    if curve.draws > 1:
+        mean, spread = np.array(curve.random), np.array(curve.random_sd)
+        _band(axes, curve.sizes, mean - spread, mean + spread, "grey")
+
+
+def _draw_circuit(axes: Axes, report: Report) -> None:
+    """The circuit, with its interval as a bar; a circuit without nodes has no place on a logarithmic axis."""
+    if not report.n_nodes:
+        return
+    bar: Any = None
+    if report.interval is not None:
+        low, high = report.interval
+        bar = [[report.faithfulness - low], [high - report.faithfulness]]
+    axes.errorbar(
+        [report.n_nodes],
+        [report.faithfulness],
+        bar,
+        fmt="*",
+        markersize=12,
+        capsize=4,
+        color="tab:green",
+        label="the circuit",
+    )
+
+
+def _band(axes: Axes, sizes: Sequence[int], low: np.ndarray, high: np.ndarray, color: str) -> None:
+    axes.fill_between(sizes, low, high, color=color, alpha=0.2, linewidth=0)

@@ -12,10 +12,11 @@ from typing import Any
 class Curve:
     """Scores of the first `sizes` nodes of a ranking, and of random circuits of the same size at each site.
 
-    `random` is the mean over draws, `random_sd` their spread. `area`: mean faithfulness over the
-    number of nodes; `area_from_one`: mean |1 - faithfulness| (lower is better). Neither is enough alone: what
-    works against the answer, left out, raises the first and may spoil the second. Their intervals are 95 %,
-    from the same parts of the examples as the report's.
+    `random` is the mean over draws, `random_sd` their spread, NaN without draws and with one. `area`: mean
+    faithfulness over the sizes `area_over`, from none to the last, with straight lines between the points;
+    `area_from_one`: mean |1 - faithfulness| (lower is better). Neither is enough alone: what works against
+    the answer, left out, raises the first and may spoil the second. Areas over other sizes are others.
+    Intervals are 95 %, from the same parts of the examples as the report's; `intervals` those of `faithfulness`.
     """
 
     sizes: tuple[int, ...]
@@ -27,6 +28,8 @@ class Curve:
     area: float
     area_from_one: float
     area_random: float
+    area_over: tuple[int, int]
+    intervals: tuple[tuple[float, float] | None, ...] | None = None
     area_interval: tuple[float, float] | None = None
     area_from_one_interval: tuple[float, float] | None = None
 
@@ -41,8 +44,15 @@ class Report:
     the ratios are then what the formula gives and mean nothing, and JSON and tables leave them out.
     `interval`: 95 % of faithfulness, from `folds` disjoint
     parts of the examples that each draw their own ablation values; None with too few examples.
-    `cap`: faithfulness of all features without any error, the most that the dictionaries allow.
-    Nodes and edges are counted in scope: at the sites that are ablated.
+    `features_alone`: faithfulness of all features with every error term ablated, the empty circuit too. It says
+    what the dictionaries explain. It bounds no circuit with error nodes: these may carry more.
+    Nodes and edges are counted in scope: at the sites that are ablated. Under errors="keep" and "remove" error
+    nodes are no choice of the circuit's, and `n_nodes` and all sizes count features alone (`counted`). `F_empty` is
+    under the same setting: with errors="keep" the empty circuit has every error term.
+    `ablation_places`: where ablation values stand ("position", "role", "from the end", "anywhere"), whatever the
+    circuit's places; None where they are the same everywhere.
+    `held_out`: True where none of the examples was traced on, None where that is unknown; `n_seen`: how many were.
+    `notes`: what a reader has to know, in sentences; the first is about held-out examples.
     """
 
     faithfulness: float
@@ -54,7 +64,8 @@ class Report:
     invalid: str | None
     interval: tuple[float, float] | None
     folds: int
-    cap: float
+    features_alone: float
+    counted: str
     n_nodes: int
     n_error_nodes: int
     n_edges: int
@@ -67,6 +78,8 @@ class Report:
     start_layer: int
     embed: bool
     seed: int
+    held_out: bool | None
+    n_seen: int | None
     notes: tuple[str, ...]
     curve: Curve | None
 
@@ -76,7 +89,7 @@ class Report:
         return _plain({**asdict(self), **void})
 
 
-_RATIOS = ("faithfulness", "completeness", "interval", "cap", "curve")
+_RATIOS = ("faithfulness", "completeness", "interval", "features_alone", "curve")
 
 
 def _plain(value: Any) -> Any:

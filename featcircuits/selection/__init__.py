@@ -12,11 +12,12 @@ from typing import Protocol
 from featcircuits.attribution.effects import NodeEffects
 from featcircuits.baselines import Baseline
 from featcircuits.circuit import NodeScore
+from featcircuits.evaluation.scope import scope_of, varying
 from featcircuits.named import parse_named
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress, silent
 from featcircuits.selection.effect import ByEffect
-from featcircuits.selection.evidence import Evidence
+from featcircuits.selection.evidence import Evidence, strongest
 from featcircuits.selection.greedy import Greedy
 from featcircuits.selection.helpful import HelpfulFirst
 from featcircuits.selection.iterated import IteratedPruning
@@ -61,15 +62,20 @@ def select(
     effects: NodeEffects,
     rule: str = DEFAULT_SELECTION,
     *,
+    start_layer: int = 0,
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[Node]:
     """Every node with an effect, in the order in which a circuit takes them.
 
     `effects`: any estimator's on the task. `rule`: a name of `SELECTIONS`, with options after colons.
+    `start_layer`: as `evaluate` will have it. Layers before it are given, so that their nodes (and the embedding's)
+    come last, by |effect|, and searching rules do not ablate them.
     Raises `InputError` for unknown rules and options, and where a rule needs what is not there.
     """
-    return select_with(selection_named(rule), spliced, task, effects, seed=seed, progress=progress)
+    return select_with(
+        selection_named(rule), spliced, task, effects, start_layer=start_layer, seed=seed, progress=progress
+    )
 
 
 def select_with(
@@ -78,10 +84,15 @@ def select_with(
     task: Task,
     effects: NodeEffects,
     *,
+    start_layer: int = 0,
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[Node]:
     """`select`, with a rule that is built already."""
     rule.check(task, effects.baseline)
     scores = {node: NodeScore(effect, error) for node, effect, error in effects.nodes()}
-    return rule.order(Evidence(spliced, task, effects, scores, seed, progress)) if scores else []
+    decided = set(varying(scores, scope_of(spliced, start_layer), "nodes"))
+    given = strongest({node: score.effect for node, score in scores.items() if node not in decided})
+    scores = {node: score for node, score in scores.items() if node in decided}
+    evidence = Evidence(spliced, task, effects, scores, seed, progress, start_layer)
+    return [*(rule.order(evidence) if scores else []), *given]

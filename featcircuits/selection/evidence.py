@@ -11,6 +11,7 @@ from featcircuits.circuit import NodeScore
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, check_error_terms
 from featcircuits.evaluation.ablations import ABLATIONS, ablation_kind, ablation_named
+from featcircuits.evaluation.scope import scope_of, varying
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress
 from featcircuits.splice import SplicedModel
@@ -30,6 +31,8 @@ class Evidence:
     scores: Mapping[Node, NodeScore]
     seed: int
     progress: Progress
+    start_layer: int = 0
+    """Layers before it are given: they are never ablated, and no node of theirs is among the scores."""
 
     def by_effect(self) -> list[Node]:
         """Strongest |effect| first; equal ones in forward order."""
@@ -38,9 +41,16 @@ class Evidence:
     def ablated(self, ablation: str, errors: str) -> AblatedModel:
         """The model with everything outside a circuit ablated, on the examples of the task."""
         name = _ablation_of(ablation, self.effects.baseline)
-        batch_size = self.effects.batch_size
-        prepared = ablation_named(name, self.spliced, self.task, batch_size, self.seed)
-        return AblatedModel(self.spliced, prepared, errors, batch_size=batch_size)
+        scope, batch_size = scope_of(self.spliced, self.start_layer), self.effects.batch_size
+        prepared = ablation_named(name, scope, self.task, batch_size, self.seed)
+        return AblatedModel(scope, prepared, errors, self.start_layer, batch_size)
+
+    def searched(self, errors: str) -> tuple[list[Node], list[Node]]:
+        """By effect: the nodes that a search decides on, and error nodes where all are kept or ablated."""
+        ranked = self.by_effect()
+        open_nodes = varying(ranked, self.spliced, errors)
+        decided = set(open_nodes)
+        return open_nodes, [node for node in ranked if node not in decided]
 
 
 def strongest(values: Mapping[Node, float]) -> list[Node]:

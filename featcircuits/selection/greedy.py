@@ -40,13 +40,13 @@ class Greedy:
         check_search(self.ablation, self.errors, task, baseline)
 
     def order(self, evidence: Evidence) -> list[Node]:
-        ablated, order = evidence.ablated(self.ablation, self.errors), evidence.by_effect()
+        ablated, (order, fixed) = evidence.ablated(self.ablation, self.errors), evidence.searched(self.errors)
         sizes = self._sizes(len(order))
         for size in evidence.progress(sizes, "greedy refinement", len(sizes)):
             tried = order[: size + size // 4]
             effects = toggling(ablated, evidence.task, order, size, len(tried)).mean(1)
             order[: len(tried)] = strongest(dict(zip(tried, effects.tolist(), strict=True)))
-        return order
+        return [*order, *fixed]
 
     def _sizes(self, count: int) -> list[int]:
         sizes, size = [], min(self.pool, count)

@@ -42,7 +42,7 @@ class IteratedPruning:
     def order(self, evidence: Evidence) -> list[Node]:
         ablated = evidence.ablated(self.ablation, self.errors)
         prepared = list(prepare(ablated, evidence.task))
-        kept, dropped = evidence.by_effect(), []
+        kept, dropped = evidence.searched(self.errors)
         sizes = self._sizes(len(kept))
         for size in evidence.progress(sizes, "iterated pruning", len(sizes)):
             effects = effects_inside(ablated, prepared, evidence.task, kept)

@@ -49,7 +49,8 @@ class LearnedMask:
         check_search(self.ablation, self.errors, task, baseline)
 
     def order(self, evidence: Evidence) -> list[Node]:
-        ablated, task, nodes = evidence.ablated(self.ablation, self.errors), evidence.task, evidence.by_effect()
+        ablated, task = evidence.ablated(self.ablation, self.errors), evidence.task
+        nodes, fixed = evidence.searched(self.errors)
         batches = list(prepare(ablated, task))
         gap, generator = _gap(ablated, batches, task), torch.Generator().manual_seed(evidence.seed)
         scores = (-torch.arange(1, len(nodes) + 1).log()).requires_grad_()
@@ -62,7 +63,7 @@ class LearnedMask:
                 (unfaithful.sum() / len(task)).backward()
             optimiser.step()
         found = dict(zip(nodes, scores.tolist(), strict=True))
-        return sorted(nodes, key=lambda node: -found[node])
+        return [*sorted(nodes, key=lambda node: -found[node]), *fixed]
 
     def _drawn(self, scores: Tensor, generator: torch.Generator) -> Tensor:
         """Masks of about a drawn number of nodes; differentiable in the scores."""
