@@ -96,7 +96,7 @@ class TraceConfig(Config):
         None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
     )
     seed: int = option(0, "Seed of everything random.", least=0)
-    check_fit: bool = option(True, "Refuse dictionaries that leave more variance unexplained than the mean would.")
+    check_fit: bool = option(True, "Refuse dictionaries that explain less than the mean, warn of any at a wrong site.")
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ class CheckConfig(Config):
         None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
     )
     check_fit: bool = option(True, "Refuse dictionaries that do not fit their site before the long measurements.")
+    keep_sinks: bool = option(False, "Measure sink tokens (BOS, or over 10 times the median's norm) like all others.")
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,9 @@ class TrainConfig(Config):
     steps: int = option(2000, "Training steps of a dictionary.")
     batch_size: int = option(1024, "Tokens of one step.")
     learning_rate: float = option(1e-3, "Of Adam, after the warm-up.")
+    keep_sinks: bool = option(
+        False, "Train on sink tokens (BOS, or over 10 times the median's norm) and measure them like all others."
+    )
     name: str | None = option(None, "The suite's name. Default: the folder's.")
     licence: str | None = option(None, "Licence to record, such as MIT.")
     device: str | None = option(None, "cpu, cuda or cuda:N. Default: where the model loads.")

@@ -16,7 +16,7 @@ from featcircuits.baselines import Baseline, check_baseline
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError
 from featcircuits.evaluation.scope import scope_of
-from featcircuits.health.fit import check_states
+from featcircuits.health.trace import check_states
 from featcircuits.ledger import InMemory, Ledger
 from featcircuits.manifest import manifest_of
 from featcircuits.nodes import Node, input_node
@@ -79,8 +79,8 @@ def trace_with_ranking(
     that their nodes come last in the order. `errors`: as for `node_effects`; other `options` go to the node estimator.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
     `batch_size`: examples at once; by default as many as fit, 16 at most.
-    `check_fit`: refuse dictionaries that leave more than all variance unexplained in the first batch
-    (featcircuits.health), before anything is attributed to their features.
+    `check_fit`: refuse dictionaries that leave more than all variance unexplained in the first batch, and warn of
+    those that explain another site much better (featcircuits.health), before anything is attributed to features.
     Nodes that no path of kept edges leads from to the metric are dropped.
     """
     nodes = nodes or default_method(task.paired, baseline)

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from featcircuits import cli
+from featcircuits.cli import watch
+from featcircuits.cli.output import PlainConsole
 from featcircuits.circuit import Circuit
 from featcircuits.evaluation.report import Report
 
@@ -248,8 +252,15 @@ def test_a_suite_is_checked_on_a_task_and_on_text(command: Command, tmp_path: Pa
     assert found.code == 0, found.err
     record = json.loads(path.read_text())
     row = record["sites"]["resid_1"]
-    for figures, bracketed in ((row, "{:.2f}"), (row["recorded"], "({:.2f})"), (record["together"], "{:.2f}")):
-        assert bracketed.format(100 * figures["loss_recovered"]) in found.out
+    for figures, bracketed in ((row, "{:.2%}"), (row["recorded"], "({:.2%})"), (record["together"], "{:.2%}")):
+        assert bracketed.format(figures["loss_recovered"]) in found.out
+    for term in ("variance unexplained", "loss recovered (zero)", "loss recovered (mean)"):
+        assert all(word in found.out for word in term.split())
+    fit = re.search(r"resid_1 +([\d.]+)% +([\d.]+)% +(\w+)", found.out)
+    assert fit is not None
+    here, there, other = fit.groups()
+    assert (other, float(here)) == (row["best_other_site"], round(100 * row["variance_unexplained_here"], 2))
+    assert float(there) == round(100 * row["variance_unexplained_there"], 2)
     before = path.read_bytes()
     again = command("suites", "check", "--task", "ioi", "--limit", 4, "-o", path)
     assert (again.code, "health.json exists" in again.err) == (2, True)
@@ -275,6 +286,45 @@ def test_swapped_dictionaries_are_named_unless_told_otherwise(command: Command, 
     assert {site for site, fault in faults.items() if fault} == {"resid_1", "resid_2"}
 
 
+def test_a_trace_warns_of_swapped_dictionaries_in_one_line(command: Command, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        found = command(*TRACE, "--suite", damaged(tmp_path, swap), "-o", tmp_path / "run")
+    assert found.code == 0, found.err
+    (line,) = (line for line in found.err.splitlines() if line.startswith("Warning: "))
+    assert line.startswith("Warning: site resid_1: its dictionary leaves ")
+    assert "explains resid_2 much better" in line
+    assert "likewise resid_2 (rather resid_1)" in line
+    assert line.endswith("(--no-check-fit)")
+    assert ".py" not in found.err
+
+
+def test_sinks_are_kept_where_that_is_asked_for(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "health.json"
+    found = command("suites", "check", "--limit", 2, "--sites", "embed", "--keep-sinks", "-o", path)
+    assert found.code == 0, found.err
+    assert "sink tokens kept" in found.out
+    assert json.loads(path.read_text())["keep_sinks"] is True
+    assert "sink tokens:" not in found.out  # no pass that looks for them
+
+
+def test_without_a_terminal_loops_write_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end, and every so many seconds; none is cut or coloured."""
+    written = StringIO()
+    with watch.watching(PlainConsole(file=written, width=20)) as progress:
+        assert list(progress(iter("abc"), "node effects ([red]atp[/])", 3)) == ["a", "b", "c"]
+        assert list(progress([], "nothing", 0)) == []
+        monkeypatch.setattr(watch, "SECONDS", 0.0)
+        assert list(progress(range(3), "embed", 3)) == [0, 1, 2]
+    lines = [re.sub(r"\d+ s", "N s", line) for line in written.getvalue().splitlines()]
+    assert lines == [
+        "node effects ([red]atp[/]): 3 of 3, N s",
+        "embed: 1 of 3, N s, about N s left",
+        "embed: 2 of 3, N s, about N s left",
+        "embed: 3 of 3, N s",
+    ]
+
+
 def test_a_trace_refuses_a_dictionary_that_explains_nothing(command: Command, tmp_path: Path) -> None:
     suite = damaged(tmp_path, negate)
     found = command(*TRACE, "--suite", suite, "-o", tmp_path / "out" / "run")
@@ -293,6 +343,9 @@ def test_a_suite_is_trained_checked_and_traced(command: Command, tmp_path: Path)
     found = command(*train)
     assert found.code == 0, found.err
     assert "suite of 5 sites" in found.out
+    for line in ("activations: 1 of 1, ", "mlp_0: 60 of 60, ", "resid_1: 60 of 60, ", "figures: 1 of 1, "):
+        assert line in found.out
+    assert "keep_sinks = false" in (tmp_path / "mine" / "suite.toml").read_text()
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {"README.md", "sites", "suite.toml"}
     assert command("suites", "check", "--suite", tmp_path / "mine", "--text", text, "--no-check-fit").code == 0
     task = ("--task", SUITE / "tasks" / "ioi_train.jsonl", "--aggregate", "sum", "--no-check-fit")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +19,12 @@ import featcircuits as fc
 from featcircuits.dictionaries import Affine, Dictionary, identity, relu
 from featcircuits.dictionaries.relu import ReLU
 from featcircuits.dictionaries.whole import whole
+from featcircuits.health import misplaced
 from featcircuits.health.check import site_fits
 from featcircuits.health.figures import measure, with_site_at
-from featcircuits.health.fit import _clean, unexplained
+from featcircuits.health.fit import unexplained
+from featcircuits.health.trace import _clean, check_states
+from featcircuits.sinks import bos_ids, limit_of, usual_anywhere
 from featcircuits.sites import KINDS as SITE_KINDS
 from featcircuits.sites import Site, all_sites
 from featcircuits.splice import SplicedModel
@@ -59,14 +64,21 @@ def mixed(family: str) -> SplicedModel:
 
 @torch.no_grad()
 def loss_and_states(
-    spliced: SplicedModel, rows: Rows, replaced: Mapping[Site, str], means: Mapping[Site, Tensor]
+    spliced: SplicedModel,
+    rows: Rows,
+    replaced: Mapping[Site, str],
+    means: Mapping[Site, Tensor],
+    sinks: Mapping[Site, set[int]] | None = None,
 ) -> tuple[float, dict[Site, Tensor]]:
-    """Row by row, no padding, every layer run: loss a token, and what the sites held."""
-    total, count, held = 0.0, 0, {}
+    """Row by row, no padding, every layer run: loss per token, and what the sites held.
+
+    `sinks`: tokens, counted through all rows, that are left as they are at a site.
+    """
+    total, count, held, before = 0.0, 0, {}, 0
     for row in rows:
         tokens, read = Tokens.pad([row], 0), {}
 
-        def edit(site: Site, x: Tensor, read: dict[Site, Tensor] = read) -> Tensor:
+        def edit(site: Site, x: Tensor, read: dict[Site, Tensor] = read, before: int = before) -> Tensor:
             read[site] = x
             held.setdefault(site, []).append(x[0])
             if site not in replaced:
@@ -74,11 +86,16 @@ def loss_and_states(
             dictionary = spliced.dictionaries[site]
             z = read[Site(site.layer, "mlp_in")] if dictionary.transcodes else x
             rebuilt = put_together(dictionary, dictionary.encode(z), torch.zeros_like(x), z)
-            return {"reconstructed": rebuilt, "zero": x * 0, "mean": means[site].expand_as(x)}[replaced[site]]
+            edited = {"reconstructed": rebuilt, "zero": x * 0, "mean": means[site].expand_as(x)}[replaced[site]].clone()
+            for slot in range(x.shape[1]):
+                if sinks is not None and before + slot in sinks[site]:
+                    edited[:, slot] = x[:, slot]
+            return edited
 
         logits = spliced.run(tokens, edit, sites=all_sites(spliced.architecture.n_layers, SITE_KINDS[1:]))
         total += cross_entropy(logits[0, :-1], torch.tensor(row[1:]), reduction="sum").item() if row[1:] else 0.0
         count += len(row) - 1
+        before += len(row)
     return total / count, {site: torch.cat(parts) for site, parts in held.items()}
 
 
@@ -108,6 +125,84 @@ def test_figures_are_those_of_a_slow_computation(family: str) -> None:
     assert together.clean == pytest.approx(clean, rel=1e-5)
     assert together.recovered == pytest.approx(recovered(list(spliced.sites), "zero"), **close)
     assert together.recovered_mean == pytest.approx(recovered(list(spliced.sites), "mean"), **close)
+
+
+@pytest.mark.parametrize("bos", [None, 2])
+@pytest.mark.parametrize("family", ["gpt_neox_parallel", "gemma2"])
+def test_sinks_count_for_no_figure_and_are_never_edited(family: str, bos: int | None) -> None:
+    """Against a slow computation on the other tokens: token 1 is huge in the stream, BOS is left out everywhere."""
+    spliced = mixed(family)
+    spliced.model.config.bos_token_id = bos
+    with torch.no_grad():
+        spliced.model.get_input_embeddings().weight[1] *= 2000
+    rows = [[1, *row] for row in random_rows()] + [[2, 5, 2, 7], [2, 1, 9]]
+    figures, together = measure(spliced, rows)
+    clean, x = loss_and_states(spliced, rows, {}, {})
+    tokens = [(place, id) for row in rows for place, id in enumerate(row)]
+    named = {n for n, (place, id) in enumerate(tokens) if bos is not None and place == 0 and id == bos}
+    huge = {n for n, (_, id) in enumerate(tokens) if id == 1}
+    sinks = {
+        site: named | (huge if site in (Site.parse("embed"), Site(0, "resid")) else set()) for site in spliced.sites
+    }
+    usual = {site: torch.tensor([n not in out for n in range(len(tokens))]) for site, out in sinks.items()}
+    means = {site: x[site][some].mean(0) for site, some in usual.items()}
+
+    def recovered(sites: list[Site], against: str) -> float:
+        rebuilt, ablated = (
+            loss_and_states(spliced, rows, dict.fromkeys(sites, how), means, sinks)[0]
+            for how in ("reconstructed", against)
+        )
+        return (ablated - rebuilt) / (ablated - clean) if ablated > clean else math.nan
+
+    close = {"rel": 1e-4, "nan_ok": True}
+    for site, dictionary in spliced.dictionaries.items():
+        read = x[Site(site.layer, "mlp_in")] if dictionary.transcodes else x[site]
+        features, error = (part[usual[site]] for part in taken_apart(dictionary, x[site], read))
+        variance = (x[site][usual[site]] - means[site]).square().sum()
+        assert figures[site].sink_tokens == len(sinks[site]), site
+        assert figures[site].l0 == pytest.approx((features != 0).sum(1).double().mean().item(), rel=1e-6)
+        assert figures[site].variance_unexplained == pytest.approx((error.square().sum() / variance).item(), rel=1e-6)
+        assert figures[site].dead_features == int((features == 0).all(0).sum())
+        assert figures[site].loss_recovered == pytest.approx(recovered([site], "zero"), **close)
+        assert figures[site].loss_recovered_mean == pytest.approx(recovered([site], "mean"), **close)
+    assert together.recovered == pytest.approx(recovered(list(spliced.sites), "zero"), **close)
+    assert together.recovered_mean == pytest.approx(recovered(list(spliced.sites), "mean"), **close)
+
+
+def test_one_sink_hides_that_nothing_else_is_explained() -> None:
+    """A dictionary of the sink's direction alone; and the figures do not depend on how the text is cut."""
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[1] *= 2000
+        direction = torch.nn.functional.normalize(model.get_input_embeddings().weight[1], dim=0)[None]
+    spliced = fc.load(model, {"embed": relu(direction.T, torch.zeros(1), direction, torch.zeros(WIDTH))})
+    rows = [[1, *row] for row in random_rows()]
+    site = Site.parse("embed")
+    kept, left_out = (measure(spliced, rows, keep_sinks=keep)[0][site] for keep in (True, False))
+    assert (kept.sink_tokens, left_out.sink_tokens) == (0, 12)
+    assert kept.variance_unexplained < 1e-4
+    assert left_out.variance_unexplained > 0.5
+    again = measure(spliced, rows[::-1])[0][site]
+    assert again.variance_unexplained == pytest.approx(left_out.variance_unexplained, rel=1e-9)
+    found = fc.check_suite(spliced, rows, keep_sinks=True, check_fit=False)
+    assert found.figures[site] == kept
+    assert found.to_json()["keep_sinks"] is True
+    assert found.to_json()["sites"]["embed"]["variance_unexplained_here"] > 0.5  # the fit is told without sinks always
+
+
+def test_sinks_are_told_by_the_median_and_by_bos_at_the_head() -> None:
+    assert limit_of(torch.tensor([1.0, 2.0, 3.0, 500.0, 1000.0])) == 30
+    assert limit_of(torch.tensor([0.0, 0.0, 1.0])) == math.inf
+    assert limit_of(torch.tensor([])) == math.inf
+    for side in ("left", "right"):
+        tokens = Tokens.pad([[2, 5, 2], [5, 2]], 0, side=side)
+        found = usual_anywhere(tokens, {2})
+        assert tokens.ids[found].tolist() == [5, 2, 5, 2]
+        assert torch.equal(usual_anywhere(tokens, ()), tokens.mask > 0)
+    spliced = spliced_model(tiny_model("gpt2"))
+    assert bos_ids(spliced) == frozenset()
+    spliced.model.config.bos_token_id = 7
+    assert bos_ids(replace(spliced, tokenizer=SimpleNamespace(bos_token_id=9))) == {7, 9}
 
 
 def test_a_perfect_dictionary_recovers_everything() -> None:
@@ -180,6 +275,44 @@ def shipped(**moved: str) -> SplicedModel:
 
 def shipped_task(spliced: SplicedModel, name: str, count: int) -> fc.Task:
     return fc.Task.from_jsonl(SUITE / "tasks" / f"{name}_train.jsonl", spliced.tokenizer, aggregate="sum").take(count)
+
+
+TASKS = ("agreement_simple", "agreement_nounpp", "agreement_rc", "agreement_within_rc", "ioi", "gender", "greater_than")
+
+
+@pytest.mark.parametrize("count", [1, 12])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_trace_says_nothing_about_dictionaries_at_their_own_sites(task: str, count: int) -> None:
+    """A warning would be an error here; whatever sites it has, and whatever the basis."""
+    spliced = shipped()
+    found = shipped_task(spliced, task, count)
+    states = states_of(spliced, found, found.batch(range(count)))
+    check_states(spliced, states, task)
+    names = [str(site) for site in spliced.sites]
+    for basis in (identity(128), whole(128)):
+        neurons = fc.load(spliced.model, dict.fromkeys(names, basis), tokenizer=spliced.tokenizer)
+        check_states(neurons, states_of(neurons, found, found.batch(range(count))), task)
+
+
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize(
+    ("one", "other"), [("resid_1", "resid_2"), ("resid_0", "resid_1"), ("mlp_1", "mlp_2"), ("attn_2", "attn_1")]
+)
+def test_a_trace_warns_of_swapped_dictionaries(
+    one: str, other: str, few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neighbours leave less than all variance, so that nothing is refused; one token is enough to find them."""
+    spliced = shipped(**{one: other, other: one})
+    task = shipped_task(spliced, "agreement_nounpp", 8)
+    if few:
+        monkeypatch.setattr(misplaced, "PRODUCTS", 0)
+    with pytest.warns(UserWarning, match="explains .* much better") as caught:
+        assert fc.trace(spliced, task, nodes="atp", keep_nodes="top=20").n_nodes > 0
+    (text,) = (str(warning.message) for warning in caught)
+    first, second = sorted([one, other], key=Site.parse)
+    assert re.search(rf"site {first}: .* it explains {second} much better .*likewise {second} \(rather {first}\)", text)
+    assert "check_fit=False" in text
+    fc.trace(spliced, task, nodes="atp", keep_nodes="top=20", check_fit=False)
 
 
 @pytest.mark.parametrize("task", ["agreement_rc", "ioi", "gender"])

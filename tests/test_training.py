@@ -27,7 +27,7 @@ from featcircuits.splice import SplicedModel
 from featcircuits.suites import load_suite
 from featcircuits.text import Rows, token_batches
 from featcircuits.tokens import Tokens
-from featcircuits.training import Recipe, record, sample_rows, suite, train_suite, trainer
+from featcircuits.training import Recipe, activations, record, sample_rows, suite, train_suite, trainer
 from featcircuits.training.activations import collect, opened, shape_at, shuffled
 from tests.tiny import VOCABULARY, tiny_model
 
@@ -82,13 +82,14 @@ def test_the_record_and_the_card_hold_the_figures_on_held_out_rows(trained: Path
     card = (trained / "README.md").read_text(encoding="utf-8")
     for site, figure in figures.items():
         row = {key: value for key, value in found.sites[str(site)].items() if key not in ("source", "sha256", "kind")}
-        assert row == figure.record()
+        assert row == {**figure.record(), "sink_tokens_training": 0}
         assert f"| `{site}` | {figure.n_features} | {figure.l0:.1f} | {figure.variance_unexplained:.2%} |" in card
     text = (trained / "suite.toml").read_text(encoding="utf-8")
     assert f"tokens_held_out = {sum(map(len, rows[-4:]))}" in text
     assert f"tokens = {sum(map(len, rows[:-4]))}" in text
     assert 'text = "random.txt"' in text
     assert "| `architecture` | batchtopk |" in card
+    assert "| `keep_sinks` | False |" in card
 
 
 @pytest.mark.slow
@@ -150,7 +151,7 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
         yield from items
 
     train_suite(bare_model(), random_rows(), out, RECIPE, progress=counting, **options)
-    assert [name for name in begun if name not in ("means", "figures")] == again
+    assert [name for name in begun if name not in ("sink tokens", "means", "figures")] == again
     if stage in TRAINED:
         assert steps[stage] == RECIPE.steps - after
     assert files(out) == files(trained)
@@ -187,21 +188,32 @@ def test_a_site_whose_features_all_die_costs_none_of_the_others(
     assert files(out) == files(tmp_path / "other")
 
 
+def sparse_sums(count: int) -> Tensor:
+    """Sums of 3 of 24 directions in 16 dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(24, 16, generator=generator), dim=1)
+    chosen = torch.rand(count, 24, generator=generator).argsort(1)[:, :3]
+    amounts = torch.zeros(count, 24).scatter(1, chosen, 1 + torch.rand(count, 3, generator=generator))
+    return amounts @ directions + 0.5
+
+
+def share_left(tensors: dict[str, Tensor], x: Tensor) -> float:
+    """Variance of x that a trained dictionary leaves unexplained."""
+    dictionary = jumprelu(**tensors)
+    error = x - dictionary.decode(dictionary.encode(x))
+    return (error.square().sum() / (x - x.mean(0)).square().sum()).item()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["batchtopk", "jumprelu", "matryoshka"])
 def test_every_architecture_learns_sparse_features(architecture: str) -> None:
-    """Sums of 3 of 24 directions in 16 dimensions: explained by about 3 features a token."""
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.nn.functional.normalize(torch.randn(24, 16, generator=generator), dim=1)
-    chosen = torch.rand(4000, 24, generator=generator).argsort(1)[:, :3]
-    amounts = torch.zeros(4000, 24).scatter(1, chosen, 1 + torch.rand(4000, 3, generator=generator))
-    x = amounts @ directions + 0.5
+    """Sums of 3 of 24 directions: explained by about 3 features per token."""
+    x = sparse_sums(4000)
     recipe = Recipe(architecture, features=32, k=3, steps=400, batch_size=128, learning_rate=5e-3)
     tensors = trainer.train(x, recipe)
     dictionary = jumprelu(**tensors)
     features = dictionary.encode(x)
-    left = (x - dictionary.decode(features)).square().sum() / (x - x.mean(0)).square().sum()
-    assert left < 0.25
+    assert share_left(tensors, x) < 0.25
     assert 2 < (features > 0).sum(1).float().mean() < 5
     assert torch.allclose(tensors["W_dec"].norm(dim=1), torch.ones(dictionary.n_features), atol=1e-5)
     assert (tensors["threshold"] >= 0).all()
@@ -232,10 +244,72 @@ def test_one_pass_collects_every_site(family: str, tmp_path: Path) -> None:
     assert len(calls) == 1
     ordered = sorted(rows, key=len)
     for site in sites:
-        found = opened(tmp_path / "x", site, shape_at(bare, rows, site))
+        found = opened(tmp_path / "x", site, shape_at(bare, rows, site)[1])
         alone = [bare.record(Tokens.pad([row], 0), [site])[1][site][0] for row in ordered]
         assert torch.allclose(found, torch.cat(alone), atol=1e-4), site
         assert (tmp_path / "x" / str(site)).stat().st_size == found.numel() * 4
+
+
+@pytest.mark.parametrize("keep_sinks", [False, True])
+def test_sinks_are_not_among_the_activations(tmp_path: Path, keep_sinks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BOS at the head of a row is left out everywhere, a huge token where it is huge; elsewhere in a row BOS counts."""
+    monkeypatch.setattr(activations, "MOVED", 7)
+    bare, rows = bare_model(), [[2, 3, 2, 5], *random_rows(30), [1, 4, 4], [2, 6], [4, 1, 7]]
+    bare.model.config.bos_token_id = 2
+    with torch.no_grad():
+        bare.model.get_input_embeddings().weight[1] *= 1000  # token 1
+    sites = parse_all(["embed", "attn_1", "resid_2"])
+    collect(bare, rows, sites, tmp_path / "x", silent, keep_sinks=keep_sinks)
+    ordered = sorted(rows, key=len)
+    for site in sites:
+        alone = torch.cat([bare.record(Tokens.pad([row], 0), [site])[1][site][0] for row in ordered])
+        huge = (1,) if str(site) != "attn_1" else ()
+        usual = [not (place == 0 and id == 2) and id not in huge for row in ordered for place, id in enumerate(row)]
+        kept = alone if keep_sinks else alone[torch.tensor(usual)]
+        found = opened(tmp_path / "x", site, alone.shape[1])
+        assert found.shape == kept.shape, site
+        assert torch.allclose(found, kept, rtol=1e-4, atol=1e-3), site
+
+
+@pytest.mark.slow
+def test_training_tells_how_many_sinks_were_left_out(tmp_path: Path) -> None:
+    bare, rows = bare_model(), [[2, *row] for row in random_rows()]
+    bare.model.config.bos_token_id = 2
+    found = train_suite(bare, rows, tmp_path / "mine", RECIPE, sites=["attn_1"])
+    site = found["sites"]["attn_1"]
+    assert (site["sink_tokens"], site["sink_tokens_training"]) == (4, 36)
+    assert found["recipe"]["keep_sinks"] is False
+    card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+    assert "| 4 (36) |" in card
+    assert load_suite(tmp_path / "mine").sites["attn_1"]["sink_tokens_training"] == 36
+    kept = train_suite(bare, rows, tmp_path / "kept", replace(RECIPE, keep_sinks=True), sites=["attn_1"])
+    site = kept["sites"]["attn_1"]
+    assert (site["sink_tokens"], site["sink_tokens_training"]) == (0, 0)
+    assert "held-out tokens, attention sinks among them." in (tmp_path / "kept" / "README.md").read_text()
+    assert load_file(tmp_path / "kept/sites/attn_1.safetensors")["W_enc"].shape[0] == 16
+
+
+def test_a_batch_larger_than_what_the_sinks_leave_is_refused(tmp_path: Path) -> None:
+    """Without BOS, and at a site where half of the tokens but one are sinks."""
+    bare, rows = bare_model(), [[2, 3]] * 50
+    bare.model.config.bos_token_id = 2
+    with pytest.raises(InputError, match="45 tokens in 45 rows are left to train on"):
+        train_suite(bare, rows, tmp_path / "mine", replace(RECIPE, batch_size=64))
+    bare.model.config.bos_token_id = None
+    with torch.no_grad():
+        bare.model.get_input_embeddings().weight[2] *= 1000
+    with pytest.raises(InputError, match=r"embed: 45 of 90 tokens are no attention sinks, .*--keep-sinks"):
+        train_suite(bare, rows, tmp_path / "mine", replace(RECIPE, batch_size=64), sites=["embed"])
+
+
+@pytest.mark.slow
+def test_without_sinks_the_other_tokens_are_explained_far_better() -> None:
+    """The same recipe on the same text: one token in ten is huge, takes the budget, and decides the scale."""
+    x = sparse_sums(4000)
+    sinks = 300 * torch.nn.functional.normalize(torch.randn(400, 16, generator=torch.Generator().manual_seed(1)))
+    recipe = Recipe(features=32, k=3, steps=400, batch_size=128, learning_rate=5e-3)
+    left = [share_left(trainer.train(text, recipe), x) for text in (torch.cat([x, sinks]), x)]
+    assert left[1] < 0.25 < 0.5 < left[0]
 
 
 def test_batches_are_permutations_and_can_be_skipped() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,10 +40,22 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder made by `featcircu
 
 
 def main() -> None:
-    """Entry point: bad input ends in one message and exit code 2."""
+    """Entry point: bad input ends in one message and exit code 2; a warning is one line too."""
     survive_encodings()
-    with input_errors():
+    with warning_lines(), input_errors():
         app()
+
+
+@contextmanager
+def warning_lines() -> Iterator[None]:
+    """Warnings without the place in the code that they come from."""
+
+    def show(message: Warning | str, *where: object, **options: object) -> None:
+        sys.stderr.write(f"Warning: {printable(' '.join(str(message).split()))}\n")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

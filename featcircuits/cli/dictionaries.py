@@ -8,7 +8,7 @@ from pathlib import Path
 from featcircuits import runs
 from featcircuits.cli.commands import load_for, since, task_for
 from featcircuits.cli.output import console, say
-from featcircuits.cli.tables import health_table, trained_table
+from featcircuits.cli.tables import fit_table, health_table, trained_table
 from featcircuits.cli.watch import watching
 from featcircuits.config import CheckConfig, TrainConfig
 from featcircuits.errors import InputError
@@ -34,8 +34,12 @@ def check_run(config: CheckConfig, output: Path | None) -> None:
     spliced = load_for(config, config.device)
     name, rows = _checked_on(config, spliced)
     with watching(console) as progress:
-        found = check_suite(spliced, rows, name=name, check_fit=config.check_fit, progress=progress)
+        found = check_suite(
+            spliced, rows,
+            name=name, check_fit=config.check_fit, keep_sinks=config.keep_sinks, progress=progress,
+        )  # fmt: skip
     console.print(health_table(found))
+    console.print(fit_table(found))
     if output is not None:
         with write_errors(output):
             make_folder(output.parent)

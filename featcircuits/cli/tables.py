@@ -170,31 +170,44 @@ def audit_table(residuals: Iterable[Residual]) -> Table:
 
 
 _FIGURES = {
-    "L0": ("l0", 1, ".1f"),
-    "FVU %": ("variance_unexplained", 100, ".2f"),
-    "loss back % (zero)": ("loss_recovered", 100, ".2f"),
-    "loss back % (mean)": ("loss_recovered_mean", 100, ".2f"),
-    "dead": ("dead_features", 1, ".0f"),
+    "L0": ("l0", ".1f"),
+    "variance unexplained": ("variance_unexplained", ".2%"),
+    "loss recovered (zero)": ("loss_recovered", ".2%"),
+    "loss recovered (mean)": ("loss_recovered_mean", ".2%"),
+    "dead": ("dead_features", ".0f"),
+    "sinks": ("sink_tokens", ".0f"),
 }
-"""Title -> name in a record, what it is multiplied by, format; FVU is the fraction of variance unexplained."""
+"""Title -> name in a record, format; the words of docs/training.md."""
 
 
 def health_table(health: Health) -> Table:
-    """A row a site, the recorded figures below the measured ones where the suite has any; then all sites at once."""
+    """A row for each site, the recorded figures below the measured ones where there are any; then all sites at once."""
     record = health.to_json()
-    table = Table(title=f"Health on {health.text}; in brackets as recorded", title_justify="left", box=box.SIMPLE)
+    title = f"Health on {health.text}{', sink tokens kept' if health.keep_sinks else ''}; in brackets as recorded"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     _figure_columns(table)
-    table.add_column("best\nelsewhere", min_width=len("elsewhere"))
     for site, row in record["sites"].items():
-        other, there = row["best_other_site"], row["variance_unexplained_there"]
-        elsewhere = "-" if other is None else f"{_number(there, 100, '.3g')} at {other}"
         cells = _figure_cells(row)
         if row["recorded"]:
             cells = [f"{cell}\n({old})" for cell, old in zip(cells, _figure_cells(row["recorded"]), strict=True)]
-        # a fault is one of the dictionary's place, so that it stands beside the other place
-        table.add_row(site, *cells, Text.assemble(f"{elsewhere}\n", (row["fault"] or "", "red")))
+        table.add_row(site, *cells)
     table.add_section()
-    table.add_row("all at once", *_figure_cells(record["together"]), "")
+    table.add_row("all at once", *_figure_cells(record["together"]))
+    return table
+
+
+def fit_table(health: Health) -> Table:
+    """A row for each site: the variance that its dictionary leaves there, and at the other site that suits it best."""
+    title = "Variance unexplained on a sample: does each belong there?"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("site", no_wrap=True)
+    table.add_column("at its own site", justify="right")
+    table.add_column("best elsewhere", justify="right")
+    table.add_column("at")
+    table.add_column("")
+    for site, row in health.to_json()["sites"].items():
+        here, there = (_number(row[f"variance_unexplained_{place}"], ".2%") for place in ("here", "there"))
+        table.add_row(site, here, there, row["best_other_site"] or "", Text(row["fault"] or "", "red"))
     return table
 
 
@@ -210,13 +223,13 @@ def trained_table(suite: Mapping[str, Any]) -> Table:
 def _figure_columns(table: Table) -> None:
     table.add_column("site", no_wrap=True)
     for name in _FIGURES:
-        table.add_column(name, justify="right", min_width=len("(100.00)") if "%" in name else 5)
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())))
 
 
 def _figure_cells(row: Mapping[str, Any]) -> list[str]:
-    *cells, dead = [_number(row.get(key), factor, style) for key, factor, style in _FIGURES.values()]
-    return [*cells, f"{dead}/{row['n_features']}" if "n_features" in row else dead]
+    *cells, dead, sinks = [_number(row.get(key), style) for key, style in _FIGURES.values()]
+    return [*cells, f"{dead}/{row['n_features']}" if "n_features" in row else dead, sinks]
 
 
-def _number(value: float | None, factor: float, style: str) -> str:
-    return "-" if value is None else format(factor * value, style)
+def _number(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)

@@ -1,9 +1,11 @@
-"""Progress bars with the time left, for the package's `progress` arguments."""
+"""Progress for the package's `progress` arguments: bars on a terminal, plain lines where the output is a file."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from rich.console import Console
@@ -13,10 +15,16 @@ from featcircuits.progress import Progress as Watcher
 
 T = TypeVar("T")
 
+SECONDS = 30.0
+"""How often a loop writes a line where there is no terminal; it writes one when it ends, too."""
+
 
 @contextmanager
 def watching(console: Console) -> Iterator[Watcher]:
-    """A `progress` function that draws a bar for each loop it is given."""
+    """A `progress` function that shows how far each loop is that it is given, and the time left."""
+    if not console.is_terminal:
+        yield partial(logged, console)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -31,3 +39,16 @@ def watching(console: Console) -> Iterator[Watcher]:
             return bars.track(items, total=total, description=description)
 
         yield watch
+
+
+def logged(console: Console, items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """The items; now and then, and at the end, a line without control characters says how far they are."""
+    began = written = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if done == total or now - written >= SECONDS:
+            written, took = now, now - began
+            left = f", about {took / done * (total - done):.0f} s left" if done < total else ""
+            line = f"{description}: {done} of {total}, {took:.0f} s{left}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from featcircuits.errors import InputError
 from featcircuits.health.figures import Figures, Losses, measure
 from featcircuits.health.fit import REMEDY, Fit, fault_at, fit_at
 from featcircuits.progress import Progress, silent
+from featcircuits.sinks import bos_ids, usual_anywhere
 from featcircuits.sites import KINDS, Site, all_sites
 from featcircuits.splice import SplicedModel, check_finite
 from featcircuits.tasks import Task
@@ -27,7 +28,10 @@ SAMPLE_ROWS, SAMPLE_TOKENS = 16, 256
 
 @dataclass(frozen=True)
 class Health:
-    """What `check_suite` found. `fits`: on a sample of the text; `figures`, `together`: on all of it."""
+    """What `check_suite` found. `fits`: on a sample of the text; `figures`, `together`: on all of it.
+
+    `keep_sinks`: whether sink tokens were treated as all others in `figures` and `together`.
+    """
 
     text: str
     n_rows: int
@@ -38,6 +42,7 @@ class Health:
     """With every site's activation replaced by its reconstruction, by zero or by its mean at once."""
     recorded: Mapping[Site, Mapping[str, Any]]
     """The figures that the suite's record gives."""
+    keep_sinks: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers; null where a figure is undefined."""
@@ -45,6 +50,7 @@ class Health:
             "text": self.text,
             "n_rows": self.n_rows,
             "n_tokens": self.n_tokens,
+            "keep_sinks": self.keep_sinks,
             "sites": {str(site): self._site_json(site) for site in self.figures},
             "together": {
                 "loss_recovered": _plain(self.together.recovered),
@@ -57,6 +63,7 @@ class Health:
         fit = self.fits.get(site, Fit(math.nan))  # a whole activation is its error by design
         return {
             **{name: _plain(value) for name, value in asdict(self.figures[site]).items()},
+            "variance_unexplained_here": _plain(fit.unexplained),
             "best_other_site": None if fit.other is None else str(fit.other),
             "variance_unexplained_there": _plain(fit.unexplained_there),
             "fault": fit.fault or None,
@@ -74,6 +81,7 @@ def check_suite(
     *,
     name: str | None = None,
     check_fit: bool = True,
+    keep_sinks: bool = False,
     progress: Progress = silent,
 ) -> Health:
     """Measures every dictionary of a suite on prompts or rows of token ids.
@@ -82,6 +90,8 @@ def check_suite(
     that leaves more variance unexplained than the mean would, or much less elsewhere than at its
     own site, is refused with an `InputError`, unless `check_fit=False`. Then come L0, variance
     unexplained, loss recovered and dead features on all of the text. `name`: of the text, for messages.
+    Sink tokens (`featcircuits.sinks`) are left out of all these figures, and keep their activation where
+    dictionaries are spliced for the loss; with `keep_sinks` they are treated as all others but in the first trial.
     """
     rows = rows_of(text) if isinstance(text, Task) else text
     if not any(len(row) > 1 for row in rows):
@@ -92,11 +102,11 @@ def check_suite(
     if faults and check_fit:
         others = f" (and {len(faults) - 1} other sites do not fit)" if len(faults) > 1 else ""
         raise InputError(f"{faults[0]}{others}; {REMEDY}")
-    figures, together = measure(spliced, rows, progress)
+    figures, together = measure(spliced, rows, progress, keep_sinks=keep_sinks)
     sites = {} if spliced.suite is None else spliced.suite.sites
     known = set(Figures.__dataclass_fields__)
     recorded = {Site.parse(site): {k: v for k, v in record.items() if k in known} for site, record in sites.items()}
-    return Health(name, len(rows), sum(map(len, rows)), fits, figures, together, recorded)
+    return Health(name, len(rows), sum(map(len, rows)), fits, figures, together, recorded, keep_sinks)
 
 
 @torch.no_grad()
@@ -105,8 +115,8 @@ def site_fits(spliced: SplicedModel, rows: Rows) -> dict[Site, Fit]:
     sample = Tokens.pad(rows[:: max(1, len(rows) // SAMPLE_ROWS)][:SAMPLE_ROWS], 0).to(spliced.device)
     logits, seen = spliced.record(sample, all_sites(spliced.architecture.n_layers, KINDS[1:]))
     check_finite(logits, seen)
-    real = (sample.mask > 0).flatten()
-    kept = real.nonzero()[:: max(1, int(real.sum()) // SAMPLE_TOKENS), 0]
+    usual = usual_anywhere(sample, bos_ids(spliced)).flatten()
+    kept = usual.nonzero()[:: max(1, int(usual.sum()) // SAMPLE_TOKENS), 0]
     flat = {site: _rows_at(x, kept) for site, x in seen.items()}
     return {site: fit_at(spliced, site, flat) for site, d in spliced.dictionaries.items() if d.n_features}
 

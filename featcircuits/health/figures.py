@@ -1,7 +1,9 @@
 """How good dictionaries are on some text: sparsity, variance unexplained, loss recovered, dead features.
 
-One recorded forward a batch gives what every site holds; each dictionary is then spliced alone, in
+One recorded forward per batch gives what every site holds; each dictionary is then spliced alone, in
 a forward that starts at its layer, and all of them together in one that reads its own activations.
+Sink tokens (`featcircuits.sinks`) count for none of the figures, and keep their activation in every
+one of these forwards.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +20,7 @@ from featcircuits.baselines import DENSE_NUMBERS
 from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
 from featcircuits.progress import Progress, silent
+from featcircuits.sinks import UsualTokens, usual_tokens
 from featcircuits.sites import Site, resid
 from featcircuits.splice import SplicedModel, check_finite
 from featcircuits.text import Rows, token_batches
@@ -28,12 +32,12 @@ ROWS = 256
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one site."""
+    """The figures of one site, on the tokens that are no sinks there."""
 
     width: int
     n_features: int
     l0: float
-    """Mean number of active features a token."""
+    """Mean number of active features per token."""
     variance_unexplained: float
     """Squared error over squared distance from the mean, both summed over tokens."""
     loss_recovered: float
@@ -44,6 +48,8 @@ class Figures:
     """The same against mean-ablation."""
     dead_features: int
     """Features that no token of the text activates."""
+    sink_tokens: int
+    """Tokens that were left out: the site's sinks."""
 
     def record(self) -> dict[str, int | float]:
         """The figures to five digits, those that are numbers."""
@@ -52,7 +58,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Losses:
-    """Cross-entropy of the next token, in nats a token: bare, and with activations replaced."""
+    """Cross-entropy of the next token, in nats per token: bare, and with activations replaced."""
 
     clean: float
     reconstructed: float
@@ -78,6 +84,7 @@ def _share(ablated: float, reconstructed: float, clean: float) -> float:
 class _Sums:
     """Of one site over batches, or of all together."""
 
+    count: int = 0
     active: float = 0.0
     error: float = 0.0
     variance: float = 0.0
@@ -89,22 +96,27 @@ class _Sums:
 
 
 @torch.no_grad()
-def measure(spliced: SplicedModel, rows: Rows, progress: Progress = silent) -> tuple[dict[Site, Figures], Losses]:
-    """Figures of every dictionary, each spliced alone; and the losses with all of them spliced, all errors dropped."""
+def measure(
+    spliced: SplicedModel, rows: Rows, progress: Progress = silent, *, keep_sinks: bool = False
+) -> tuple[dict[Site, Figures], Losses]:
+    """Figures of every dictionary, each spliced alone; and the losses with all of them spliced, all errors dropped.
+
+    `keep_sinks`: sink tokens are treated as all others.
+    """
     batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS, all_logits=True))
-    means, n_tokens = site_means(spliced, batches, progress)
+    usual = UsualTokens() if keep_sinks else usual_tokens(spliced, batches, spliced.sites, progress)
+    means = site_means(spliced, batches, usual, progress)
     sums, together = {site: _Sums() for site in spliced.sites}, _Sums()
     clean, n_predicted = 0.0, 0
     for tokens in progress(batches, "figures", len(batches)):
-        tokens = tokens.to(spliced.device)
-        seen, loss = _recorded(spliced, tokens)
-        clean += loss
+        batch = _recorded(spliced, tokens.to(spliced.device), usual)
+        clean += batch.loss
         n_predicted += int(tokens.mask[:, 1:].sum())
         for site, total in sums.items():
-            _add_site(spliced, tokens, site, seen, means[site], total)
-        for name, edit in _everywhere(spliced, means).items():
-            together.losses[name] += summed_loss(spliced.run_reading(tokens, edit), tokens)
-    count = max(1, n_predicted)
+            _add_site(spliced, batch, site, means[site], total)
+        for name, edit in _everywhere(spliced, batch.usual, means).items():
+            together.losses[name] += summed_loss(spliced.run_reading(tokens, edit), batch.tokens)
+    count, n_tokens = max(1, n_predicted), sum(map(len, rows))
     figures = {
         site: _figures(spliced.dictionaries[site], total, total.per_token(clean, count), n_tokens)
         for site, total in sums.items()
@@ -117,31 +129,43 @@ def _figures(dictionary: Dictionary, total: _Sums, losses: Losses, n_tokens: int
     return Figures(
         width=dictionary.width,
         n_features=dictionary.n_features,
-        l0=total.active / n_tokens,
+        l0=total.active / max(1, total.count),
         variance_unexplained=total.error / total.variance if total.variance > 0 else math.nan,
         loss_recovered=losses.recovered,
         loss_recovered_mean=losses.recovered_mean,
         dead_features=int(total.alive.logical_not().sum()),
+        sink_tokens=n_tokens - total.count,
     )
 
 
-def site_means(spliced: SplicedModel, batches: list[Tokens], progress: Progress) -> tuple[dict[Site, Tensor], int]:
-    """The mean activation of every site over the tokens [width], and how many tokens there are."""
+def site_means(
+    spliced: SplicedModel, batches: list[Tokens], usual: UsualTokens, progress: Progress = silent
+) -> dict[Site, Tensor]:
+    """The mean activation of every site over the tokens that are no sinks there [width]."""
     totals: dict[Site, Tensor] = {}
-    count = 0
+    counts = dict.fromkeys(spliced.sites, 0)
     for tokens in progress(batches, "means", len(batches)):
         tokens = tokens.to(spliced.device)
         logits, seen = spliced.record(tokens)
         check_finite(logits, seen)
-        real = tokens.mask > 0
-        count += int(real.sum())
         for site, x in seen.items():
-            totals[site] = totals.get(site, 0) + x[real].double().sum(0)
-    return {site: total / count for site, total in totals.items()}, count
+            some = x[usual.at(site, x, tokens)]
+            counts[site] += len(some)
+            totals[site] = totals.get(site, 0) + some.double().sum(0)
+    return {site: total / max(1, counts[site]) for site, total in totals.items()}
 
 
-def _recorded(spliced: SplicedModel, tokens: Tokens) -> tuple[dict[Site, Tensor], float]:
-    """What every site, its dictionary and a later start read, and the loss (logits would fill the memory)."""
+class _Batch(NamedTuple):
+    """`seen`: what every site, its dictionary and a later start read. `usual` [row, slot]: which tokens count."""
+
+    tokens: Tokens
+    seen: Mapping[Site, Tensor]
+    usual: Mapping[Site, Tensor]
+    loss: float
+
+
+def _recorded(spliced: SplicedModel, tokens: Tokens, usual: UsualTokens) -> _Batch:
+    """One forward of the bare model; of its logits the loss is kept, they would fill the memory."""
     seen: dict[Site, Tensor] = {}
 
     def keep(site: Site, x: Tensor) -> Tensor:
@@ -150,30 +174,26 @@ def _recorded(spliced: SplicedModel, tokens: Tokens) -> tuple[dict[Site, Tensor]
 
     streams = {resid(layer) for layer in range(-1, spliced.architecture.n_layers)}
     loss = summed_loss(spliced.run(tokens, keep, sites=spliced.with_reads({*spliced.sites, *streams})), tokens)
-    return seen, loss
+    return _Batch(tokens, seen, {site: usual.at(site, seen[site], tokens) for site in spliced.sites}, loss)
 
 
-def _add_site(
-    spliced: SplicedModel, tokens: Tokens, site: Site, seen: Mapping[Site, Tensor], mean: Tensor, total: _Sums
-) -> None:
+def _add_site(spliced: SplicedModel, batch: _Batch, site: Site, mean: Tensor, total: _Sums) -> None:
     """What one batch adds to a site's sums."""
-    dictionary, x, real = spliced.dictionaries[site], seen[site], tokens.mask > 0
+    dictionary, x, usual = spliced.dictionaries[site], batch.seen[site], batch.usual[site]
     parts = []
-    for features, part in explained(dictionary, seen[spliced.read_site(site)][real]):
+    for features, part in explained(dictionary, batch.seen[spliced.read_site(site)][usual]):
         active = dictionary.is_active(features)
         total.active += active.sum().item()
         total.alive = active.any(0) if total.alive is None else total.alive | active.any(0)
         parts.append(part)
-    rebuilt, wide = torch.cat(parts), x[real].double()
+    rebuilt, wide = torch.cat(parts), x[usual].double()
+    total.count += len(wide)
     total.error += (wide - rebuilt).square().sum().item()
     total.variance += (wide - mean).square().sum().item()
-    values = {
-        "reconstructed": x.masked_scatter(real[..., None], rebuilt.to(x.dtype)),
-        "zero": torch.zeros_like(x),
-        "mean": mean.to(x.dtype).expand_as(x),
-    }
+    values = {"reconstructed": rebuilt, "zero": torch.zeros_like(wide), "mean": mean.expand_as(wide)}
     for name, value in values.items():
-        total.losses[name] += summed_loss(with_site_at(spliced, tokens, site, seen, value), tokens)
+        edited = x.masked_scatter(usual[..., None], value.to(x.dtype))
+        total.losses[name] += summed_loss(with_site_at(spliced, batch.tokens, site, batch.seen, edited), batch.tokens)
 
 
 def with_site_at(
@@ -185,20 +205,20 @@ def with_site_at(
 
 
 def _everywhere(
-    spliced: SplicedModel, means: Mapping[Site, Tensor]
+    spliced: SplicedModel, usual: Mapping[Site, Tensor], means: Mapping[Site, Tensor]
 ) -> Mapping[str, Callable[[Site, Tensor, Tensor], Tensor]]:
-    """Edits of all sites at once."""
+    """Edits of all sites at once, each at its own tokens."""
     return {
-        "reconstructed": lambda site, x, read: reconstruction(spliced.dictionaries[site], x, read),
-        "zero": lambda site, x, read: torch.zeros_like(x),
-        "mean": lambda site, x, read: means[site].to(x.dtype).expand_as(x),
+        "reconstructed": lambda site, x, read: reconstruction(spliced.dictionaries[site], x, read, usual[site]),
+        "zero": lambda site, x, read: x.masked_fill(usual[site][..., None], 0),
+        "mean": lambda site, x, read: torch.where(usual[site][..., None], means[site].to(x.dtype), x),
     }
 
 
-def reconstruction(dictionary: Dictionary, x: Tensor, read: Tensor) -> Tensor:
-    """What features and bypass make of an activation x [..., width], the error dropped."""
-    parts = [part for _, part in explained(dictionary, read.flatten(0, -2))]
-    return torch.cat(parts).view(x.shape).to(x.dtype)
+def reconstruction(dictionary: Dictionary, x: Tensor, read: Tensor, usual: Tensor) -> Tensor:
+    """x [row, slot, width] with what features and bypass make of it, the error dropped, at some tokens [row, slot]."""
+    parts = [part for _, part in explained(dictionary, read[usual])]
+    return x.masked_scatter(usual[..., None], torch.cat(parts).to(x.dtype))
 
 
 def explained(dictionary: Dictionary, read: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -219,7 +239,7 @@ def summed_loss(logits: Tensor, tokens: Tokens) -> float:
 
 @torch.no_grad()
 def mean_loss(spliced: SplicedModel, rows: Rows) -> float:
-    """The bare model's cross-entropy of the next token, in nats a token."""
+    """The bare model's cross-entropy of the next token, in nats per token."""
     batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS, all_logits=True))
     total = sum(summed_loss(spliced.run(tokens), tokens.to(spliced.device)) for tokens in batches)
     return total / sum(int(tokens.mask[:, 1:].sum()) for tokens in batches)

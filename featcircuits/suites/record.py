@@ -33,7 +33,15 @@ BASES = ("identity", "whole")
 """What `dictionary` may be."""
 
 _BELONGS = {"sha256": "source", "id": "release", "path": "repo", "revision": "repo"}
-_FIGURES = ("l0", "variance_unexplained", "loss_recovered", "loss_recovered_mean", "dead_features")
+_FIGURES = (
+    "l0",
+    "variance_unexplained",
+    "loss_recovered",
+    "loss_recovered_mean",
+    "dead_features",
+    "sink_tokens",
+    "sink_tokens_training",
+)
 _SITE: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys([*SOURCES, *_BELONGS, "kind", "dtype"], str),
     **dict.fromkeys(["width", "n_features"], int),

@@ -1,13 +1,13 @@
-"""Activations of a model at its sites, real tokens only, in files that are mapped into memory.
+"""Activations of a model at its sites, in files that are mapped into memory: real tokens that are no sinks.
 
-One forward a batch fills the files of all sites. What does not fit into memory stays on disk; the
+One forward per batch fills the files of all sites. What does not fit into memory stays on disk; the
 system reads the rows of a batch where they are touched.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from featcircuits.checksums import intact, seal
 from featcircuits.progress import Progress
+from featcircuits.sinks import bos_ids, limit_of, norms, usual_anywhere
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel, check_finite
 from featcircuits.text import Rows, token_batches
@@ -25,47 +26,79 @@ ROWS = 256
 """Rows of a forward, at most."""
 
 
-def collect(spliced: SplicedModel, rows: Rows, sites: Sequence[Site], folder: Path, progress: Progress) -> None:
-    """Writes `folder`, a file of float32 numbers [token, width] a site; it appears whole or not at all.
+MOVED = 8192
+"""Rows of a file that are moved at once."""
 
+
+def collect(
+    spliced: SplicedModel,
+    rows: Rows,
+    sites: Sequence[Site],
+    folder: Path,
+    progress: Progress,
+    *,
+    keep_sinks: bool = False,
+) -> None:
+    """Writes `folder`, a file of float32 numbers [token, width] per site; it appears whole or not at all.
+
+    A site's file holds all tokens but its sinks (`featcircuits.sinks`); with `keep_sinks` it holds all.
     Raises `InputError` where the disk has no room for it, and for NaN or infinity.
     """
     shapes = {site: shape_at(spliced, rows, site) for site in sites}
     needed = 4 * sum(map(prod, shapes.values()))
     check_space(folder.parent, needed, "the activations of all sites", "give less text, fewer sites")
     with whole_folder(folder) as draft:
-        _fill(spliced, rows, {site: _new(draft / str(site), shape) for site, shape in shapes.items()}, progress)
+        files = {site: _new(draft / str(site), shape) for site, shape in shapes.items()}
+        bos = frozenset() if keep_sinks else bos_ids(spliced)
+        done = _fill(spliced, rows, files, bos, progress)
+        for site, file in files.items() if not keep_sinks else ():
+            _drop_sinks(draft / str(site), file[:done])
         seal(draft)
 
 
-def _fill(spliced: SplicedModel, rows: Rows, files: Mapping[Site, Tensor], progress: Progress) -> None:
-    """One forward per batch, for all sites."""
+def _fill(
+    spliced: SplicedModel, rows: Rows, files: Mapping[Site, Tensor], bos: Iterable[int], progress: Progress
+) -> int:
+    """One forward per batch, for all sites; returns how many tokens were written, the BOS at the head of rows left out."""
     batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS))
     done = 0
     for tokens in progress(batches, "activations", len(batches)):
         logits, seen = spliced.record(tokens, list(files))
         check_finite(logits, seen)
-        real = tokens.mask > 0
-        count = int(real.sum())
+        usual = usual_anywhere(tokens, bos)
+        count = int(usual.sum())
         for site, file in files.items():
-            file[done : done + count] = seen[site][real.to(seen[site].device)].float().cpu()
+            file[done : done + count] = seen[site][usual.to(seen[site].device)].float().cpu()
         done += count
+    return done
+
+
+def _drop_sinks(path: Path, x: Tensor) -> None:
+    """Moves the rows of a file's x [token, width] that are no sinks to the front, and cuts the file behind them."""
+    sizes = torch.cat([norms(some) for some in x.split(MOVED)])
+    usual, done = sizes <= limit_of(sizes), 0
+    for end in range(MOVED, len(x) + MOVED, MOVED):
+        kept = x[end - MOVED : end][usual[end - MOVED : end]]
+        if done + len(kept) < min(end, len(x)):
+            x[done : done + len(kept)] = kept
+        done += len(kept)
+    os.truncate(path, done * x.shape[1] * x.itemsize)
 
 
 def shape_at(spliced: SplicedModel, rows: Rows, site: Site) -> tuple[int, int]:
-    """(tokens, width)"""
+    """(tokens, sinks among them, and width)"""
     return sum(map(len, rows)), spliced.architecture.site_width(spliced.model, site)
 
 
-def usable_at(folder: Path, site: Site, shape: tuple[int, int]) -> bool:
+def usable_at(folder: Path, site: Site) -> bool:
     """Whether the activations at a site are there, whole and undamaged."""
-    path = folder / str(site)
-    return path.is_file() and path.stat().st_size == 4 * prod(shape) and intact(folder, path.name)
+    return (folder / str(site)).is_file() and intact(folder, str(site))
 
 
-def opened(folder: Path, site: Site, shape: tuple[int, int]) -> Tensor:
+def opened(folder: Path, site: Site, width: int) -> Tensor:
     """The activations at a site [token, width]; nothing is read before it is touched."""
-    return _mapped(folder / str(site), shape, shared=False)
+    path = folder / str(site)
+    return _mapped(path, (path.stat().st_size // (width * torch.float32.itemsize), width), shared=False)
 
 
 def _new(path: Path, shape: tuple[int, int]) -> Tensor:

@@ -23,7 +23,7 @@ that the dictionaries were trained on is refused.
 ## Dictionaries
 
 JumpReLU, `f = z where z > threshold else 0`, `z = x @ W_enc + b_enc`, `x_hat = f @ W_dec + b_dec`,
-decoder rows of unit norm; trained as {trained_as} by sae_lens. Figures on {held_out} held-out tokens.
+decoder rows of unit norm; trained as {trained_as} by sae_lens. Figures on {held_out} held-out tokens{sinks}.
 
 {sites}
 
@@ -37,13 +37,16 @@ against zero-ablation of all sites, and {together_mean} against their means.
 {recipe}
 """
 
-LEGEND = """* L0: mean number of active features a token.
+LEGEND = """* L0: mean number of active features per token.
 * Variance unexplained: squared error over squared distance from the mean.
 * Loss recovered: the site's activation is replaced by its reconstruction (error dropped, all other
   sites untouched); 1 is the bare model's loss, 0 the loss with the site set to zero (first figure)
   or to its mean over tokens (second figure).
 * Dead: features that no held-out token activates. Features that fewer than one training token in
-  10,000 activated were left out of the files."""
+  10,000 activated were left out of the files.
+* Sinks: held-out tokens that count for none of the site's figures and keep their activation where the loss is
+  measured, and in brackets tokens that were left out of its training: the BOS token at the head of a
+  text, and tokens whose activation at the site is over 10 times the median's norm."""
 
 
 def card(suite: Mapping[str, Any], together: Losses) -> str:
@@ -58,6 +61,7 @@ def card(suite: Mapping[str, Any], together: Losses) -> str:
         width=model["hidden_size"],
         trained_as=recipe["architecture"],
         held_out=f"{recipe['tokens_held_out']:,}",
+        sinks=", attention sinks among them" if recipe["keep_sinks"] else "",
         sites=site_table(suite["sites"]),
         together=share(together.recovered),
         together_mean=share(together.recovered_mean),
@@ -68,7 +72,7 @@ def card(suite: Mapping[str, Any], together: Losses) -> str:
 
 def site_table(sites: Mapping[str, Mapping[str, Any]]) -> str:
     """A row a site."""
-    head = ("site", "features", "L0", "variance unexplained", "loss recovered", "dead")
+    head = ("site", "features", "L0", "variance unexplained", "loss recovered", "dead", "sinks")
     rows = (
         (
             f"`{site}`",
@@ -77,6 +81,7 @@ def site_table(sites: Mapping[str, Mapping[str, Any]]) -> str:
             share(row.get("variance_unexplained", math.nan)),
             f"{share(row.get('loss_recovered', math.nan))} / {share(row.get('loss_recovered_mean', math.nan))}",
             f"{row['dead_features']}",
+            f"{row['sink_tokens']} ({row['sink_tokens_training']})",
         )
         for site, row in sites.items()
     )

@@ -13,8 +13,9 @@ from featcircuits.errors import InputError
 class Recipe:
     """`features` is the number trained; those that end up dead are left out of the file.
 
-    `architecture`: a name in `ARCHITECTURES`. `k`: mean number of active features a token, which
+    `architecture`: a name in `ARCHITECTURES`. `k`: mean number of active features per token, which
     batchtopk and matryoshka hold by selection and jumprelu approaches by its sparsity loss.
+    `keep_sinks`: train on sink tokens (`featcircuits.sinks`), and measure them, like all others.
     """
 
     architecture: str = "batchtopk"
@@ -24,6 +25,7 @@ class Recipe:
     batch_size: int = 1024
     learning_rate: float = 1e-3
     seed: int = 0
+    keep_sinks: bool = False
 
     def check(self) -> None:
         """Refuse an unknown architecture and numbers that no training can have."""

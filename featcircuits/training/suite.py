@@ -11,7 +11,10 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from featcircuits import runs
 from featcircuits.decomposition import precision
@@ -20,6 +23,7 @@ from featcircuits.errors import InputError
 from featcircuits.health import Figures, Losses, measure
 from featcircuits.ledger import OnDisk
 from featcircuits.progress import Progress, silent
+from featcircuits.sinks import bos_ids
 from featcircuits.sites import Site, all_sites, chosen
 from featcircuits.sources import sha256
 from featcircuits.sources.hooks import hook_of_site
@@ -63,9 +67,10 @@ def train_suite(
     places = sites_named(bare, sites)
     n_held_out = max(1, len(rows) // 10)
     seen, held_out = rows[:-n_held_out], rows[-n_held_out:]
-    if sum(map(len, seen)) < recipe.batch_size or not any(len(row) > 1 for row in held_out):
+    n_tokens = _count(bare, seen, recipe)
+    if n_tokens < recipe.batch_size or not any(len(row) > 1 for row in held_out):
         raise InputError(
-            f"{text}: {sum(map(len, seen))} tokens in {len(seen)} rows are left to train on, with the last tenth held "
+            f"{text}: {n_tokens} tokens in {len(seen)} rows are left to train on, with the last tenth held "
             f"out, and a batch has {recipe.batch_size}; give more text, or a smaller batch"
         )
     head = {
@@ -85,10 +90,17 @@ def train_suite(
     }
     with runs.resumable(out, head) as work:
         found = _trained(bare, seen, places, recipe, work, progress)
-        dictionaries = {site: jumprelu(**tensors) for site, tensors in found.items()}
-        figures, together = measure(spliced_with(bare, dictionaries), held_out, progress)
+        dictionaries = {site: jumprelu(**one.tensors) for site, one in found.items()}
+        spliced = spliced_with(bare, dictionaries)
+        figures, together = measure(spliced, held_out, progress, keep_sinks=recipe.keep_sinks)
         with runs.new_run(out) as folder:
             return _write(folder, head, found, figures, together)
+
+
+def _count(bare: SplicedModel, rows: Rows, recipe: Recipe) -> int:
+    """Tokens to train on: without those that are sinks at every site."""
+    bos = frozenset() if recipe.keep_sinks else bos_ids(bare)
+    return sum(len(row) - (row[0] in bos) for row in rows)
 
 
 def spliced_with(bare: SplicedModel, dictionaries: Mapping[Site, Dictionary]) -> SplicedModel:
@@ -106,24 +118,37 @@ def sites_named(bare: SplicedModel, patterns: str | Iterable[str]) -> list[Site]
     return [Site.parse(name) for name in found]
 
 
+class _Trained(NamedTuple):
+    """A site's dictionary, and how many tokens were sinks there and not trained on."""
+
+    sinks: int
+    tensors: dict[str, Tensor]
+
+
+_SINKS = "sinks"
+"""The name of that number beside the tensors in the ledger."""
+
+
 def _trained(
     bare: SplicedModel, rows: Rows, sites: Sequence[Site], recipe: Recipe, work: OnDisk, progress: Progress
-) -> dict[Site, dict[str, Any]]:
-    """Every site's tensors; those that an earlier call finished are read. Each is a stage of its own."""
+) -> dict[Site, _Trained]:
+    """Every site's dictionary; those that an earlier call finished are read. Each is a stage of its own."""
     todo = [site for site in sites if work.todo(str(site), 1)]
     activations, checkpoints = work.folder / runs.ACTIVATIONS, work.folder / runs.CHECKPOINTS
-    if not all(usable_at(activations, site, shape_at(bare, rows, site)) for site in todo):
+    if not all(usable_at(activations, site) for site in todo):
         work.begin()
         shutil.rmtree(activations, ignore_errors=True)
-        collect(bare, rows, todo, activations, progress)
+        collect(bare, rows, todo, activations, progress, keep_sinks=recipe.keep_sinks)
+    _check_enough(bare, rows, todo, recipe, activations)
     dead = []
     for site in todo:
-        x = opened(activations, site, shape_at(bare, rows, site))
+        n_tokens, width = shape_at(bare, rows, site)
+        x = opened(activations, site, width)
         tensors = train(
             x, recipe, device=bare.device, checkpoints=checkpoints / str(site), progress=progress, name=f"{site}"
         )
         if len(tensors["b_enc"]):
-            work.put(str(site), 0, tensors)
+            work.put(str(site), 0, {**tensors, _SINKS: torch.tensor(n_tokens - len(x))})
         else:
             dead.append(site)
         shutil.rmtree(checkpoints / str(site), ignore_errors=True)
@@ -133,13 +158,26 @@ def _trained(
             f"every feature died in training at {', '.join(map(str, dead))}; leave these sites out, and the same "
             "call ends at once with the others, or give more text or steps, or a lower learning rate"
         )
-    return {site: dict(work.parts(str(site), 1)[0]) for site in sites}
+    parts = {site: dict(work.parts(str(site), 1)[0]) for site in sites}
+    return {site: _Trained(int(tensors.pop(_SINKS)), tensors) for site, tensors in parts.items()}
+
+
+def _check_enough(bare: SplicedModel, rows: Rows, sites: Sequence[Site], recipe: Recipe, activations: Path) -> None:
+    """Refuse sites where a batch has more tokens than are left without the sinks."""
+    for site in sites:
+        n_tokens, width = shape_at(bare, rows, site)
+        left = len(opened(activations, site, width))
+        if left < recipe.batch_size:
+            raise InputError(
+                f"{site}: {left} of {n_tokens} tokens are no attention sinks, and a batch has {recipe.batch_size}; "
+                "give more text, a smaller batch, or keep_sinks=True (--keep-sinks)"
+            )
 
 
 def _write(
     folder: Path,
     head: Mapping[str, Any],
-    tensors: Mapping[Site, dict[str, Any]],
+    trained: Mapping[Site, _Trained],
     figures: Mapping[Site, Figures],
     together: Losses,
 ) -> dict[str, Any]:
@@ -148,11 +186,12 @@ def _write(
 
     (folder / "sites").mkdir()
     records = {}
-    for site, weights in tensors.items():
+    for site, (sinks, tensors) in trained.items():
         source = f"sites/{site}.safetensors"
-        (folder / source).write_bytes(save(weights, {"hook_name": hook_of_site(site)}))
+        (folder / source).write_bytes(save(tensors, {"hook_name": hook_of_site(site)}))
         records[str(site)] = {
             "source": source, "sha256": sha256(folder / source), "kind": "jumprelu", **figures[site].record(),
+            "sink_tokens_training": sinks,
         }  # fmt: skip
     suite = {**head, "sites": records}
     (folder / "suite.toml").write_text(toml_text(suite), encoding="utf-8")

@@ -1,0 +1,67 @@
+"""Do the dictionaries of a trace fit? A check on its first batch that costs no forward pass."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from featcircuits.decomposition import precision
+from featcircuits.dictionaries import Dictionary
+from featcircuits.errors import InputError
+from featcircuits.health.fit import ABSURD, REMEDY, fault_at, fit_at, unexplained
+from featcircuits.health.misplaced import misplaced
+from featcircuits.sinks import bos_ids, usual_anywhere
+from featcircuits.sites import Site
+from featcircuits.splice import SplicedModel
+from featcircuits.states import SiteState, States
+
+
+@torch.no_grad()
+def check_states(spliced: SplicedModel, states: States, where: str) -> None:
+    """Are the dictionaries at their sites? Told by a batch whose states are at hand.
+
+    Raises `InputError` for one that leaves more than all variance unexplained, and warns of those that
+    explain another site much better than their own, naming the sites. `where`: the text, for messages.
+    """
+    usual = usual_anywhere(states.batch.clean, bos_ids(spliced)).flatten()
+    seen = _seen(spliced, states, usual)
+    for site, state in states.sites.items():
+        dictionary = spliced.dictionaries[site]
+        if dictionary.n_features == 0:
+            continue  # a whole activation is its error by design
+        x, error = (part[usual] for part in _clean(dictionary, state))
+        if unexplained(x, error) > ABSURD:
+            fault = fault_at(site, fit_at(spliced, site, seen), where)
+            raise InputError(f"{fault}; `featcircuits suites check` tells all sites; {REMEDY}")
+    if found := misplaced(spliced, seen):
+        (site, fit), *others = found.items()
+        more = ", ".join(f"{other} (rather {at.other})" for other, at in others)
+        warnings.warn(
+            f"{fault_at(site, fit, where)}{f', likewise {more}' if more else ''}; put each dictionary at the site "
+            "that it was trained at (`featcircuits suites check` tells all sites), or pass check_fit=False "
+            "(--no-check-fit)",
+            stacklevel=2,
+        )
+
+
+def _clean(dictionary: Dictionary, state: SiteState) -> tuple[Tensor, Tensor]:
+    """The clean activation and its error [token, width], from the features that are there already."""
+    x = state.x.flatten(0, 1)
+    x = x.to(precision(x.dtype))
+    read = state.read.flatten(0, 1).to(x.dtype)
+    none = read.new_zeros(1, dictionary.n_features)
+    explained = dictionary.write(state.scaled(state.value, state.row), state.row, state.feature, len(x))
+    past = dictionary.bypass(read)
+    explained = explained + dictionary.decode(none, dictionary.statistics(read))
+    return x, x - explained - (0 if past is None else past)
+
+
+def _seen(spliced: SplicedModel, states: States, usual: Tensor) -> dict[Site, Tensor]:
+    """What the states hold at some tokens, for comparison: spliced sites, where they read, and the stream."""
+    seen = dict(states.streams)
+    for site, state in states.sites.items():
+        seen |= {site: state.x, spliced.read_site(site): state.read}
+    flat = {site: x.flatten(0, 1)[usual] for site, x in seen.items()}
+    return {site: x.to(precision(x.dtype)) for site, x in flat.items()}
