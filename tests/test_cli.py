@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from featcircuits import cli
+from featcircuits.circuit import Circuit
 from featcircuits.cli import watch
 from featcircuits.cli.output import PlainConsole
-from featcircuits.circuit import Circuit
 from featcircuits.evaluation.report import Report
 
 ROOT = Path(__file__).parents[1]

@@ -19,8 +19,8 @@ from featcircuits.splice import SplicedModel
 
 PRODUCTS = 1 << 33
 """How many multiplications the first look may take before it makes do with fewer tokens."""
-MOST = 64
-"""Tokens of a look, at most."""
+FEW, MANY = 8, 64
+"""Tokens of the first look and of the closer one, at most."""
 
 
 def misplaced(spliced: SplicedModel, seen: Mapping[Site, Tensor]) -> dict[Site, Fit]:
@@ -31,7 +31,7 @@ def misplaced(spliced: SplicedModel, seen: Mapping[Site, Tensor]) -> dict[Site, 
     seen = _usual(seen)
     centred = {site: x - x.mean(0) for site, x in seen.items()}
     count = min(map(len, seen.values()))
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:MOST]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:MANY]
     few = order[: _affordable(spliced, seen)]
     found = {}
     for site, dictionary in spliced.dictionaries.items():
@@ -59,7 +59,7 @@ def _affordable(spliced: SplicedModel, seen: Mapping[Site, Tensor]) -> int:
     """How many tokens every dictionary can be tried on at every site of its width."""
     sizes = ((d.n_features * (d.read_width + d.width), d.width) for d in spliced.dictionaries.values())
     products = sum(size * sum(x.shape[1] == width for x in seen.values()) for size, width in sizes)
-    return max(1, PRODUCTS // max(1, products))
+    return max(1, min(FEW, PRODUCTS // max(1, products)))
 
 
 def _usual(seen: Mapping[Site, Tensor]) -> dict[Site, Tensor]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from featcircuits import runs
 from featcircuits.decomposition import precision
@@ -100,7 +99,7 @@ def train_suite(
 def _count(bare: SplicedModel, rows: Rows, recipe: Recipe) -> int:
     """Tokens to train on: without those that are sinks at every site."""
     bos = frozenset() if recipe.keep_sinks else bos_ids(bare)
-    return sum(len(row) - (row[0] in bos) for row in rows)
+    return sum(len(row) - len(bos.intersection(row[:1])) for row in rows)
 
 
 def spliced_with(bare: SplicedModel, dictionaries: Mapping[Site, Dictionary]) -> SplicedModel:
@@ -122,7 +121,7 @@ class _Trained(NamedTuple):
     """A site's dictionary, and how many tokens were sinks there and not trained on."""
 
     sinks: int
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Any]
 
 
 _SINKS = "sinks"
