@@ -59,7 +59,7 @@ def collect(
 def _fill(
     spliced: SplicedModel, rows: Rows, files: Mapping[Site, Tensor], bos: Iterable[int], progress: Progress
 ) -> int:
-    """One forward per batch, for all sites; returns how many tokens were written, the BOS at the head of rows left out."""
+    """One forward per batch, for all sites; returns how many tokens were written: all but BOS at the head of a row."""
     batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS))
     done = 0
     for tokens in progress(batches, "activations", len(batches)):
