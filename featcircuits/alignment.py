@@ -23,15 +23,16 @@ def finest_common(examples: Sequence[Example]) -> str:
     """The finest kind of places that prompts have in common.
 
     "position" where all lengths agree; else "role" where every prompt has a role that another one has too;
-    else the distance "from the end"; "anywhere" where more than half of the tokens stand at no distance
-    that another prompt has.
+    else the distance "from the end"; "anywhere" where more than half of the tokens that differ stand at no
+    distance that another prompt has.
     """
     if len({len(example.clean) for example in examples}) == 1:
         return POSITION
     roles = set(shared_roles(examples))
     if all(any(role in roles for role, _ in example.roles) for example in examples):
         return ROLE
-    depth, lengths = shared_depth(examples), [len(example.clean) for example in examples]
+    begin, depth = shared_beginning(examples), shared_depth(examples)
+    lengths = [len(example.clean) - begin for example in examples]
     return FROM_THE_END if 2 * sum(min(depth, length) for length in lengths) >= sum(lengths) else ANYWHERE
 
 
@@ -41,9 +42,24 @@ def shared_roles(examples: Sequence[Example]) -> tuple[str, ...]:
     return tuple(role for role, count in counts.items() if count >= min(FEWEST, len(examples)))
 
 
+def shared_beginning(examples: Sequence[Example]) -> int:
+    """How many tokens all prompts begin with, clean and corrupted: a BOS, an instruction."""
+    prompts = [prompt for example in examples for prompt in (example.clean, example.corrupted) if prompt is not None]
+    count = 0
+    for tokens in zip(*prompts, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        count += 1
+    return count
+
+
 def shared_depth(examples: Sequence[Example]) -> int:
-    """How many tokens, counted from the end, at least `FEWEST` prompts have (all, where there are fewer)."""
-    lengths = sorted((len(example.clean) for example in examples), reverse=True)
+    """How many tokens after the shared beginning, counted from the end, at least `FEWEST` prompts have.
+
+    All, where there are fewer prompts.
+    """
+    begin = shared_beginning(examples)
+    lengths = sorted((len(example.clean) - begin for example in examples), reverse=True)
     return lengths[min(FEWEST, len(lengths)) - 1]
 
 
@@ -64,38 +80,46 @@ class Alignment(NamedTuple):
 
     `kind`: "position", "role", "from the end" or "anywhere". Tokens whose role is no other prompt's count among
     those without a role; tokens further from the end than any other prompt reaches have the last place.
+    The first `beginning` positions, at which all prompts hold the same tokens, have places of their own in any
+    kind: a BOS, whose activations are like no other token's, is not averaged with words.
     """
 
     kind: str
     n_places: int
+    beginning: int = 0
     roles: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, examples: Sequence[Example], kind: str) -> Alignment:
         if kind == POSITION:
             return cls(kind, max(len(example.clean) for example in examples))
-        if kind == ROLE:
-            roles = shared_roles(examples)
-            return cls(kind, len(roles) + 1, roles)
-        return cls(kind, shared_depth(examples) if kind == FROM_THE_END else 1)
+        begin, roles = shared_beginning(examples), shared_roles(examples) if kind == ROLE else ()
+        others = {ROLE: len(roles) + 1, FROM_THE_END: max(1, shared_depth(examples)), ANYWHERE: 1}[kind]
+        return cls(kind, begin + others, begin, roles)
 
     def places(self, examples: Sequence[Example], tokens: Tokens) -> Tensor:
         """[row, slot]: the number of each token's place; 0 at padding. `examples`: those of the rows."""
-        if self.kind == ROLE:
-            places = by_role(examples, tokens, self.roles)
-        elif self.kind == ANYWHERE:
-            places = torch.zeros_like(tokens.ids)
-        else:
+        if self.kind == POSITION:
             places = self._positions(tokens)
+        else:
+            later = self.beginning + self._later(examples, tokens)
+            places = torch.where(tokens.positions < self.beginning, tokens.positions, later)
         return places.masked_fill(tokens.mask == 0, 0)
 
     def _positions(self, tokens: Tokens) -> Tensor:
-        lengths = tokens.mask.sum(-1, keepdim=True)
-        if self.kind == FROM_THE_END:
-            return (lengths - 1 - tokens.positions).clamp(max=self.n_places - 1)
-        if int(lengths.max()) > self.n_places:
+        longest = int(tokens.mask.sum(-1).max())
+        if longest > self.n_places:
             raise InputError(
-                f"means were taken at {self.n_places} positions, and a prompt has {int(lengths.max())} tokens; "
+                f"means were taken at {self.n_places} positions, and a prompt has {longest} tokens; "
                 "take them over prompts of the same length"
             )
         return tokens.positions
+
+    def _later(self, examples: Sequence[Example], tokens: Tokens) -> Tensor:
+        """Numbers of the places after the shared beginning."""
+        if self.kind == ROLE:
+            return by_role(examples, tokens, self.roles)
+        if self.kind == ANYWHERE:
+            return torch.zeros_like(tokens.ids)
+        distance = tokens.mask.sum(-1, keepdim=True) - 1 - tokens.positions
+        return distance.clamp(max=self.n_places - self.beginning - 1)

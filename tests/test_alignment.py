@@ -29,6 +29,14 @@ def prompt(length: int, *roles: str, paired: bool = False, seed: int = 0) -> Exa
     return Example(clean, other if paired else None, (1,), (2,), spans)
 
 
+def begun(length: int, *roles: str) -> Example:
+    """With a BOS and the same second token; roles stand after the BOS."""
+    other = prompt(length, paired=True)
+    clean, corrupted = ((1, 2, *tokens[2:]) for tokens in (other.clean, other.corrupted or ()))
+    spans = tuple((role, Span(number, number + 1)) for number, role in enumerate(roles, start=1))
+    return Example(clean, corrupted, (1,), (2,), spans)
+
+
 def task_of(*examples: Example, **options: str) -> fc.Task:
     return fc.Task(examples, **options)
 
@@ -63,6 +71,10 @@ def test_the_finest_common_places(examples: list[Example], kind: str, aggregate:
         ([prompt(2, "a", "b"), prompt(3, "a")], [[0, 1], [0, 1, 1]]),  # only one has a b: as if it had no role
         ([prompt(2, "a"), prompt(3, "a")], [[0, 1], [0, 1, 1]]),
         ([prompt(1), prompt(9)], [[0], [0] * 9]),
+        # what all begin with is averaged with nothing else, whatever has a role
+        ([begun(3), begun(4)], [[0, 1, 2], [0, 1, 2, 2]]),
+        ([begun(3, "a"), begun(4, "a")], [[0, 1, 3], [0, 1, 3, 3]]),
+        ([begun(2), begun(20)], [[0, 1], [0, 1, *[2] * 18]]),
     ],
 )
 @pytest.mark.parametrize("side", ["left", "right"])
