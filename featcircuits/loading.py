@@ -15,7 +15,7 @@ from featcircuits.capabilities import check_capabilities, fitting_architecture
 from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.base import check_numbers
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, first_line
 from featcircuits.models import Architecture
 from featcircuits.models.placement import device_of
 from featcircuits.sites import Site, chosen
@@ -57,19 +57,15 @@ def load(
     name another site are refused; without it they are taken as given, and manifests say so.
     Raises `InputError` where they do not fit.
     """
-    from featcircuits.suites import SHIPPED, check_model, load_suite
+    from featcircuits.suites import check_model
     from featcircuits.suites.adapting import adaptation
     from featcircuits.suites.places import check_places
 
-    given = suite if isinstance(suite, Mapping) else None
-    found = None if isinstance(suite, Mapping) else load_suite(suite or SHIPPED)
+    given, found = _given(suite, sites)
     spread = device == SPREAD
     device, dtype = None if spread else check_device(device), check_dtype(dtype)
     if offload not in (None, "cpu", "disk"):
         raise InputError(f"offload is {offload!r}; known: 'cpu', 'disk'")
-    if sites is not None:
-        given = None if given is None else {name: given[name] for name in chosen(given, sites)}
-        found = None if found is None else found.only(sites)
     model = _source_of(found) if model is None else model
     if isinstance(model, (str, Path)):
         model, tokenizer = _pretrained(str(model), tokenizer, dtype, spread)
@@ -92,6 +88,20 @@ def load(
     home = device_of(model.get_input_embeddings())
     placed = {site: dictionary.to(home, precision(model.dtype)) for site, dictionary in checked.items()}
     return SplicedModel(model, architecture, placed, tokenizer, found)
+
+
+def _given(
+    suite: str | Path | Mapping[str, Dictionary] | None, sites: str | Iterable[str] | None
+) -> tuple[Mapping[str, Dictionary] | None, Suite | None]:
+    """A mapping or a suite, only the chosen sites of it; a suite's files are where its record says."""
+    from featcircuits.suites import SHIPPED, load_suite
+
+    if isinstance(suite, Mapping):
+        return suite if sites is None else {name: suite[name] for name in chosen(suite, sites)}, None
+    found = load_suite(suite or SHIPPED)
+    found = found if sites is None else found.only(sites)
+    found.check_sources()
+    return None, found
 
 
 def _source_of(suite: Suite | None) -> str:
@@ -170,8 +180,7 @@ def _pretrained(
         model, found = loaded
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise InputError(f"model {source!r} could not be loaded: {first_line}") from None
+        raise InputError(f"model {source!r} could not be loaded: {first_line(error)}") from None
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise

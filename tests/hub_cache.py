@@ -47,8 +47,8 @@ def test_a_repository_gives_a_folder_or_a_file() -> None:
 @pytest.mark.parametrize(
     ("call", "arguments", "message"),
     [
-        (from_release, ("gpt2-small-res-jbb", "x"), "unknown SAELens release 'gpt2-small-res-jbb'; close to it: gpt2-"),
-        (from_release, ("gpt2-small-res-jb", "blocks.6"), "has no id 'blocks.6'; close to it: blocks."),
+        (from_release, ("gpt2-small-res-jbb", "x"), "unknown SAELens release 'gpt2-small-res-jbb'; known: gpt2-"),
+        (from_release, ("gpt2-small-res-jb", "blocks.6"), "has no id 'blocks.6'; known: blocks."),
         (from_release, ("gpt2-small-res-jb", "blocks.7.hook_resid_pre"), "must be in the Hugging Face cache"),
         (from_release, ("nobody/nothing", "sae"), "must be in the Hugging Face cache"),
         (from_release, ("mntss-gemma-2-2b-2.5m-clt-as-per-layer", "layer_0"), "cross layer transcoder dictionaries"),

@@ -188,6 +188,85 @@ def test_any_value_anywhere_in_a_config(tmp_path: Path, name: str, value: Any) -
         assert_contained(path)
 
 
+SETTINGS = {
+    "sae_lens_topk": "k", "sae_lens_gated": "architecture", "sparsify_groupmax": "k", "gemma_scope_2_res": "width",
+    "dictionary_learning_topk": "trainer", "circuit_tracer_topk": "k",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key"), SETTINGS.items())
+def test_a_setting_that_is_given_twice(tmp_path: Path, name: str, key: str) -> None:
+    """Even with the same value: readers differ in which of two counts."""
+    path = copied(name, tmp_path)
+    config = config_of(path)
+    assert config is not None
+    record = yaml.safe_load(config.read_text())
+    line = json.dumps({key: record.pop(key)})[1:-1]
+    twice = {
+        ".json": f"{{{line}, {json.dumps(record)[1:-1] or line}, {line}}}",
+        ".yaml": "\n".join([line, *(json.dumps({k: v})[1:-1] for k, v in record.items()), line]),
+    }
+    config.write_text(twice[config.suffix])
+    assert_refused(path, f"{key!r} is given twice; remove one of them")
+
+
+def test_a_setting_of_a_table_that_is_given_twice(tmp_path: Path) -> None:
+    path = copied("dictionary_learning_topk", tmp_path)
+    text = (path / "config.json").read_text()
+    (path / "config.json").write_text(text.replace('"k": ', '"k": 3, "k": ', 1))
+    assert_refused(path, "'k' is given twice")
+
+
+def test_aliases_that_stand_for_billions_of_values(tmp_path: Path) -> None:
+    path = copied("circuit_tracer_topk", tmp_path)
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    for last in ("feature_input_hook: *a9", "k: *a9", "model_kind: *a9"):
+        (path.parent / "config.yaml").write_text("\n".join([*lines, last]))
+        assert_refused(path, "is an alias; write out what it stands for")
+
+
+@pytest.mark.parametrize("name", ["sae_lens_topk", "sae_lens_v5_topk", "sparsify_groupmax", "dictionary_learning_topk"])
+@pytest.mark.parametrize(
+    ("k", "said"), [(0, "k is 0, but must be at least 1"), (-3, "k is -3, but must be at least 1")]
+)
+def test_no_features_at_all(tmp_path: Path, name: str, k: int, said: str) -> None:
+    path = copied(name, tmp_path)
+    config = config_of(path)
+    assert config is not None
+    record = json.loads(config.read_text())
+    table = record.get("trainer") or record.get("activation_fn_kwargs") or record
+    table["k"] = k
+    config.write_text(json.dumps(record))
+    if name == "dictionary_learning_topk":
+        tensors = stored(weights_of(path))
+        store(weights_of(path), {**tensors, "k": torch.tensor(k)})
+    assert_refused(path, said)
+
+
+def test_no_k_at_all(tmp_path: Path) -> None:
+    path = copied("sparsify_groupmax", tmp_path)
+    record = json.loads((path / "cfg.json").read_text())
+    del record["k"]
+    (path / "cfg.json").write_text(json.dumps(record))
+    assert_refused(path, "the files give no k, how many features a token may have")
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 1e38, 1e15])
+@pytest.mark.parametrize(("name", "tensor"), [case for case in READ if case not in SINGLE_NUMBERS])
+def test_finite_numbers_that_overflow(tmp_path: Path, name: str, tensor: str, value: float) -> None:
+    """In conversion to float32, or in the products that the features are made of; a threshold is only compared."""
+    path = copied(name, tmp_path)
+    tensors = stored(weights_of(path))
+    wide = tensors[tensor].to(torch.float64).contiguous()
+    wide.view(-1)[-1] = value
+    store(weights_of(path), {**tensors, tensor: wide})
+    if "threshold" in tensor and abs(value) < 1e39:
+        assert_contained(path)
+    else:
+        assert_refused(path, "")
+
+
 NO_CONFIGS = (
     "", "{", "[1, 2]", "null", "3", "[" * 100_000, '{"k": ' * 5000, "\x00", '{"k": 1e999}', "%", "- a\n- b",
 )  # fmt: skip

@@ -7,6 +7,7 @@ transcoders have a bypass, a linear way past the features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, Self, TypedDict, runtime_checkable
@@ -152,11 +153,24 @@ class SameSite:
         return None
 
 
+_LARGEST = 1e12
+"""Of weights: the products of three of them, summed over any width, are finite in float32."""
+
+
 def check_numbers(dictionary: Dictionary) -> None:
-    """Refuse weights that hold NaN or infinity."""
-    for name, tensor in dictionary.tensors().items():
-        if not torch.isfinite(tensor).all():
+    """Refuse weights that hold NaN or infinity, or numbers whose products in float32 would be infinite."""
+    slope = dictionary.activation.slope if isinstance(dictionary, Affine) else None
+    steep = {} if slope is None else {"exp(r_mag)": slope}
+    for name, tensor in {**dictionary.tensors(), **steep}.items():
+        least, most = (float(end) for end in tensor.aminmax())
+        if not (math.isfinite(least) and math.isfinite(most)):
             raise InputError(f"{dictionary.kind} dictionary: {name} holds NaN or infinity; the file may be damaged")
+        # a threshold is only compared
+        if max(-least, most) > (torch.finfo(torch.float32).max if name == "threshold" else _LARGEST):
+            raise InputError(
+                f"{dictionary.kind} dictionary: {name} holds {max(-least, most):.3g}, whose products overflow to "
+                "infinity; the file may be damaged"
+            )
 
 
 class Activation(Protocol):

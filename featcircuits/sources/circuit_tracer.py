@@ -21,6 +21,7 @@ from featcircuits.sources.files import (
     check_floats,
     check_names,
     check_size,
+    k_of,
     number_of,
     read_yaml,
     setting,
@@ -90,13 +91,10 @@ def _activation(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str
 
 
 def _k_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
-    k = setting(config, "k", int)
-    if "k" in tensors:
-        k = number_of(tensors["k"], "k")
-        check_size(config, "k", k)
-    if k is None:
-        raise InputError("neither the tensors nor the config give k, how many features a token may have")
-    return k
+    stored = number_of(tensors["k"], "k") if "k" in tensors else None
+    if stored is not None:
+        check_size(config, "k", stored)
+    return k_of(stored, setting(config, "k", int))
 
 
 def _origin(config: Mapping[str, Any], path: Path) -> Origin:

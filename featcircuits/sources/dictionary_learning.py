@@ -21,6 +21,7 @@ from featcircuits.sources.files import (
     check_floats,
     check_names,
     check_size,
+    k_of,
     number_of,
     read_json,
     setting,
@@ -102,12 +103,10 @@ def _jumprelu(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
 
 def _topk(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
     check_names(tensors, (*_LINEAR, "b_dec"), _K)
-    k = setting(trainer, "k", int)
-    if "k" in tensors:
-        check_size(trainer, "k", number_of(tensors["k"], "k"))
-        k = number_of(tensors["k"], "k")
-    if k is None:
-        raise InputError("neither the tensors nor the config give k, how many features a token may have")
+    stored = number_of(tensors["k"], "k") if "k" in tensors else None
+    if stored is not None:
+        check_size(trainer, "k", stored)
+    k = k_of(stored, setting(trainer, "k", int))
     return topk(**_transposed(tensors), b_dec=tensors["b_dec"], k=k, centre=tensors["b_dec"])
 
 

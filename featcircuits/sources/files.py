@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import pickle
+import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor
 
 from featcircuits import reading
-from featcircuits.errors import InputError, shortened
+from featcircuits.errors import InputError, first_line, shortened
 
 Load = Callable[[Path], dict[str, Tensor]]
 """`mapped` or `shapes`."""
@@ -52,7 +55,9 @@ def _safetensors(path: Path, shapes_only: bool) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             return {name: _tensor(file, name, shapes_only) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error}); it may be truncated or damaged") from None
+        raise InputError(
+            f"{path}: not a readable safetensors file ({first_line(error)}); it may be truncated or damaged"
+        ) from None
 
 
 def _tensor(file: Any, name: str, shapes_only: bool) -> Tensor:
@@ -73,7 +78,9 @@ def metadata_of(path: Path) -> dict[str, str]:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error}); it may be truncated or damaged") from None
+        raise InputError(
+            f"{path}: not a readable safetensors file ({first_line(error)}); it may be truncated or damaged"
+        ) from None
 
 
 def _npz(path: Path, shapes_only: bool) -> dict[str, Tensor]:
@@ -85,7 +92,9 @@ def _npz(path: Path, shapes_only: bool) -> dict[str, Tensor]:
             return {m.filename.removesuffix(".npy"): _array(archive, m, shapes_only) for m in members}
     # what a damaged archive's bytes make the reader raise has no bounds
     except Exception as error:
-        raise InputError(f"{path}: not a readable npz file ({error}); it may be truncated or damaged") from None
+        raise InputError(
+            f"{path}: not a readable npz file ({first_line(error)}); it may be truncated or damaged"
+        ) from None
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shapes_only: bool) -> Tensor:
@@ -114,12 +123,14 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _pickled(path: Path, shapes_only: bool) -> dict[str, Tensor]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive:
+            _check_stored(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     # weights_only runs no code of the file's, but what its bytes make the reader raise has no bounds
     except Exception as error:
-        first_line = str(error).strip().split("\n")[0]
         raise InputError(
-            f"{path}: not readable as PyTorch weights without executing code ({first_line}); "
+            f"{path}: not readable as PyTorch weights without executing code ({_reason(error)}); "
             "it may be truncated, damaged or not a state dict"
         ) from None
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
@@ -132,6 +143,25 @@ def _pickled(path: Path, shapes_only: bool) -> dict[str, Tensor]:
     if shapes_only:
         return {str(name): t.to("meta") if t.numel() > 1 else t for name, t in found.items()}
     return {str(name): tensor.detach() for name, tensor in found.items()}
+
+
+def _check_stored(path: Path) -> None:
+    """What torch.save writes is not compressed: a small file cannot stand for any number of bytes."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if packed := next((member for member in members if member.compress_type != zipfile.ZIP_STORED), None):
+        raise ValueError(f"{shortened(packed.filename)} in it is compressed, as torch.save never does")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its parts are larger than the file")
+
+
+def _reason(error: Exception) -> str:
+    """PyTorch's own advice is to execute what the file holds; it must not be passed on."""
+    said = str(error)
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in said:
+        named = re.search(r"GLOBAL ([\w.]+)", said)
+        return f"it asks for {named[1][:80]}" if named else "it holds other things than tensors"
+    return first_line(error)
 
 
 _READERS: Mapping[str, Callable[[Path, bool], dict[str, Tensor]]] = {
@@ -206,6 +236,16 @@ def _overflows(value: object) -> bool:
 _KINDS: Mapping[type, str] = {int: "a whole number", str: "text", bool: "true or false", dict: "a table"}
 
 
+def k_of(*given: int | None) -> int:
+    """The first k that there is, of those that a family's files may give."""
+    k = next((k for k in given if k is not None), None)
+    if k is None:
+        raise InputError("the files give no k, how many features a token may have")
+    if k < 1:
+        raise InputError(f"k is {k}, but must be at least 1: how many features a token may have")
+    return k
+
+
 def check_size(record: Mapping[str, Any], name: str, found: int) -> None:
     """Refuse a config that gives another size than its tensors have."""
     given = setting(record, name, int)
@@ -221,8 +261,8 @@ def sha256(path: Path) -> str:
 
 def check_hash(path: Path, expected: str | None) -> None:
     """Refuse a file that is missing or not the one that was recorded; None records nothing."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; the suite is incomplete")
+    if not os.path.isfile(path):
+        raise InputError(f"{shortened(path, 300)}: no such file; the suite is incomplete")
     if expected:
         compare_hash(path, sha256(path), expected)
 

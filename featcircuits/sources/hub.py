@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path, PurePosixPath
 
 from featcircuits.dictionaries import Affine
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, first_line, shortened
 from featcircuits.sources.load import SOURCES, load_source
 
 
@@ -32,9 +33,11 @@ def fetch(repo: str, path: str, revision: str | None = None) -> Path:
     try:
         root = snapshot_download(repo, revision=revision, allow_patterns=_patterns(path))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise InputError(f"{what}: could not be had from the Hugging Face hub or its cache ({_first(error)})") from None
+        raise InputError(
+            f"{what}: could not be had from the Hugging Face hub or its cache ({first_line(error)})"
+        ) from None
     local = Path(root) / path
-    if not local.exists():
+    if not os.path.exists(local):
         raise InputError(f"{what}: the repository has no such file or folder, or it is not in the cache")
     return local
 
@@ -43,11 +46,7 @@ def _patterns(path: str) -> list[str]:
     """The file itself, what may lie beside it, and what a folder of any family holds."""
     place = PurePosixPath(path)
     if place.is_absolute() or ".." in place.parts or not re.fullmatch(r"[\w./ =,+@-]+", path):
-        raise InputError(f"{path!r} is not a path inside a repository")
+        raise InputError(f"{shortened(path)} is not a path inside a repository")
     names = sorted({name for source in SOURCES for name in source.files})
     folders = (place, place.parent)
     return [str(place), *(str(folder / name) for folder in folders for name in names)]
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from featcircuits.dictionaries import Affine
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
+from featcircuits.inside import check_links
 from featcircuits.sources.circuit_tracer import CIRCUIT_TRACER
 from featcircuits.sources.contract import Found, Source, SourceInfo, checked, info_of
 from featcircuits.sources.dictionary_learning import DICTIONARY_LEARNING
@@ -67,8 +69,8 @@ def hash_of(path: Path) -> str:
 
 
 def _check_exists(path: Path) -> None:
-    if not path.is_file() and not path.is_dir():
-        raise InputError(f"{path}: no such file; the suite is incomplete")
+    if not os.path.isfile(path) and not os.path.isdir(path):  # which raise for no name
+        raise InputError(f"{shortened(path, 300)}: no such file; the suite is incomplete")
 
 
 def _source_of(path: Path) -> Source:
@@ -86,7 +88,9 @@ def _source_of(path: Path) -> Source:
 def _found(path: Path, load: Load) -> Found:
     """Errors of a family's reader name the path that the user gave."""
     try:
-        found = _source_of(path).read(path, load).placed()
+        source = _source_of(path)
+        check_links(path if path.is_dir() else path.parent, (name for name in source.files if name != path.name))
+        found = source.read(path, load).placed()
         # a transcoder at another place than around an MLP would be spliced in where it does not belong
         if found.dictionary.transcodes:
             _ = info_of("", found).site

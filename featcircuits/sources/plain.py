@@ -18,7 +18,7 @@ from torch import Tensor
 from featcircuits.dictionaries import Affine, gated, jumprelu, relu, topk
 from featcircuits.errors import InputError
 from featcircuits.sources.contract import Found, Origin, Source
-from featcircuits.sources.files import Load, check_floats, metadata_of, number_of, transposed
+from featcircuits.sources.files import Load, check_floats, k_of, metadata_of, number_of, transposed
 
 _MATRICES = frozenset({"W_enc", "b_enc", "W_dec", "b_dec"})
 
@@ -52,7 +52,7 @@ def read(path: Path, load: Load) -> Found:
 def _arguments(tensors: dict[str, Tensor], origin: Origin) -> dict[str, Any]:
     given: dict[str, Any] = dict(tensors)
     if "k" in given:
-        given["k"] = number_of(given["k"], "k")
+        given["k"] = k_of(number_of(given["k"], "k"))
     if "W_skip" in given:
         given["W_skip"] = transposed(tensors, "W_skip")
     return {**given, "transcodes": "W_skip" in given or origin.hook_name_out is not None}

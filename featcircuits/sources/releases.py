@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
 from featcircuits.dictionaries import Affine
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, first_line, known, shortened
 from featcircuits.releases import release_entry, release_names
 from featcircuits.sources import sae_lens as own
 from featcircuits.sources.contract import Found, SourceInfo, checked, info_of
@@ -55,18 +54,12 @@ def _record(release: str, sae_id: str) -> Mapping[str, Any]:
             return {}
         if not release_names():
             raise InputError("releases need SAELens, which is not installed: pip install sae-lens")
-        raise InputError(f"unknown SAELens release {release!r}{_close(release, release_names())}")
+        raise InputError(f"unknown SAELens release {shortened(release)}; {known(sorted(release_names()), release)}")
     refuse(_REFUSED.get(entry.get("conversion_func") or "", ""))
     ids = {sae["id"]: sae for sae in entry["saes"]}
     if sae_id not in ids:
-        raise InputError(f"SAELens release {release!r} has no id {sae_id!r}{_close(sae_id, ids)}")
+        raise InputError(f"SAELens release {release!r} has no id {shortened(sae_id)}; {known(sorted(ids), sae_id)}")
     return {"repo_id": entry["repo_id"], "conversion_func": entry.get("conversion_func"), "path": ids[sae_id]["path"]}
-
-
-def _close(name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or known[:5]
-    return f"; close to it: {', '.join(close)}"
 
 
 def _found(release: str, sae_id: str) -> Found:
@@ -86,10 +79,9 @@ def _loaded(release: str, sae_id: str) -> tuple[dict[str, Any], dict[str, Tensor
         try:
             sae = SAE.from_pretrained(release, sae_id)
         except (HfHubHTTPError, OSError, ValueError, KeyError, RuntimeError) as error:
-            first = str(error).strip().split("\n")[0] or type(error).__name__
             raise InputError(
-                f"{release}, {sae_id}: SAELens could not load it ({first}); without a network it must be in the "
-                "Hugging Face cache"
+                f"{release}, {sae_id}: SAELens could not load it ({first_line(error)}); without a network it must be "
+                "in the Hugging Face cache"
             ) from None
     return sae.cfg.to_dict(), {name: tensor.detach() for name, tensor in sae.state_dict().items()}
 

@@ -18,7 +18,7 @@ from featcircuits.dictionaries.base import Normalisation
 from featcircuits.dictionaries.normalisation import NORMALISATIONS
 from featcircuits.errors import InputError
 from featcircuits.sources.contract import Found, Origin, Source, home
-from featcircuits.sources.files import Load, check_floats, check_names, check_size, read_json, setting, transposed
+from featcircuits.sources.files import Load, check_floats, check_names, check_size, k_of, read_json, setting, transposed
 from featcircuits.sources.folding import with_unit_rows
 from featcircuits.sources.refused import refuse
 
@@ -110,10 +110,7 @@ def _without_scaling(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _k_of(config: Mapping[str, Any]) -> int:
     old = setting(config, "activation_fn_kwargs", dict) or {}
-    k = setting(config, "k", int) or setting(old, "k", int)
-    if k is None:
-        raise InputError("the config gives no k, how many features a token may have")
-    return k
+    return k_of(setting(config, "k", int), setting(old, "k", int))
 
 
 def _normalisation_of(config: Mapping[str, Any], undone: bool) -> tuple[Normalisation | None, str | None]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from featcircuits.dictionaries import Affine, abstopk, groupmax, topk
 from featcircuits.errors import InputError
 from featcircuits.sources.contract import Found, Origin, Source, home
-from featcircuits.sources.files import Load, check_floats, check_names, check_size, read_json, setting, transposed
+from featcircuits.sources.files import Load, check_floats, check_names, check_size, k_of, read_json, setting, transposed
 
 WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
 
@@ -44,7 +44,7 @@ def _dictionary(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Affine
     transcode = setting(config, "transcode", bool)
     return _kind(config)(
         transposed(tensors, "encoder.weight"), tensors["encoder.bias"], tensors["W_dec"], tensors["b_dec"],
-        k=_k_of(config),
+        k=k_of(setting(config, "k", int)),
         centre=None if transcode else tensors["b_dec"],
         W_skip=transposed(tensors, "W_skip") if skip else None,
         transcodes=skip if transcode is None else transcode,
@@ -58,13 +58,6 @@ def _kind(config: Mapping[str, Any]) -> Callable[..., Affine]:
     if name not in _ACTIVATIONS:
         raise InputError(f"the activation is {name!r}; known: {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[name]
-
-
-def _k_of(config: Mapping[str, Any]) -> int:
-    k = setting(config, "k", int)
-    if k is None:
-        raise InputError("the config gives no k, how many features a token may have")
-    return k
 
 
 def _stated_features(config: Mapping[str, Any], dictionary: Affine) -> int:

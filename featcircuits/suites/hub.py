@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from featcircuits.inside import inside
 from featcircuits.releases import release_entry
 
 WEIGHTS: Mapping[str, Callable[[str], tuple[str, ...]]] = {
@@ -80,7 +81,8 @@ def size_here(folder: Path, record: Mapping[str, Any]) -> int | None:
     if "dictionary" in record:
         return 0
     if "source" in record:
-        return _size(folder / record["source"])
+        path = inside(folder, folder / record["source"])
+        return None if path is None else _size(path)
     need = need_of(record)
     paths = [] if need is None else [_cached(need, file) for file in need.files]
     sizes = [None if path is None else _size(path) for path in paths]
@@ -95,8 +97,9 @@ def _cached(need: Need, file: str) -> Path | None:
 
 
 def _size(path: Path) -> int | None:
+    """Of a file, or of a folder's files, those left out that are links to elsewhere."""
     if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and inside(path, file))
     return path.stat().st_size if path.is_file() else None
 
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, known, shortened
+from featcircuits.inside import inside, link_in
+from featcircuits.naming import check_name
 from featcircuits.reading import read_toml
 from featcircuits.sites import Site
 
@@ -56,8 +58,21 @@ _TOP_TYPES = {
     **dict.fromkeys(["model", "recipe", "tasks", "sites"], dict),
 }
 _TOP = {*_TOP_TYPES, "format", "groups"}
-_MODEL = {"source", "revision", "fingerprint", "architecture", "hidden_size", "num_hidden_layers", "files"}
-_NAMES = {str: "text", dict: "table", int: "whole number above 0", bool: "true or false", (int, float): "number"}
+_MODEL: Mapping[str, type] = {
+    **dict.fromkeys(["source", "revision", "fingerprint", "architecture"], str),
+    **dict.fromkeys(["hidden_size", "num_hidden_layers"], int),
+    "files": dict,
+}
+_TASK = dict.fromkeys(["train", "test", "description", "metric"], str)
+_LARGEST, _MOST_LAYERS, _LONGEST = 10**8, 1000, 1000
+"""A width or number of features; a model's layers; characters of a value."""
+_NAMES = {
+    str: "text",
+    dict: "table",
+    int: f"whole number above 0, and below {_LARGEST}",
+    bool: "true or false",
+    (int, float): "number",
+}
 
 Record = dict[str, Any]
 
@@ -73,14 +88,21 @@ def read_record(path: Path) -> Record:
 
 def _checked(record: Record) -> Record:
     if record.get("format") != FORMAT:
-        raise InputError(f"format is {record.get('format')!r}; this version reads format {FORMAT}")
+        raise InputError(f"format is {shortened(record.get('format'))}; this version reads format {FORMAT}")
     _check_known("", record, _TOP)
     groups = record.get("groups", [])
     if not isinstance(groups, list):
-        raise InputError(f"groups is {groups!r}; write each group as a [[groups]] table")
+        raise InputError(f"groups is {shortened(groups)}; write each group as a [[groups]] table")
     _check_types("", record, _TOP_TYPES, ["name", "model", *([] if groups else ["sites"])])
     _check_known("model.", record["model"], _MODEL)
-    _check_types("model.", record["model"], {"source": str}, ["source"])
+    check_name(record["name"], "name")
+    _check_types("model.", record["model"], _MODEL, ["source"])
+    for name, value in record["model"].get("files", {}).items():
+        _check_types("model.files.", {name: value}, {name: str}, [name])
+    for name, task in record.get("tasks", {}).items():
+        check_name(name, "task")
+        _check_types("tasks.", {name: task}, {name: dict}, [])
+        _check_types(f"tasks.{name}.", task, _TASK, [])
     return {**record, "sites": _sites(groups, record.get("sites", {}))}
 
 
@@ -94,9 +116,9 @@ def _sites(groups: list[Any], explicit: Mapping[str, Any]) -> dict[str, Record]:
             grouped[site] = entry
     sites = dict(grouped)
     for site, entry in explicit.items():
-        Site.parse(site)
+        _check_layer(site)
         if not isinstance(entry, dict):
-            raise InputError(f"sites.{site} must be a table with a source")
+            raise InputError(f"sites.{site} must be a table with a source, found {shortened(entry)}")
         _check_known(f"sites.{site}.", entry, _SITE)
         # a table that names a source of its own stands alone; one without adds to its group's
         sites[site] = entry if any(name in entry for name in SOURCES) else {**grouped.get(site, {}), **entry}
@@ -107,7 +129,7 @@ def _sites(groups: list[Any], explicit: Mapping[str, Any]) -> dict[str, Record]:
 def _expanded(where: str, group: Any) -> dict[str, Record]:
     """A group's sites, each checked."""
     if not isinstance(group, dict):
-        raise InputError(f"{where[:-1]} is {group!r}; give a table")
+        raise InputError(f"{where[:-1]} is {shortened(group)}; give a table")
     _check_known(where, group, _GROUP)
     _check_types(where, group, {"sites": str}, ["sites"])
     layers = _layers(where, group.get("layers"))
@@ -124,7 +146,7 @@ def _expanded(where: str, group: Any) -> dict[str, Record]:
         values = {**shared, **{name: listed[place] for name, listed in by_layer.items()}}
         filled = {name: _filled(value, {**values, "layer": layer}) for name, value in values.items()}
         site = _filled(group["sites"], {"layer": layer})
-        Site.parse(site)
+        _check_layer(site)
         _check_site(where, filled)
         entries[site] = filled
     _check_differ(where, group)
@@ -134,20 +156,31 @@ def _expanded(where: str, group: Any) -> dict[str, Record]:
 def _layers(where: str, given: Any) -> range:
     numbers = isinstance(given, list) and len(given) == 2 and all(type(layer) is int for layer in given)
     if not numbers or not 0 <= given[0] <= given[1]:
-        raise InputError(f"{where}layers is {given!r}; give [first, last]")
+        raise InputError(f"{where}layers is {shortened(given)}; give [first, last]")
+    if given[1] >= _MOST_LAYERS:
+        raise InputError(f"{where}layers is {shortened(given)}; layers are numbered from 0, and below {_MOST_LAYERS}")
     return range(given[0], given[1] + 1)
+
+
+def _check_layer(site: str) -> None:
+    if Site.parse(site).layer >= _MOST_LAYERS:
+        raise InputError(f"site {site}: layers are numbered from 0, and below {_MOST_LAYERS}")
 
 
 def _check_templates(where: str, group: Record, by_layer: Mapping[str, Any]) -> None:
     """Only known names are filled in, and each layer has a site of its own."""
     for name, value in group.items():
-        known = ["layer"] if name == "sites" else ["layer", *(other for other in by_layer if other != name)]
+        fields = ["layer"] if name == "sites" else ["layer", *(other for other in by_layer if other != name)]
         texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
         for field in _FIELD.findall(" ".join(texts)):
-            if field not in known:
-                raise InputError(f"{where}{name} = {value!r}: nothing fills in {{{field}}}; known: {', '.join(known)}")
+            if field not in fields:
+                raise InputError(
+                    f"{where}{name} = {shortened(value)}: nothing fills in {{{field}}}; {known(fields, field)}"
+                )
     if "{layer}" not in group["sites"]:
-        raise InputError(f"{where}sites = {group['sites']!r} has no {{layer}}; a single site is a [sites.<site>] table")
+        raise InputError(
+            f"{where}sites = {shortened(group['sites'])} has no {{layer}}; a single site is a [sites.<site>] table"
+        )
 
 
 def _check_differ(where: str, group: Record) -> None:
@@ -155,7 +188,9 @@ def _check_differ(where: str, group: Record) -> None:
     origin = {name: group[name] for name in _WHERE if name in group}
     if origin and not any(isinstance(value, list) or _FIELD.search(str(value)) for value in origin.values()):
         name, value = list(origin.items())[-1]
-        raise InputError(f"{where}{name} = {value!r} has no {{layer}}; every layer would have the same weights")
+        raise InputError(
+            f"{where}{name} = {shortened(value)} has no {{layer}}; every layer would have the same weights"
+        )
 
 
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -182,12 +217,24 @@ def _check_site(where: str, entry: Record) -> None:
             raise InputError(f"{where}{name} belongs to {owner}, but the weights come from {source}; remove it")
     _check_types(where, entry, _SITE, (source, *SOURCES[source]))
     if source == "dictionary" and entry[source] not in BASES:
-        raise InputError(f"{where}dictionary is {entry[source]!r}; known: {', '.join(BASES)}")
+        raise InputError(f"{where}dictionary is {shortened(entry[source])}; {known(BASES, entry[source])}")
+    if source == "dictionary" and entry.get("kind", entry[source]) != entry[source]:
+        raise InputError(f"{where}kind is {shortened(entry['kind'])}, but the dictionary is {entry[source]!r}")
+    for name, pattern in _ON_HUB.items():
+        if name in entry and (not pattern.fullmatch(entry[name]) or ".." in entry[name].split("/")):
+            raise InputError(f"{where}{name} is {shortened(entry[name])}, which is no {name} of the hub")
 
 
-def _check_known(where: str, table: Record, known: Any) -> None:
-    if unknown := sorted(set(table) - set(known)):
-        raise InputError(f"unknown key {where}{unknown[0]}; known: {', '.join(sorted(known))}")
+_ON_HUB = {
+    "repo": re.compile(r"[\w.-]+(/[\w.-]+)?"),
+    "path": re.compile(r"[\w.=,+@-][\w./ =,+@-]*"),
+    "revision": re.compile(r"[\w.-][\w./-]*"),
+}
+
+
+def _check_known(where: str, table: Record, names: Any) -> None:
+    if unknown := sorted(set(table) - set(names)):
+        raise InputError(f"unknown key {where}{shortened(unknown[0])[1:-1]}; {known(sorted(names), unknown[0])}")
 
 
 def _check_types(where: str, table: Record, types: Mapping[str, Any], needed: Any) -> None:
@@ -196,14 +243,20 @@ def _check_types(where: str, table: Record, types: Mapping[str, Any], needed: An
         value = table.get(name)
         right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if kind is int and isinstance(value, int):
-            right = right and value > 0
+            right = right and 0 < value < _LARGEST
+        if kind is str and isinstance(value, str) and len(value) > _LONGEST:
+            raise InputError(f"{where}{name} has {len(value)} characters; it may have {_LONGEST}")
         if (name in table and not right) or (name in needed and not value):
-            raise InputError(f"{where}{name} is {value!r}; give a {_NAMES[kind]}")
+            raise InputError(f"{where}{name} is {shortened(value)}; give a {_NAMES[kind]}")
 
 
-def inside(folder: Path, relative: str, what: str) -> Path:
-    """A path that a suite names must stay inside the suite's folder."""
-    path = (folder / relative).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise InputError(f"{folder / 'suite.toml'}: {what} = {relative!r} points outside the suite's folder")
-    return path
+def path_in(folder: Path, relative: str, what: str) -> Path:
+    """A path that a suite names; refused where it leads outside the suite's folder."""
+    if inside(folder, folder / relative) is not None:
+        return folder.resolve() / relative  # by its own name, which says what is in it
+    link = link_in(folder, folder / relative)
+    through = f" through the link {shortened(link, 300)}; put the files themselves into the suite's folder"
+    raise InputError(
+        f"{shortened(folder / 'suite.toml', 300)}: {what} = {shortened(relative, 300)} points outside the suite's "
+        f"folder{through if link else ''}"
+    )

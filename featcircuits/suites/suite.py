@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, known, shortened
+from featcircuits.inside import check_links, inside
 from featcircuits.sites import Site, chosen
-from featcircuits.suites.record import ORIGIN, inside, read_record
+from featcircuits.suites.record import ORIGIN, path_in, read_record
 
 if TYPE_CHECKING:
     from featcircuits.dictionaries import Dictionary
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
 SHIPPED = "grammar-4l"
 """The suite whose weights the package carries."""
+
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 @dataclass(frozen=True)
@@ -32,26 +38,50 @@ class Suite:
 
     @property
     def model_source(self) -> str:
-        """A folder beside the suite where there is one, else a hub id."""
-        local = self.folder / self.model["source"]
-        return str(local) if local.is_dir() else self.model["source"]
+        """A folder inside the suite's where there is one, else a hub id.
+
+        Another folder of this machine is not read because a suite names it; the user has to.
+        """
+        source, local = self.model["source"], self.folder / self.model["source"]
+        if os.path.isdir(local) and inside(self.folder, local) is not None:
+            check_links(local, (path.name for path in local.iterdir()))
+            return str(local)
+        if os.path.exists(local) or not _HUB_ID.fullmatch(source):
+            fault = "is no folder inside the suite's and no name of the hub"
+        elif os.path.exists(source):
+            fault = "is no folder of the suite, but there is one of that name where you are"
+        else:
+            return source
+        raise InputError(
+            f"{shortened(self.folder / 'suite.toml', 300)}: model.source = {shortened(source, 300)} {fault}; if you "
+            "trust it, name the model's folder yourself, with --model or fc.load(model=...)"
+        )
 
     def task_file(self, task: str, split: str) -> Path:
         """The file of a behaviour's "train" or "test" examples."""
         if task not in self.tasks:
-            known = f"it has: {', '.join(self.tasks)}" if self.tasks else "it has none; give a JSONL file instead"
-            raise InputError(f"suite {self.name!r} has no task {task!r}; {known}")
+            names = known(self.tasks, task).removeprefix("known: ")
+            others = f"it has: {names}" if self.tasks else "it has none; give a JSONL file instead"
+            raise InputError(f"suite {self.name!r} has no task {shortened(task)}; {others}")
         if split not in self.tasks[task]:
             raise InputError(f"suite {self.name!r}: task {task!r} has no {split} file; give a JSONL file instead")
-        return inside(self.folder, self.tasks[task][split], f"tasks.{task}.{split}")
+        return path_in(self.folder, self.tasks[task][split], f"tasks.{task}.{split}")
 
     def check_model_files(self) -> None:
         """Refuse a model folder beside the suite whose files are not the recorded ones."""
         from featcircuits.sources import check_hash
 
         for name, recorded in self.model.get("files", {}).items():
-            path = inside(self.folder, f"{self.model['source']}/{name}", f"model.files.{name}")
+            path = path_in(self.folder, f"{self.model['source']}/{name}", f"model.files.{name}")
             check_hash(path, recorded)
+
+    def check_sources(self) -> None:
+        """Refuse sites whose files lie outside the suite's folder or are missing, before anything is loaded."""
+        for name, record in self.sites.items():
+            if "source" in record and not path_in(self.folder, record["source"], f"sites.{name}.source").exists():
+                raise InputError(
+                    f"{shortened(self.folder / record['source'], 300)}: no such file; the suite is incomplete"
+                )
 
     def dictionaries(
         self, offload: str | None = None, adapting: Adapting | None = None, check_place: bool = True
@@ -104,13 +134,15 @@ def named_suites() -> dict[str, Path]:
 
 def load_suite(suite: str | Path) -> Suite:
     """Read a suite by name or folder; raises `InputError` naming what is missing or unknown."""
+    if not isinstance(suite, (str, Path)):
+        raise InputError(f"a suite is a name or a folder, found {type(suite).__name__} {shortened(suite)}")
     folder = Path(suite)
-    if not (folder / "suite.toml").is_file():
+    if not os.path.isfile(folder / "suite.toml"):  # which raises for no path
         named = named_suites()
         if str(suite) not in named:
             raise InputError(
-                f"unknown suite {str(suite)!r}: no folder with a suite.toml, and the named suites are "
-                f"{', '.join(sorted(named)) or 'none'}"
+                f"unknown suite {shortened(str(suite))}: no folder with a suite.toml, and the named suites are "
+                f"{known(sorted(named), suite).removeprefix('known: ')}"
             )
         folder = named[str(suite)]
     record = read_record(folder / "suite.toml")

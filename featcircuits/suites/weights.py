@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits.dictionaries import Affine, Dictionary, identity, whole
+from featcircuits.dictionaries.base import check_numbers
 from featcircuits.dictionaries.offloaded import offloaded
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
 from featcircuits.sites import Site
 from featcircuits.sources import describe, describe_release, from_release, load_source, read_source
 from featcircuits.sources.hub import fetch
-from featcircuits.suites.record import inside
+from featcircuits.suites.record import path_in
 
 Reader = Callable[[], Affine]
 Adapting = Callable[[Site, bool, bool], Callable[[Affine], Affine]]
@@ -38,11 +39,12 @@ def dictionary_at(
         return _BASES[record["dictionary"]](record["width"])
     first, again = _readers(folder, site, record)
     dictionary = first()
-    _check_size(site, record, dictionary)
+    _check_record(site, record, dictionary)
     if adapting is not None:
         before_gain = dictionary.transcodes and _reads_before_gain(folder, site, record)
         adapt = adapting(site, before_gain, record.get("processed", False))
         dictionary, again = adapt(dictionary), partial(_adapted, again, adapt)
+        check_numbers(dictionary)  # a gain near 0 makes finite weights infinite
     if offload is None:
         return dictionary
     held = offloaded(partial(_given, dictionary))
@@ -62,17 +64,17 @@ def _path(folder: Path, site: Site, record: Mapping[str, Any]) -> Path:
     """In the suite's folder, or in the local cache of the hub."""
     if "repo" in record:
         return fetch(record["repo"], record["path"], record.get("revision"))
-    return inside(folder, record["source"], f"sites.{site}.source")
+    return path_in(folder, record["source"], f"sites.{site}.source")
 
 
-def _check_size(site: Site, record: Mapping[str, Any], dictionary: Dictionary) -> None:
-    """Other weights than the recorded ones would mostly have another number of features."""
-    recorded, found = record.get("n_features"), dictionary.n_features
-    if recorded not in (None, found):
-        raise InputError(
-            f"site {site}: the suite records n_features = {recorded}, but the weights have {found}; "
-            "they are another dictionary's, or the record is wrong"
-        )
+def _check_record(site: Site, record: Mapping[str, Any], dictionary: Dictionary) -> None:
+    """Other weights than the recorded ones would mostly be of another kind or size."""
+    for name, found in (("kind", dictionary.kind), ("width", dictionary.width), ("n_features", dictionary.n_features)):
+        if record.get(name, found) != found:
+            raise InputError(
+                f"site {site}: the suite records {name} = {shortened(record[name])}, but the weights have {found!r}; "
+                "they are another dictionary's, or the record is wrong"
+            )
 
 
 def _reads_before_gain(folder: Path, site: Site, record: Mapping[str, Any]) -> bool:
