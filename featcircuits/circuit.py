@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,18 +29,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from featcircuits.errors import InputError
-from featcircuits.naming import check_place
-from featcircuits.nodes import METRIC, Node, Place, input_node
+from featcircuits.errors import InputError, check_file, first_line, shortened
+from featcircuits.keyed import Keyed
+from featcircuits.nodes import METRIC, Endpoint, Node, Place, checked_places, endpoint, input_node
 from featcircuits.reading import parse_json
 from featcircuits.sites import Site
 from featcircuits.writing import write_whole
 
 if TYPE_CHECKING:
     import networkx as nx
-
-Endpoint = Node | str
-"""A node, the metric, or an input (`featcircuits.nodes.input_node`)."""
 
 FORMAT = 2
 
@@ -55,7 +54,9 @@ class Circuit:
     """Nodes with their effects, edges with theirs, the places nodes can stand at, and provenance.
 
     Nodes stand in the order in which a circuit takes them, the one to keep longest first: curves over
-    sizes follow it, and it is saved. A traced circuit has them as its selection rule does.
+    sizes follow it, and it is saved. A traced circuit has them as its selection rule does. Names stand for nodes,
+    here and in look-ups: `circuit.nodes["resid_2/303@5"]`, `circuit.edges["embed/3@0", "metric"]`.
+    Raises `InputError` for a circuit that contradicts itself.
     """
 
     nodes: Mapping[Node, NodeScore]
@@ -65,18 +66,19 @@ class Circuit:
     manifest: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        for place in self.places:
-            check_place(place)
+        for name in ("nodes", "edges", "manifest"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise InputError(f"circuit: {name} is {shortened(getattr(self, name))}; it must be a mapping")
+        object.__setattr__(self, "nodes", Keyed(Node.parse, "node", self.nodes))
+        object.__setattr__(self, "edges", Keyed(_edge, "edge", self.edges))
+        object.__setattr__(self, "places", checked_places(self.places, self.aggregate))
         places = set(self.places)
         for node, score in self.nodes.items():
-            if node.place not in places:
-                raise InputError(f"circuit: node {node} stands at a place that is not among {list(self.places)}")
-            if not math.isfinite(score.effect):
-                raise InputError(f"circuit: the effect of {node} is {score.effect}")
+            _check_node(node, score, places)
         inputs = {input_node(place) for place in self.places}
         for (source, target), weight in self.edges.items():
-            if not math.isfinite(weight):
-                raise InputError(f"circuit: the weight of {source} -> {target} is {weight}")
+            if not _finite(weight):
+                raise InputError(f"circuit: the weight of {source} -> {target} is {shortened(weight)}")
             if not (source in self.nodes or source in inputs) or not (target in self.nodes or target == METRIC):
                 raise InputError(f"circuit: edge {source} -> {target} has an end that is not in the circuit")
             if isinstance(source, Node) and isinstance(target, Node) and not source.site < target.site:
@@ -120,17 +122,20 @@ class Circuit:
                 for name, data in graph.nodes(data=True)
                 if data["kind"] in ("feature", "error")
             }
-            edges = {(_end(a), _end(b)): float(data["weight"]) for a, b, data in graph.edges(data=True)}
+            edges = {(endpoint(a), endpoint(b)): float(data["weight"]) for a, b, data in graph.edges(data=True)}
             return cls(
                 nodes, edges, places, graph.graph["aggregate"], parse_json(graph.graph["manifest"], "its manifest")
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the graph is not a circuit's: {type(error).__name__} {error}") from None
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write one safetensors file, whole or not at all; the same circuit gives the same bytes."""
         from safetensors.numpy import save
 
+        _check_manifest(self.manifest)
         names = [str(node) for node in self.nodes]
         ends = names + sorted({end for edge in self.edges for end in edge if isinstance(end, str)})
         index = {end: number for number, end in enumerate(ends)}
@@ -148,40 +153,106 @@ class Circuit:
         """Read a saved circuit; a damaged, foreign or newer file is an `InputError`."""
         from safetensors import SafetensorError, safe_open
 
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"{path}: no such circuit file")
+        check_file(path, "circuit file")
+        shown = shortened(Path(path), 300)
         try:
             with safe_open(path, "np") as file:
-                record = parse_json((file.metadata() or {})["circuit"], "its record")
-                arrays = {name: file.get_tensor(name) for name in ("scores", "edges", "weights")}
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: not a circuit file, or a damaged one ({error})") from None
+                text = (file.metadata() or {})["circuit"]
+                arrays = {name: file.get_tensor(name) for name in _TABLES}
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{shown}: not a circuit file, or a damaged one ({first_line(error)})") from None
+        record = parse_json(text, shown)
         try:
             return cls._from_record(record, **arrays)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise InputError(f"{path}: a damaged circuit file ({type(error).__name__}: {error})") from None
+            raise InputError(f"{shown}: {error}") from None
 
     @classmethod
     def _from_record(cls, record: Any, scores: np.ndarray, edges: np.ndarray, weights: np.ndarray) -> Circuit:
-        if record.get("format") != FORMAT:
-            raise InputError(f"circuit format {record.get('format')!r}; this version reads format {FORMAT}")
+        _check_record(record)
+        for (name, kind), table in zip(_TABLES.items(), (scores, edges, weights), strict=True):
+            if table.dtype != kind:
+                raise InputError(f"damaged circuit: its {name} are {table.dtype} numbers, and must be {kind}")
         names: list[str] = record["nodes"]
-        if scores.shape != (len(names), 2) or edges.shape != (len(weights), 2) or weights.ndim != 1:
+        if weights.ndim != 1 or scores.shape != (len(names), 2) or edges.shape != (len(weights), 2):
             raise InputError("damaged circuit: its tables do not fit each other")
-        ends = [*map(Node.parse, names), *map(str, record["ends"])]
+        parsed, others = [Node.parse(name) for name in names], [endpoint(name) for name in record["ends"]]
+        ends = [*parsed, *others]
         if len(set(ends)) != len(ends):
             raise InputError("damaged circuit: a node occurs twice")
         if len(edges) and not (edges.min() >= 0 and edges.max() < len(ends)):
             raise InputError("damaged circuit: an edge names a node that is not there")
-        nodes = {Node.parse(name): NodeScore(*pair) for name, pair in zip(names, scores.tolist(), strict=True)}
-        pairs = ((ends[a], ends[b]) for a, b in edges.tolist())
-        places = tuple(record["places"])
+        pairs = [(ends[a], ends[b]) for a, b in edges.tolist()]
+        if twice := [pair for pair, count in Counter(pairs).items() if count > 1]:
+            raise InputError(f"damaged circuit: edge {twice[0][0]} -> {twice[0][1]} occurs twice")
         return cls(
-            nodes, dict(zip(pairs, weights.tolist(), strict=True)), places, record["aggregate"], record["manifest"]
+            {node: NodeScore(*pair) for node, pair in zip(parsed, scores.tolist(), strict=True)},
+            dict(zip(pairs, weights.tolist(), strict=True)),
+            tuple(record["places"]),
+            record["aggregate"],
+            record["manifest"],
         )
+
+
+_TABLES = {"scores": "float64", "edges": "int64", "weights": "float64"}
+"""The tensors of a circuit's file and their numbers"""
+_RECORD = {"format": int, "nodes": list, "ends": list, "places": list, "aggregate": str, "manifest": dict}
+
+
+def _check_record(record: Any) -> None:
+    """Refuse a record of another format, and values of another type."""
+    if not isinstance(record, dict):
+        raise InputError(f"damaged circuit: its record is {shortened(record)}, and must be an object")
+    if record.get("format") != FORMAT:
+        raise InputError(f"circuit format {shortened(record.get('format'))}; this version reads format {FORMAT}")
+    for name, kind in _RECORD.items():
+        if type(record.get(name)) is not kind:
+            raise InputError(
+                f"damaged circuit: its {name} is {shortened(record.get(name))}, and must be a {_TYPES[kind]}"
+            )
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Refuse what a file could not give back."""
+    try:
+        text = json.dumps(manifest)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"circuit: manifest holds what JSON cannot ({first_line(error)}); leave it out") from None
+    if parse_json(text, "circuit: manifest") != manifest:
+        raise InputError("circuit: manifest does not read back as it is; use texts as keys, and lists for tuples")
+
+
+_TYPES = {int: "number", list: "list", str: "text", dict: "mapping"}
+
+
+def _edge(pair: Any) -> tuple[Endpoint, Endpoint]:
+    if isinstance(pair, tuple) and len(pair) == 2:
+        return endpoint(pair[0]), endpoint(pair[1])
+    raise InputError(f"{shortened(pair)} is not an edge; give a pair (source, target)")
+
+
+def _check_node(node: Node, score: Any, places: set[Place]) -> None:
+    if node.place not in places:
+        raise InputError(f"circuit: node {node} stands at a place that is not among {shortened(list(places))}")
+    if not (node.feature is None or (type(node.feature) is int and node.feature >= 0)):
+        raise InputError(f"circuit: node {node}: {shortened(node.feature)} is no feature's number")
+    if not isinstance(score, NodeScore):
+        raise InputError(f"circuit: the score of {node} is {shortened(score)}; give NodeScore(effect, standard_error)")
+    if not _finite(score.effect):
+        raise InputError(f"circuit: the effect of {node} is {shortened(score.effect)}")
+    error = score.standard_error
+    if not (_finite(error) and error >= 0) and error == error:
+        raise InputError(
+            f"circuit: the standard error of {node} is {shortened(error)}; it is at least 0, or NaN where unknown"
+        )
+
+
+_LARGEST = sys.float_info.max
+
+
+def _finite(value: Any) -> bool:
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return number and bool(-_LARGEST <= value <= _LARGEST)  # also of whole numbers that no float holds
 
 
 def _node_attributes(node: Node, score: NodeScore) -> dict[str, Any]:
@@ -202,7 +273,3 @@ def _end_attributes(end: str) -> dict[str, Any]:
     kind, _, place = end.partition("@")
     nowhere = {"site": "", "site_kind": "", "layer": -1, "feature": -1}
     return {"kind": kind, **nowhere, "place": place, "effect": 0.0, "label": end}
-
-
-def _end(name: str) -> Endpoint:
-    return name if name == METRIC or name.partition("@")[0] == "input" else Node.parse(name)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featcircuits.arguments import expect
 from featcircuits.errors import InputError
 from featcircuits.examples import Example
 from featcircuits.tasks import Batch, Task
@@ -65,6 +66,7 @@ def symmetric_replacement(task: Task, tokenizer: Any, words: Iterable[tuple[str,
     have as many tokens on either side. Raises `InputError` for couples that do not, and for prompts
     that hold none of the words.
     """
+    expect("task", task, Task)
     table = _table(tokenizer, words)
     examples = []
     for number, example in enumerate(task.examples):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from featcircuits.agreement.cost import measured, resident_bytes
 from featcircuits.splice import SplicedModel
 from featcircuits.states import fitting_batch
 from featcircuits.tasks import Task
-from featcircuits.tracing import trace
+from featcircuits.tracing import EmptyCircuit, trace
 
 BY_BATCH = ("node effects", "edge effects")
 """Loops over the batches of a task; all others of a trace are a selection rule's."""
@@ -50,7 +51,8 @@ def estimate(spliced: SplicedModel, task: Task, *, batch_size: int | None = None
             per_example.append(sum(seconds) / len(sample))
 
     began = time.perf_counter()
-    with measured(spliced, len(sample) * task.longest) as cost:
+    # few examples may leave nothing where many do not
+    with measured(spliced, len(sample) * task.longest) as cost, suppress(EmptyCircuit):
         trace(spliced, sample, batch_size=small, progress=timed, **options)
     once = time.perf_counter() - began - len(sample) * sum(per_example)
     grown = cost.megabytes * 2**20 * batch_size / small

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from featcircuits.belonging import Identity, identity_of
 from featcircuits.seen import prompts_of
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
@@ -19,24 +16,9 @@ from featcircuits.tasks import Task
 _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "networkx")
 
 
-_SAMPLE = 1 << 16
-"""How many numbers of a tensor a fingerprint reads, evenly spread: weights of gigabytes take no time."""
-
-
-def fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """A sha256 of named tensors: names, dtypes, shapes, and all of the numbers or a fixed sample of them."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        step = tensor.numel() // _SAMPLE | 1  # odd, so that it does not fall on one column
-        some = tensor.detach().flatten()[::step].cpu().contiguous()
-        digest.update(some.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What went into a result: model, dictionaries, data, settings and versions."""
-    model, suite = spliced.model, spliced.suite
+    model, suite, identity = spliced.model, spliced.suite, identity_of(spliced)
     return {
         "featcircuits": _version("featcircuits"),
         "versions": {name: _version(name) for name in _LIBRARIES},
@@ -44,11 +26,11 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
             "source": model.config._name_or_path or type(model).__name__,
             "architecture": spliced.architecture.model_type,
             "dtype": str(model.dtype).removeprefix("torch."),
-            "fingerprint": fingerprint_of(sorted(model.state_dict().items())),
+            "fingerprint": identity.weights,
         },
         "suite": {
             "name": None if suite is None else suite.name,
-            "sites": dictionaries_of(spliced),
+            "sites": dictionaries_of(spliced, identity),
         },
         "task": {
             "name": task.name,
@@ -57,20 +39,22 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
             "aggregate": task.aggregate,
             "sha256": task.sha256,
             "prompts": prompts_of(task),
+            "tokenizer": task.tokenizer,
         },
         "settings": dict(settings),
     }
 
 
-def dictionaries_of(spliced: SplicedModel) -> dict[str, dict[str, Any]]:
+def dictionaries_of(spliced: SplicedModel, identity: Identity | None = None) -> dict[str, dict[str, Any]]:
     """Each site's dictionary: kind, size, fingerprint, and the hash of its file or its origin on the hub, if any."""
+    marks = (identity or identity_of(spliced)).dictionaries
     files = {} if spliced.suite is None else spliced.suite.hashes()
     origins = {} if spliced.suite is None else spliced.suite.origins()
     return {
         str(site): {
             "kind": d.kind,
             "n_features": d.n_features,
-            "fingerprint": fingerprint_of(d.tensors().items()),
+            "fingerprint": marks[str(site)],
             "sha256": files.get(str(site)),
             **origins.get(str(site), {}),
             **_stated_place(spliced, site),

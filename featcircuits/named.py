@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, fields
 from typing import Any
 
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, known, shortened
+from featcircuits.ranges import MOST, Range, check_kind, check_number, read_number
 
 Table = Mapping[str, Callable[..., Any]]
-"""Name -> a dataclass whose fields, with their defaults, are the options."""
+"""Name -> a dataclass whose fields, with their defaults, are the options; `ranged` gives one a range."""
+
+_COUNTS = Range(1, MOST)
 
 
 def options_of(name: str, table: Table, what: str) -> dict[str, Any]:
     """The options of a row of a table, with their defaults; an unknown name is an `InputError`."""
-    if name not in table:
-        raise InputError(f"unknown {what} {name!r}; known: {', '.join(table)}")
-    return {field.name: field.default for field in fields(table[name])}  # type: ignore[arg-type]
+    return {option.name: option.default for option in _fields(name, table, what)}
+
+
+def built(name: str, table: Table, what: str, options: Mapping[str, Any]) -> Any:
+    """A row of a table with options; raises `InputError` for unknown ones, wrong types and numbers out of range."""
+    check_options(name, table, what, options)
+    for option in _fields(name, table, what):
+        if option.name in options:
+            _check(f"{what} {name!r}: {option.name}", options[option.name], option)
+    return table[name](**options)
+
+
+def check_options(name: str, table: Table, what: str, options: Iterable[str], further: Iterable[str] = ()) -> None:
+    """Refuse an option that the row does not have, naming the rows that have it."""
+    own = [*options_of(name, table, what), *further]
+    for option in options:
+        if option not in own:
+            others = [other for other in table if option in options_of(other, table, what)]
+            having = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} it" if others else ""
+            raise InputError(
+                f"{what} {name!r} has no option {shortened(option)}; its options: {', '.join(own) or 'none'}{having}"
+            )
 
 
 def parse_named(
@@ -28,24 +49,31 @@ def parse_named(
     `what` a table holds, for messages. `further`: options that every name takes, with their defaults. Raises
     `InputError` for an unknown name or option, one given twice, and a value that is not of the type.
     """
+    check_kind(what, text, str)
     name, *parts = (part.strip() for part in text.split(":"))
     defaults = {**options_of(name, table, what), **(further or {})}
     options: dict[str, Any] = {}
     for part in parts:
         key, _, value = part.partition("=")
-        if key not in defaults:
-            raise InputError(f"{what} {name!r} has no option {key!r}; its options: {', '.join(defaults) or 'none'}")
+        check_options(name, table, what, [key], further or ())
         if key in options:
-            raise InputError(f"{what} {text!r}: {key} is given twice")
-        options[key] = _value(f"{what} {text!r}: {key}", value, type(defaults[key]))
+            raise InputError(f"{what} {shortened(text)}: {key} is given twice")
+        kind = type(defaults[key])
+        where = f"{what} {shortened(text)}: {key}"
+        options[key] = value if kind is str else read_number(where, value, kind)
     return name, options
 
 
-def _value(where: str, text: str, kind: type) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        raise InputError(f"{where} is {text!r}, but must be of type {kind.__name__}") from None
-    if kind is float and not math.isfinite(value):
-        raise InputError(f"{where} is {text!r}, but must be finite")
-    return value
+def _fields(name: str, table: Table, what: str) -> tuple[Field[Any], ...]:
+    check_kind(what, name, str)
+    if name not in table:
+        raise InputError(f"unknown {what} {shortened(name)}; {known(table, name)}")
+    return fields(table[name])  # type: ignore[arg-type]
+
+
+def _check(where: str, value: Any, option: Field[Any]) -> None:
+    kind, within = type(option.default), option.metadata.get("range")
+    if within is None and kind is not int:
+        check_kind(where, value, kind, tuple)  # names joined by + may come as a tuple
+    else:
+        check_number(where, value, within or _COUNTS, kind)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from featcircuits.circuit import Circuit, Endpoint
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
 from featcircuits.nodes import METRIC
+from featcircuits.ranges import MOST, Range, check_number, read_number
 
 Rule = Callable[[np.ndarray], np.ndarray]
 """|effects| in the order in which entries are taken -> which to keep, as a mask."""
@@ -22,22 +24,19 @@ Rule = Callable[[np.ndarray], np.ndarray]
 
 def threshold(value: float) -> Rule:
     """|effect| strictly above `value`."""
-    if not value >= 0:
-        raise InputError(f"threshold={value}: a threshold on |effect| is a number of at least 0")
+    check_number("threshold", value, _THRESHOLDS, float)
     return lambda sizes: sizes > value
 
 
-def top(count: float) -> Rule:
+def top(count: int) -> Rule:
     """The first `count`: a budget."""
-    if not (count >= 1 and float(count).is_integer()):
-        raise InputError(f"top={count}: give a whole number of at least 1")
+    check_number("top", count, _COUNTS)
     return lambda sizes: np.arange(len(sizes)) < count
 
 
 def cumulative(share: float) -> Rule:
     """The first that hold `share` of the total |effect| together."""
-    if not 0 < share <= 1:
-        raise InputError(f"cumulative={share}: give a share above 0, and at most 1")
+    check_number("cumulative", share, _SHARES, float)
 
     def mask(sizes: np.ndarray) -> np.ndarray:
         before = np.concatenate([[0.0], np.cumsum(sizes)[:-1]])
@@ -47,19 +46,33 @@ def cumulative(share: float) -> Rule:
     return mask
 
 
-RULES: Mapping[str, Callable[[float], Rule]] = {"threshold": threshold, "top": top, "cumulative": cumulative}
+_THRESHOLDS, _COUNTS, _SHARES = Range(0, 1e30), Range(1, MOST), Range(0, 1, above=True)
+
+
+class _Kind(NamedTuple):
+    make: Callable[[Any], Rule]
+    number: type
+
+
+RULES: Mapping[str, _Kind] = {
+    "top": _Kind(top, int),
+    "threshold": _Kind(threshold, float),
+    "cumulative": _Kind(cumulative, float),
+}
 
 
 def parse_rule(text: str) -> Rule:
-    """`"top=100"`, `"threshold=0.1"`, `"cumulative=0.8"`."""
-    name, _, value = text.partition("=")
-    if name.strip() not in RULES:
-        raise InputError(f"unknown pruning rule {text!r}; known: top=N, threshold=X, cumulative=SHARE")
-    try:
-        number = int(value) if value.strip().removeprefix("-").isdecimal() else float(value)
-    except ValueError:
-        raise InputError(f"pruning rule {text!r}: {value!r} is not a number") from None
-    return RULES[name.strip()](number)
+    """`"top=100"`, `"threshold=0.1"`, `"cumulative=0.8"`; anything else is an `InputError`."""
+    if not isinstance(text, str):
+        asked = f"top={text}" if type(text) is int else "top=100"
+        raise InputError(
+            f"a pruning rule is a text, found {shortened(text)}; give {asked!r}, threshold=X or cumulative=X"
+        )
+    name, _, value = (part.strip() for part in text.partition("="))
+    if name not in RULES:
+        raise InputError(f"unknown pruning rule {shortened(text)}; known: top=N, threshold=X, cumulative=SHARE")
+    kind = RULES[name]
+    return kind.make(read_number(f"pruning rule {shortened(text)}: {name}", value, kind.number))
 
 
 def choose(effects: Sequence[float], rule: Rule) -> list[int]:
@@ -84,9 +97,14 @@ def prune(circuit: Circuit, *, nodes: Rule | None = None, edges: Rule | None = N
         kept = dict(listed[i] for i in choose([score.effect for _, score in listed], nodes))
         circuit = replace(circuit, nodes=kept, edges=_between(circuit, set(kept)))
     if edges is not None:
-        arcs = list(circuit.edges.items())
-        circuit = replace(circuit, edges=dict(arcs[i] for i in choose([weight for _, weight in arcs], edges)))
+        circuit = chosen_edges(circuit, edges)
     return reachable(circuit) if circuit.edges else circuit
+
+
+def chosen_edges(circuit: Circuit, rule: Rule) -> Circuit:
+    """With all nodes, and the edges that a rule chooses."""
+    edges = list(circuit.edges.items())
+    return replace(circuit, edges=dict(edges[i] for i in choose([weight for _, weight in edges], rule)))
 
 
 def reachable(circuit: Circuit) -> Circuit:

@@ -19,7 +19,9 @@ KINDS = ("embed", "attn_z", "attn", "mlp_in", "mlp", "resid")
 STREAM = ("embed", "resid")
 """Kinds whose activation is the residual stream itself."""
 
-_NAME = re.compile(r"(attn_z|attn|mlp_in|mlp|resid)_(0|[1-9][0-9]{0,4})")
+_LAYER = "0|[1-9][0-9]{0,4}"
+_NAME = re.compile(rf"(attn_z|attn|mlp_in|mlp|resid)_({_LAYER})")
+_LAYERS = re.compile(rf"({_LAYER})-({_LAYER})")
 
 
 @total_ordering
@@ -90,8 +92,8 @@ def chosen(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
     for pattern in patterns:
         if not any(_fits(Site.parse(name), pattern) for name in names):
             raise InputError(
-                f"no site fits {pattern!r}; give names, kinds or patterns such as mlp_3, resid, resid_*, *_3-7. "
-                f"Sites: {in_ranges(names)}"
+                f"no site fits {shortened(pattern)}; give names, kinds or patterns such as mlp_3, resid, resid_*, "
+                f"*_3-7. Sites: {in_ranges(names)}"
             )
     return [name for name in names if any(_fits(Site.parse(name), pattern) for pattern in patterns)]
 
@@ -100,9 +102,8 @@ def _fits(site: Site, pattern: str) -> bool:
     if pattern in (site.kind, "*"):
         return True
     kind, _, layers = pattern.rpartition("_")
-    first, dash, last = layers.partition("-")
-    if dash and first.isdecimal() and last.isdecimal():
-        return fnmatchcase(site.kind, kind) and int(first) <= site.layer <= int(last)
+    if run := _LAYERS.fullmatch(layers):
+        return fnmatchcase(site.kind, kind) and int(run[1]) <= site.layer <= int(run[2])
     return fnmatchcase(site.kind, kind) and fnmatchcase(str(site.layer), layers)
 
 

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
+from featcircuits.keyed import Keyed
 from featcircuits.models import INPUTS, Architecture
 from featcircuits.models.placement import device_of
 from featcircuits.sites import Site, resid
@@ -60,13 +62,18 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SplicedModel:
-    """A causal language model with a dictionary at each of some sites."""
+    """A causal language model with a dictionary at each of some sites; `dictionaries["resid_2"]` is one of them."""
 
     model: PreTrainedModel
     architecture: Architecture
     dictionaries: Mapping[Site, Dictionary]
     tokenizer: Any = None
     suite: Suite | None = None
+    remembered: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary, repr=False)
+    """Fingerprints that were taken (`featcircuits.belonging`), of the model, its tokenizer and dictionaries."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dictionaries", Keyed(Site.parse, "dictionary", self.dictionaries))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -86,9 +93,11 @@ class SplicedModel:
         sites = set(sites)
         return tuple(sorted(sites | {self.read_site(site) for site in sites if site in self.dictionaries}))
 
-    def only(self, sites: Iterable[Site]) -> SplicedModel:
+    def only(self, sites: Iterable[Site | str]) -> SplicedModel:
         """The same model with these of its sites spliced."""
-        kept = set(sites)
+        if isinstance(sites, (str, Site)):
+            raise InputError(f"sites is {shortened(sites)}; give a list, such as ['resid_2']")
+        kept = {Site.parse(site) for site in sites}
         chosen = {site: dictionary for site, dictionary in self.dictionaries.items() if site in kept}
         return replace(self, dictionaries=chosen)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,12 @@ from torch import Tensor
 from featcircuits.alignment import by_role, finest_common
 from featcircuits.errors import InputError
 from featcircuits.examples import Example, check_example
+from featcircuits.fingerprints import tokenizer_fingerprint
 from featcircuits.metrics import NEEDS_CORRUPTED_ANSWERS, READS_ANSWERS_ALONE, Answers, metric_named
 from featcircuits.naming import OTHER
+from featcircuits.nodes import AGGREGATES
 from featcircuits.taskfiles import read_examples
 from featcircuits.tokens import Tokens
-
-AGGREGATES = ("none", "sum", "role")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,8 @@ class Task:
     name: str = "task"
     layout: Layout | None = None
     """Of the task that this one is a part of; None for its own."""
+    tokenizer: str | None = None
+    """The fingerprint of the tokenizer whose ids these are, where it is known"""
 
     def __post_init__(self) -> None:
         metric_named(self.metric)
@@ -105,7 +108,10 @@ class Task:
         examples = read_examples(path, tokenizer)
         if "metric" not in options and not any(e.corrupted_answers for e in examples):
             options["metric"] = "log_probability"
-        return cls(tuple(examples), **{"pad_id": pad_id, "name": path.stem, **options})
+        return cls(
+            tuple(examples),
+            **{"pad_id": pad_id, "name": path.stem, "tokenizer": tokenizer_fingerprint(tokenizer), **options},
+        )
 
     @classmethod
     def from_tokens(
@@ -176,6 +182,21 @@ class Task:
     @property
     def longest(self) -> int:
         return max(len(example.clean) for example in self.examples)
+
+    @cached_property
+    def largest_id(self) -> int:
+        """The largest token id in prompts and answers."""
+        return max(
+            max(part)
+            for e in self.examples
+            for part in (e.clean, e.corrupted, e.clean_answers, e.corrupted_answers)
+            if part
+        )
+
+    @property
+    def padded(self) -> bool:
+        """Whether prompts differ in length, so that batches pad some of them."""
+        return len({len(example.clean) for example in self.examples}) > 1
 
     def check_places(self) -> None:
         """Refuse examples whose positions do not line up under this task's `aggregate`."""

@@ -198,7 +198,7 @@ def test_a_selection_rule_orders_the_ranking_and_its_curve(command: Command, tmp
         (["--nodes", "ig-chain"], {}),
         (["--nodes", "ig-chain:steps=3"], {"steps": 3}),
         (["--nodes", "ig-chain:steps=3", "--rule", "left"], {"steps": 3, "rule": "left"}),
-        (["--nodes", "relp", "--steps", "4"], {}),
+        (["--nodes", "ig", "--rule", "gauss"], {"rule": "gauss"}),
     ],
 )
 def test_an_estimator_has_its_own_defaults_unless_told_otherwise(
@@ -483,7 +483,7 @@ def refused(found: Result, parts: list[str], folder: Path) -> None:
         (["--aggregate", "mean"], ["unknown aggregate 'mean'"]),
         (["--baseline", "median"], ["unknown baseline 'median'"]),
         (["--keep-nodes", "best"], ["unknown pruning rule 'best'"]),
-        (["--keep-edges", "top=some"], ["'some' is not a number"]),
+        (["--keep-edges", "top=some"], ["top is 'some', but must be of type int"]),
         (["--limit", "-3"], ["-3"]),
         (["--limit", "5000"], ["5000 examples were asked for"]),
         (["--batch-size", "-1"], ["batch_size is -1"]),
@@ -502,6 +502,30 @@ def test_bad_options_are_refused(command: Command, tmp_path: Path, arguments: li
         (["trace", "--top", "-5"], "Invalid value for '--top': Input should be greater than or equal to 0"),
         (["trace", "--limit", "-3"], "limit is -3; it must be at least 0"),
         (["trace", "--seed", "-1"], "seed is -1; it must be at least 0"),
+        (["trace", "--seed", str(2**32)], "seed is 4294967296; it must be at least 0 and at most 4294967295"),
+        (["trace", "--seed", "9" * 400], "so many digits are more than a number can have"),
+        (["trace", "--limit", "1_0"], "limit is '1_0', but must be of type int"),
+        (["trace", "--limit", "٣"], "limit is '٣', but must be of type int"),
+        (["trace", "--limit", " 5"], "limit is ' 5', but must be of type int"),
+        (["trace", "--limit", "+5"], "limit is '+5', but must be of type int"),
+        (["trace", "--limit", "1e3"], "limit is '1e3', but must be of type int"),
+        (["trace", "--limit", "05"], "limit is '05', but must be of type int"),
+        (["trace", "--batch-size", "1000000"], "batch_size is 1000000; it must be at least 0 and at most 65536"),
+        (["trace", "--nodes", "ig", "--steps", "1001"], "steps is 1001; it must be at least 1 and at most 1000"),
+        (["trace", "--nodes", "ig:steps=30000:rule=gauss"], "steps is 30000; it must be at least 1 and at most 1000"),
+        (["trace", "--nodes", "ig:steps=100000000"], "steps is 100000000; it must be at least 1"),
+        (["trace", "--nodes", "ig:steps=1_0"], "steps is '1_0', but must be of type int"),
+        (["trace", "--nodes", "ig:steps=٣"], "steps is '٣', but must be of type int"),
+        (["trace", "--nodes", "ig-chain:steps=101"], "steps is 101; it must be at least 1 and at most 100"),
+        (["trace", "--nodes", "exact:max_rows=0"], "max_rows is 0; it must be at least 1"),
+        (["trace", "--nodes", "ig:max_rows=" + "9" * 30], "so many digits"),
+        (["trace", "--keep-nodes", "top=" + "9" * 400], "so many digits"),
+        (["trace", "--keep-edges", "threshold=nan"], "threshold is 'nan', but must be of type float"),
+        (["trace", "--select", "mask:steps=1000000"], "steps is 1000000; it must be at least 1 and at most 100000"),
+        (["agree", "--methods", "atp,ig:steps=1001"], "steps is 1001; it must be at least 1"),
+        (["suites", "train", "--model", "m", "--sample", "9", "--k", "nan"], "k is 'nan', but must be of type float"),
+        (["suites", "train", "--model", "m", "--sample", "9", "--learning-rate", "11"], "learning_rate is 11"),
+        (["suites", "train", "--model", "m", "--sample", "9", "--features", "2000000"], "features is 2000000"),
         (["agree", "--top", "-5"], "top is -5; it must be at least 1"),
         (["agree", "--edge-nodes", "-5"], "edge_nodes is -5; it must be at least 0"),
         (["agree", "--batch-size", "0"], "batch_size is 0; it must be at least 1"),
@@ -509,7 +533,7 @@ def test_bad_options_are_refused(command: Command, tmp_path: Path, arguments: li
         (["suites", "train", "--model", "m", "--sample", "-4"], "sample is -4; it must be at least 0"),
     ],
 )
-def test_numbers_that_are_too_small_are_refused_before_loading(
+def test_numbers_out_of_range_are_refused_before_loading(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], part: str
 ) -> None:
     forbid_loading(monkeypatch)
@@ -533,14 +557,23 @@ def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         (["trace", "--nodes", "ig", "--rule", "simpson"], "unknown quadrature 'simpson'"),
         (["trace", "--nodes", "ig:steps=3", "--steps", "4"], "steps is given twice"),
         (["trace", "--steps", "4"], "steps is an option of an estimator; say of which with nodes"),
+        (["trace", "--nodes", "secant", "--steps", "10"], "no option 'steps'; its options: none; ig, ig-inputs"),
+        (["trace", "--nodes", "relp", "--rule", "left"], "ig, ig-inputs, ig-chain, ig-conductance have it"),
+        (
+            ["trace", "--nodes", "ig", "--rules", "default"],
+            "no option 'rules'; its options: steps, rule, max_rows; rel",
+        ),
+        (["trace", "--nodes", "atp:share=prompt"], "its options: none; blend has it"),
+        (["trace", "--edges", "none", "--keep-edges", "top=5"], "leave the rule out, or ask for edges"),
+        (["suites", "check", "--task", "ioi", "--longest", "9"], "longest cuts the lines of a text"),
         (["trace", "--edges", "igg"], "unknown method 'igg'"),
         (["trace", "--nodes", "blend"], "method 'blend' has no coefficients to make edges of"),
         (["trace", "--select", "best"], "unknown selection rule 'best'"),
         (["trace", "--baseline", "median"], "unknown baseline 'median'"),
         (["trace", "--errors", "none"], "errors is 'none'"),
         (["trace", "--keep-nodes", "best"], "unknown pruning rule 'best'"),
-        (["trace", "--keep-nodes", "top=0"], "top=0: give"),
-        (["trace", "--keep-edges", "top=1.5"], "top=1.5: give"),
+        (["trace", "--keep-nodes", "top=0"], "top is 0; it must be at least 1"),
+        (["trace", "--keep-edges", "top=1.5"], "top is '1.5', but must be of type int"),
         (["trace", "--dry-run", "--nodes", "igg"], "unknown method 'igg'"),
         (["agree", "--methods", "igg"], "unknown method 'igg'"),
         (["agree", "--bases", "heads"], "unknown basis 'heads'"),
@@ -579,6 +612,58 @@ def test_sites_to_train_are_checked_before_text_is_sampled(
     monkeypatch.delattr(dictionaries, "sample_rows")
     train = ("suites", "train", "--model", SUITE / "model", "--sample", 9, "--sites", "bogus")
     refused(command(*train, "-o", tmp_path / "out" / "x"), ["no site fits 'bogus'"], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--keep-nodes", "top=10"], ["10 nodes and 14 of 14 edges were chosen", "top=14 would add"]),
+        (["--keep-nodes", "threshold=1e9"], ["threshold=1e9 keeps none of", "the strongest of which has |effect|"]),
+        (["--keep-edges", "threshold=1e9"], ["threshold=1e9 keeps none of", "the strongest of which has |weight|"]),
+        (["--edges", "none", "--keep-nodes", "threshold=1e9"], ["keeps none of"]),
+    ],
+)
+def test_a_circuit_of_nothing_is_refused_with_what_to_do(
+    command: Command, tmp_path: Path, arguments: list[str], parts: list[str]
+) -> None:
+    found = command("trace", "--task", "ioi", "--limit", 20, *arguments, "-o", tmp_path / "out" / "run")
+    assert found.code == 2
+    assert all(part in found.err for part in parts), found.err
+    assert not (tmp_path / "out" / "run").exists()
+
+
+def test_a_trace_says_how_many_nodes_and_edges_it_chose_dropped_and_kept(command: Command, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    found = command("trace", "--task", "ioi", "--limit", 20, "--keep-nodes", "top=14", "-o", run)
+    assert found.code == 0, found.err
+    counts = json.loads((run / "manifest.json").read_text())["counts"]
+    circuit, ranking = Circuit.load(run / "circuit.safetensors"), Circuit.load(run / "nodes.safetensors")
+    assert (counts["nodes"]["all"], counts["nodes"]["kept"]) == (ranking.n_nodes, circuit.n_nodes)
+    assert counts["nodes"]["chosen"] == 14 == counts["nodes"]["dropped"] + counts["nodes"]["kept"]
+    assert counts["edges"]["chosen"] - counts["edges"]["dropped"] == counts["edges"]["kept"] == circuit.n_edges > 0
+    for what, row in counts.items():
+        line = f"{what}: {row['chosen']} of {row['all']} chosen, {row['dropped']} dropped (no path to the metric)"
+        assert f"{line}, {row['kept']} kept" in " ".join(found.out.split())
+
+
+def test_an_evaluation_refuses_another_model_unless_told_otherwise(
+    command: Command, run_folder: Path, tmp_path: Path
+) -> None:
+    other = damaged(tmp_path, scale)
+    config = json.loads((run_folder / "config.json").read_text())
+    (run_folder / "config.json").write_text(json.dumps({**config, "suite": str(other)}))
+    settings = ("--task", "agreement_rc", "--limit", 8, "--sizes", "20", "--draws", 0)
+    found = command("evaluate", run_folder, *settings)
+    assert (found.code, "circuit: the dictionary of mlp_1 is another than it was made with" in found.err) == (2, True)
+    assert not (run_folder / "report.json").exists()
+    assert command("evaluate", run_folder, *settings, "--no-check").code == 0
+
+
+def scale(suite: Path) -> None:
+    unhashed(suite)
+    path = suite / "sites" / "mlp_1.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "W_dec": 1.01 * tensors["W_dec"]}, path)
 
 
 def test_cuda_is_refused_where_there_is_none(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

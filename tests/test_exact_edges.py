@@ -326,7 +326,7 @@ def test_a_hypothesis_is_what_hand_made_hooks_compute() -> None:
 def test_hypotheses_that_cannot_be_tested_are_refused() -> None:
     spliced, task = small_spliced("gpt2"), random_task(2, 3)
     node = Node(Site.parse("mlp_0"), 0, 1)
-    with pytest.raises(fc.InputError, match="nodes at mlp_0, where the suite has no dictionary"):
+    with pytest.raises(fc.InputError, match="the suite has no dictionary at mlp_0"):
         explained_effect(spliced, task, Circuit({node: NodeScore(1.0)}, {}, task.places, "none"))
     with pytest.raises(fc.InputError, match="the circuit's places are"):
         explained_effect(spliced, task, Circuit({}, {}, (None,), "sum"))

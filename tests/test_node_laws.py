@@ -235,6 +235,8 @@ def test_bad_requests_are_refused() -> None:
         fc.node_effects(spliced, task, method="igg")
     with pytest.raises(fc.InputError, match="'atp' has no option 'steps'"):
         fc.node_effects(spliced, task, method="atp", steps=3)
+    with pytest.raises(fc.InputError, match="option 'steps'.*; ig, ig-inputs, ig-chain, ig-conductance have it"):
+        fc.node_effects(spliced, task, "secant", steps=10)
     with pytest.raises(fc.InputError, match="steps is 0"):
         fc.node_effects(spliced, task, method="ig", steps=0)
     with pytest.raises(fc.InputError, match="unknown quadrature 'simpson'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,6 +187,9 @@ def test_subset_sampling_on_a_model_finds_the_node_left_out() -> None:
     assert again.theta == pytest.approx(found.theta)
     without = bound_missed(spliced, task, effects, [hidden, *verified], samples=300, share=0.2)
     assert without.theta < found.theta
-    for wrong in ({"share": 1.5}, {"samples": 3}, {"confidence": 1.0}):
-        with pytest.raises(fc.InputError, match="give a share between 0 and 1"):
+    out_of_range: tuple[dict[str, Any], ...] = (
+        {"share": 1.5}, {"samples": 3}, {"samples": 10**9}, {"confidence": 1.0}, {"seed": -1},
+    )  # fmt: skip
+    for wrong in out_of_range:
+        with pytest.raises(fc.InputError, match=f"{next(iter(wrong))} is .*; it must be at least"):
             bound_missed(spliced, task, effects, verified, **wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import networkx as nx
 import pytest
@@ -80,13 +81,23 @@ def test_a_node_without_a_path_takes_its_edges_along() -> None:
 
 
 NONSENSE = """top=0 top=1.5 top=-3 top=nan top=inf top=abc top cumulative=0 cumulative=1.2 cumulative=nan
-threshold=-1 threshold=nan nonsense=3"""
+threshold=-1 threshold=nan nonsense=3 top=1_0 top=+5 top=٣ top=1e3 top=010 top=1000000001 threshold=inf threshold=1e999
+threshold=٠.٥ threshold=1_0 cumulative=0x1 cumulative=1e-400 =5 threshold= top=5=6"""
 
 
-@pytest.mark.parametrize("text", [*NONSENSE.split(), ""])
+@pytest.mark.parametrize("text", [*NONSENSE.split(), "", "top=" + "9" * 400, "threshold=" + "9" * 400, "x" * 5000])
 def test_rules_that_make_no_sense_are_refused(text: str) -> None:
-    with pytest.raises(fc.InputError, match="top|cumulative|threshold|unknown pruning rule"):
+    with pytest.raises(fc.InputError, match="top|cumulative|threshold|unknown pruning rule") as caught:
         parse_rule(text)
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("rule", "part"), [(100, "'top=100'"), (0.1, "found 0.1"), (None, "found None"), (True, "True")]
+)
+def test_a_rule_that_is_no_text_is_refused_with_what_to_give(rule: Any, part: str) -> None:
+    with pytest.raises(fc.InputError, match=part):
+        parse_rule(rule)
 
 
 def test_rules_by_name() -> None:

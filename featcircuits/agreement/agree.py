@@ -15,8 +15,10 @@ from featcircuits.agreement.scores import Comparison, compare
 from featcircuits.attribution.edges import edge_effects
 from featcircuits.attribution.effects import NodeEffects, check_errors, node_effects
 from featcircuits.attribution.nodes import Estimator, Method, method_named
+from featcircuits.belonging import check_task
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress, silent
+from featcircuits.ranges import MOST, Range, check_number
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
@@ -97,6 +99,7 @@ def agree(
     top: int = 100,
     edge_nodes: int = 40,
     batch_size: int = 16,
+    check: bool = True,
     progress: Progress = silent,
 ) -> Agreement:
     """Node effects of every method against exact patching, per basis and kind of site.
@@ -105,8 +108,12 @@ def agree(
     outputs; and mean effects of the edges among the `edge_nodes` strongest nodes by exact patching
     (0: none). Only nodes that move between the two runs of a pair count: where the prompts begin
     alike, and where a feature has one value in both runs, the effect is 0 by every method. Raises
-    `InputError` for unknown methods, options and bases before anything runs.
+    `InputError` for unknown methods, options and bases before anything runs, and for a task of
+    another model (`check=False`: its tokenizer is not compared).
     """
+    check_task(spliced, task, check)
+    check_number("top", top, Range(1, MOST))
+    check_number("edge_nodes", edge_nodes, Range(0, MOST))
     parsed = [parse_method(text) for text in methods]
     models = {basis: in_basis(spliced, basis) for basis in bases}
     n_tokens = len(task) * task.longest
@@ -118,7 +125,7 @@ def agree(
         def effects(method: Method, model: SplicedModel = model, basis: str = basis) -> NodeEffects:
             with measured(model, n_tokens) as cost:
                 found = node_effects(
-                    model, task, method.name, batch_size=batch_size, progress=progress, **method.options
+                    model, task, method.name, batch_size=batch_size, check=check, progress=progress, **method.options
                 )
             costs[basis, str(method)] = cost
             return found
@@ -135,7 +142,8 @@ def agree(
             score(method, _columns(_of(effects(method)), basis), truth, moves)
         if basis == "features" and edge_nodes:
             nodes = sorted(exact.nodes(), key=lambda row: -abs(row[1]))[:edge_nodes]
-            for method, estimates, truths in _edge_columns(model, task, [n for n, _, _ in nodes], parsed, batch_size):
+            chosen = [node for node, _, _ in nodes]
+            for method, estimates, truths in _edge_columns(model, task, chosen, parsed, batch_size, check):
                 # these nodes all move; where both are 0 the two are not joined
                 moves = {key: (truths[key] != 0) | (estimates[key] != 0) for key in truths}
                 score(method, estimates, truths, moves)
@@ -159,15 +167,17 @@ def _columns(by_site: Mapping[Site, tuple[np.ndarray, np.ndarray]], basis: str) 
 
 
 def _edge_columns(
-    spliced: SplicedModel, task: Task, nodes: list[Node], methods: list[Method], batch_size: int
+    spliced: SplicedModel, task: Task, nodes: list[Node], methods: list[Method], batch_size: int, check: bool
 ) -> Iterator[tuple[Method, Columns, Columns]]:
     """Every method that has edges, beside the truth, by the kind of site that an edge leads to."""
-    patched = edge_effects(spliced, task, nodes, REFERENCE, batch_size=batch_size)
+    patched = edge_effects(spliced, task, nodes, REFERENCE, batch_size=batch_size, check=check)
     exact = {(source, target): value for source, target, value in patched.edges()}
     for method in methods:
         if not isinstance(method_named(method.name, _own_options(method)), Estimator):
             continue
-        found = edge_effects(spliced, task, nodes, method.name, batch_size=batch_size, **_own_options(method))
+        found = edge_effects(
+            spliced, task, nodes, method.name, batch_size=batch_size, check=check, **_own_options(method)
+        )
         estimated = {(source, target): value for source, target, value in found.edges()}
         pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for edge in dict.fromkeys([*exact, *estimated]):

@@ -13,6 +13,7 @@ from featcircuits.agreement.bases import in_basis
 from featcircuits.attribution.edges import edge_effects
 from featcircuits.attribution.effects import NodeEffects, node_effects
 from featcircuits.attribution.nodes import default_method
+from featcircuits.belonging import check_task
 from featcircuits.decomposition import encode, written
 from featcircuits.nodes import Node
 from featcircuits.propagation import propagation
@@ -41,6 +42,7 @@ def audit(
     spliced: SplicedModel, task: Task, method: str | None = None, *, batch_size: int = 16, **options: Any
 ) -> list[Residual]:
     """The residuals of the splice, of `method`'s effects on full cuts, of quadrature, edges and relevance."""
+    check_task(spliced, task)
     method = method or default_method(task.paired, "paired")
     rows = [
         *_splice(spliced, task, batch_size),

@@ -17,18 +17,20 @@ from torch import Tensor
 
 from featcircuits.attribution.contract import contract
 from featcircuits.attribution.direct import Edges, arcs_of, batch_edges, metric_gradients
-from featcircuits.attribution.effects import NodeEffects
+from featcircuits.attribution.effects import NodeEffects, check_effects
 from featcircuits.attribution.exact_edges import batch_exact_edges
 from featcircuits.attribution.nodes import METHODS, Estimator, check_method, default_method, method_named
 from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
 from featcircuits.baselines import Baseline, check_baseline, mean_states
+from featcircuits.belonging import check_task
 from featcircuits.connections import Connection
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
 from featcircuits.ledger import InMemory, Ledger, Part, columns
-from featcircuits.nodes import METRIC, Node, Place
+from featcircuits.nodes import METRIC, Node, Place, nodes_of
 from featcircuits.progress import Progress, silent
+from featcircuits.ranges import MOST, Range, check_number
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.states import States, fitting_batch, states_of
@@ -82,7 +84,7 @@ class EdgeEffects:
 def edge_effects(
     spliced: SplicedModel,
     task: Task,
-    nodes: NodeEffects | Iterable[Node],
+    nodes: NodeEffects | Iterable[Node | str],
     method: str | None = None,
     *,
     node_threshold: float | None = None,
@@ -91,6 +93,7 @@ def edge_effects(
     batch_size: int | None = None,
     effects: NodeEffects | None = None,
     ledger: Ledger | None = None,
+    check: bool = True,
     progress: Progress = silent,
     **options: Any,
 ) -> EdgeEffects:
@@ -105,11 +108,16 @@ def edge_effects(
     them again. `ledger`: as for node effects. `sources_per_target` bounds memory where targets are many
     and sources are all features: of each batch, only so many of the strongest edges into a target from
     one site are kept, so the mean of an edge that is weak in some batches comes out too small.
+    Raises `InputError` for effects of another model or other examples, unless `check` is False.
     """
+    check_task(spliced, task, check)
     if isinstance(nodes, NodeEffects):
         effects = nodes
-    _check_request(task, nodes, node_threshold, effects)
+    else:
+        nodes = nodes_of(nodes)
+    _check_request(task, nodes, node_threshold, effects, batch_size, sources_per_target)
     if effects is not None:
+        check_effects(spliced, task, effects, check)
         batch_size, baseline = effects.batch_size, baseline or effects.baseline
         if method in (None, effects.method):
             method, options = effects.method, {**effects.options, **options}
@@ -171,12 +179,24 @@ def _name(arc: Connection) -> str:
 
 
 def _check_request(
-    task: Task, nodes: NodeEffects | Iterable[Node], node_threshold: float | None, effects: NodeEffects | None
+    task: Task,
+    nodes: NodeEffects | list[Node],
+    node_threshold: float | None,
+    effects: NodeEffects | None,
+    batch_size: int | None,
+    sources_per_target: int | None,
 ) -> None:
     if isinstance(nodes, NodeEffects) != (node_threshold is not None):
         raise InputError("node_threshold goes with the result of node_effects; a collection of nodes takes none")
-    if effects is not None and effects.shape != (len(task), task.longest):
-        raise InputError(f"the effects are of {effects.shape[0]} other examples than the {len(task)} of {task.name}")
+    if node_threshold is not None:
+        check_number("node_threshold", node_threshold, Range(0, 1e30), float)
+    if sources_per_target is not None:
+        check_number("sources_per_target", sources_per_target, Range(1, MOST))
+    if isinstance(effects, NodeEffects) and batch_size not in (None, effects.batch_size):
+        raise InputError(
+            f"batch_size is {shortened(batch_size)}, but the effects were computed in batches of {effects.batch_size}, "
+            "as their edges will be; leave it out"
+        )
 
 
 def _batches(

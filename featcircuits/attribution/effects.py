@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from featcircuits.arguments import expect
 from featcircuits.attribution.nodes import check_method, default_method, effects_of, method_named
 from featcircuits.attribution.nodes.exact import error_effects
 from featcircuits.attribution.sparse import Tally
 from featcircuits.baselines import Baseline, check_baseline, mean_states
-from featcircuits.errors import InputError
+from featcircuits.belonging import Identity, check_same, check_task, identity_of
+from featcircuits.errors import InputError, known, shortened
 from featcircuits.ledger import InMemory, Ledger, Part, columns
 from featcircuits.nodes import Node, Place
 from featcircuits.progress import Progress, silent
@@ -85,6 +87,8 @@ class NodeEffects:
     errors: str = "estimated"
     kept: Mapping[int, Kept] = field(default_factory=dict, repr=False)
     """By number of the batch; all that this process computed, or nothing"""
+    identity: Identity | None = field(default=None, repr=False)
+    """Of the model that they were computed on"""
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -150,10 +154,32 @@ class NodeEffects:
         return site
 
 
+def check_effects(spliced: SplicedModel, task: Task, effects: NodeEffects, check: bool = True) -> None:
+    """Refuse effects of another model, unless `check` is False, of other examples, or of sites that are not there."""
+    expect("effects", effects, NodeEffects)
+    if effects.shape != (len(task), task.longest):
+        raise InputError(
+            f"the effects are of {effects.shape[0]} other examples than the {len(task)} of {task.name}; compute them "
+            "on it"
+        )
+    if effects.places != task.places:
+        raise InputError(
+            f"the effects stand at places {shortened(list(effects.places))}, and {task.name} has "
+            f"{shortened(list(task.places))}; compute them under aggregate={task.aggregate!r}"
+        )
+    if check and effects.identity is not None:
+        check_same("effects", effects.identity, spliced)
+    if sizes := {site: d.n_features for site, d in spliced.dictionaries.items()}.items() ^ effects.n_features.items():
+        site = min(site for site, _ in sizes)
+        raise InputError(
+            f"the effects are of other dictionaries than the model's, the first at {site}; compute them anew"
+        )
+
+
 def check_errors(errors: str) -> None:
     """Refuse an unknown way to errors' effects."""
     if errors not in ERRORS:
-        raise InputError(f"errors is {errors!r}; known: {', '.join(ERRORS)}")
+        raise InputError(f"errors is {shortened(errors)}; {known(ERRORS, errors)}")
 
 
 def node_effects(
@@ -168,6 +194,7 @@ def node_effects(
     errors: str = "estimated",
     ledger: Ledger | None = None,
     inspect: Callable[[States], None] | None = None,
+    check: bool = True,
     progress: Progress = silent,
     **options: Any,
 ) -> NodeEffects:
@@ -182,8 +209,10 @@ def node_effects(
     `errors`: effects of error terms are "estimated" as those of features, or "exact": each is patched.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.ledger).
     `inspect` is shown the first batch's states before any effect is computed, and may raise.
-    Raises `InputError` for unknown names, unaligned prompts and non-finite activations.
+    `check`: whether the task's tokenizer has to be the model's.
+    Raises `InputError` for unknown names, unaligned prompts, non-finite activations, and a task of another model.
     """
+    check_task(spliced, task, check)
     method = method or default_method(task.paired, baseline)
     estimator = method_named(method, options)
     check_baseline(task, baseline)
@@ -191,6 +220,7 @@ def node_effects(
     check_errors(errors)
     if not keep_examples:
         task.check_places()
+    identity = identity_of(spliced)
     ledger, batch_size = ledger or InMemory(), fitting_batch(spliced, task, batch_size)
     count = task.count_batches(batch_size)
     todo = ledger.todo(STAGE, count)
@@ -226,6 +256,7 @@ def node_effects(
         keeps_examples=keep_examples,
         errors=errors,
         kept=kept,
+        identity=identity,
     )
 
 

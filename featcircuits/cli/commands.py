@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits import runs
-from featcircuits.attribution.nodes import Method, default_method, option_names
+from featcircuits.attribution.nodes import Method, default_method
 from featcircuits.baselines import check_known
 from featcircuits.circuit import Circuit
 from featcircuits.cli.output import console, say
-from featcircuits.cli.tables import curve_table, edge_table, node_table, report_table
+from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_table, report_table
 from featcircuits.cli.watch import watching
 from featcircuits.config import AgreeConfig, CheckConfig, EvaluateConfig, TraceConfig
 from featcircuits.errors import InputError
@@ -28,14 +28,14 @@ from featcircuits.evaluation.report import Report
 from featcircuits.export import EXPORTERS
 from featcircuits.ledger import AcrossProcesses, OnDisk, recorded
 from featcircuits.loading import load
-from featcircuits.manifest import dictionaries_of, manifest_of
+from featcircuits.manifest import manifest_of
 from featcircuits.processes import Processes, joined
 from featcircuits.seen import compared
 from featcircuits.splice import SplicedModel
 from featcircuits.states import fitting_batch
 from featcircuits.suites import load_suite
 from featcircuits.tasks import Task
-from featcircuits.tracing import Trace, planned, trace_with_ranking
+from featcircuits.tracing import Trace, planned, rules_of, trace_with_ranking
 from featcircuits.writing import check_replaceable, together
 
 
@@ -59,6 +59,8 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
                 _write_run(config, traced, output)
     console.print(node_table(traced.circuit, top))
     console.print(edge_table(traced.circuit, top))
+    for line in count_lines(traced.counts):
+        say(line)
     say(f"circuit of {traced.circuit.n_nodes} nodes and {traced.circuit.n_edges} edges in {output}, {since(began)}")
 
 
@@ -117,7 +119,8 @@ def _trace_options(config: TraceConfig) -> dict[str, Any]:
     edges = None if config.edges == "none" else config.edges
     some = nodes or default_method(paired=True, baseline=None)  # which default it is, the task will tell
     check_known(config.baseline)
-    planned(some, edges, config.select, config.keep_nodes, config.keep_edges, config.errors, options)
+    rules = rules_of(edges, config.keep_nodes, config.keep_edges)
+    planned(some, edges, config.select, *rules, config.errors, options)
     kept = ("select", "start_layer", "keep_nodes", "keep_edges", "baseline", "errors", "seed", "check_fit")
     return {
         **{name: getattr(config, name) for name in kept},
@@ -131,16 +134,14 @@ def _trace_options(config: TraceConfig) -> dict[str, Any]:
 def method_of(config: TraceConfig) -> tuple[str | None, Mapping[str, Any]]:
     """The chosen estimator of node effects, None for the task's default, and its options.
 
-    Those that have settings of their own are among them, where the estimator knows them.
+    Those that have settings of their own are among them; one that the estimator does not have is refused.
     """
     own = {name: value for name in ("steps", "rule", "rules") if (value := getattr(config, name)) is not None}
     if config.nodes is None:
         if own:
             raise InputError(f"{next(iter(own))} is an option of an estimator; say of which with nodes")
         return None, {}
-    method = Method.parse(config.nodes)
-    known = option_names(method.name)
-    return method.adding({name: value for name, value in own.items() if name in known})
+    return Method.parse(config.nodes).adding(own)
 
 
 def _write_run(config: TraceConfig, traced: Trace, output: Path) -> None:
@@ -176,7 +177,6 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Re
     traced = TraceConfig.read(run / runs.CONFIG, {})
     circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
     spliced = load_for(traced, config.device)
-    _check_same_model(circuit, spliced, run)
     task = task_for(traced, spliced, config.task or traced.task, "test", config.limit)
     for note in compared(circuit.manifest, task, spliced.tokenizer).notes:
         say(note)
@@ -186,7 +186,7 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Re
             spliced, circuit, task,
             ablation=config.ablation, errors=config.errors, start_layer=start_layer, ranking=ranking,
             sizes=sizes, draws=config.draws, seed=config.seed, batch_size=config.batch_size,
-            progress=progress,
+            check=config.check, progress=progress,
         )  # fmt: skip
 
 
@@ -236,15 +236,6 @@ def task_for(
 def _is_name(task: str) -> bool:
     """Rather than a file."""
     return Path(task).suffix == "" and not Path(task).exists()
-
-
-def _check_same_model(circuit: Circuit, spliced: SplicedModel, run: Path) -> None:
-    """The circuit's features mean nothing in another suite."""
-    recorded, found = circuit.manifest.get("suite", {}).get("sites"), dictionaries_of(spliced)
-    if recorded != found:
-        raise InputError(
-            f"{run}: the circuit was traced with other dictionaries than the suite holds now; trace it again"
-        )
 
 
 def _sizes(text: str) -> list[int] | None:

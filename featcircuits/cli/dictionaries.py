@@ -30,6 +30,8 @@ def check_run(config: CheckConfig, output: Path | None) -> None:
             raise InputError(f"{output} exists; choose another file, or remove it first")
     if config.task and config.text:
         raise InputError("give a task or a text, not both")
+    if config.longest is not None and not config.text:
+        raise InputError("longest cuts the lines of a text, and the prompts of a task stay whole; leave it out")
     began = time.monotonic()
     spliced = load_for(config, config.device)
     name, rows = _checked_on(config, spliced)
@@ -51,7 +53,9 @@ def _checked_on(config: CheckConfig, spliced: SplicedModel) -> tuple[str, Rows]:
     """The text's name and its rows."""
     if config.text:
         path = Path(config.text)
-        return path.name, _some(read_rows(path, spliced.tokenizer, _longest(config.longest, spliced)), config.limit)
+        return path.name, _some(
+            read_rows(path, spliced.tokenizer, _longest(config.longest or 128, spliced)), config.limit
+        )
     assert spliced.suite is not None
     task = config.task or next(iter(spliced.suite.tasks), None)
     if task is None:

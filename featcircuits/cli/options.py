@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from featcircuits.config import Config
+from featcircuits.ranges import read_number
 
 
 def with_settings(settings: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -22,13 +23,14 @@ def with_settings(settings: type[Config]) -> Callable[[Callable[..., None]], Cal
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(config: Path | None = None, **values: Any) -> None:
-            given = {name: values.pop(name) for name in names if values[name] is not None}
+            given = {name: _read(name, values.pop(name), hints[name]) for name in names if values[name] is not None}
             values = {name: value for name, value in values.items() if name not in names}
             chosen = settings(**given) if config is None else settings.read(config, given)
             command(config=chosen, **values)
 
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "config"]
         names = [field.name for field in fields(settings)]  # type: ignore[arg-type]
+        hints = get_type_hints(settings)
         parameters = [*own, _config_parameter(), *_parameters(settings)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -49,14 +51,31 @@ def _parameters(settings: type[Config]) -> list[inspect.Parameter]:
         _keyword(
             field.name,
             Annotated[
-                hints[field.name] | None,  # None stands for "not given"
+                (str if _number(hints[field.name]) else hints[field.name]) | None,  # None stands for "not given"
                 typer.Option(
-                    help=field.metadata["help"], show_default=_shown(field.default), rich_help_panel="Settings"
+                    help=field.metadata["help"],
+                    show_default=_shown(field.default),
+                    rich_help_panel="Settings",
+                    metavar=_METAVARS.get(_number(hints[field.name])),
                 ),
             ],
         )
         for field in fields(settings)  # type: ignore[arg-type]
     ]
+
+
+_METAVARS = {int: "INTEGER", float: "FLOAT"}
+
+
+def _read(name: str, value: Any, hint: Any) -> Any:
+    """Numbers are read here, in plain digits: typer takes underscores, blanks and other scripts' digits."""
+    kind = _number(hint)
+    return value if kind is None else read_number(name, value, kind)
+
+
+def _number(hint: Any) -> type | None:
+    """The kind of number that a setting is; None for others."""
+    return next((kind for kind in (int, float) if kind in (hint, *get_args(hint))), None)
 
 
 def _shown(default: Any) -> str | bool:

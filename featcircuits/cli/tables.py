@@ -16,6 +16,7 @@ from featcircuits.agreement.scores import TOO_ALIKE, Comparison
 from featcircuits.circuit import Circuit
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.health import Health
+from featcircuits.tracing import Counts
 
 
 def node_table(circuit: Circuit, count: int = 15) -> Table:
@@ -28,6 +29,16 @@ def node_table(circuit: Circuit, count: int = 15) -> Table:
         spread = "" if math.isnan(score.standard_error) else f"{score.standard_error:.4f}"
         table.add_row(str(node), "error" if node.is_error else "feature", _signed(score.effect), spread)
     return table
+
+
+def count_lines(counts: Counts) -> list[str]:
+    """How many nodes and edges were chosen, dropped and kept; no line for edges where there are none."""
+    return [
+        f"{what}: {row['chosen']} of {row['all']} chosen, {row['dropped']} dropped (no path to the metric), "
+        f"{row['kept']} kept"
+        for what, row in counts.record.items()
+        if row["all"]
+    ]
 
 
 def edge_table(circuit: Circuit, count: int = 15) -> Table:

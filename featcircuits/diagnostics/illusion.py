@@ -27,14 +27,15 @@ from featcircuits.attribution.contract import contract
 from featcircuits.attribution.direct import arcs_of, cut_forward, metric_gradients, pulled_back, targets_of
 from featcircuits.attribution.nodes.atp import AttributionPatching
 from featcircuits.attribution.nodes.exact import patched_metric
-from featcircuits.attribution.selection import NodeSet, select_above
+from featcircuits.attribution.selection import select_above
+from featcircuits.belonging import check_circuit, check_nodes, check_task
 from featcircuits.circuit import Circuit
 from featcircuits.connections import Through
 from featcircuits.decomposition import precision
 from featcircuits.diagnostics.directions import along, outside, ratio, row_part
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
-from featcircuits.nodes import Node
+from featcircuits.nodes import Node, nodes_of
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel, frozen
 from featcircuits.states import States, states_of
@@ -94,22 +95,27 @@ class Illusion:
 def illusion(
     spliced: SplicedModel,
     task: Task,
-    circuit: Circuit | Iterable[Node],
+    circuit: Circuit | Iterable[Node | str],
     *,
     limits: Limits | None = None,
     each: bool = True,
     max_rows: int = 512,
+    check: bool = True,
 ) -> list[Illusion]:
     """The numbers of every site's nodes together and, with `each`, of every node alone.
 
     All examples of the task are taken in one batch: the natural range comes from them, so give a few
-    dozen. Raises `InputError` for unpaired tasks and for nodes that do not exist.
+    dozen. Raises `InputError` for unpaired tasks, for nodes that do not exist, and, unless `check` is False, for a
+    circuit of another model.
     """
+    check_task(spliced, task, check)
+    if isinstance(circuit, Circuit):
+        check_circuit(spliced, circuit, check=check, whole=False)
     if not task.paired:
         raise InputError(f"{task.name}: the natural change of a node is that between the prompts of a pair")
     task.check_places()
-    nodes = list(circuit.nodes) if isinstance(circuit, Circuit) else list(circuit)
-    NodeSet(nodes, spliced, task.places)  # refuses nodes that do not exist
+    nodes = list(circuit.nodes) if isinstance(circuit, Circuit) else nodes_of(circuit)
+    check_nodes(spliced, nodes, task.places)
     states = states_of(spliced, task, task.batch(range(len(task))))
     batch = states.batch
     assert batch.corrupted is not None

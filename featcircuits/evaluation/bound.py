@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from featcircuits.attribution.effects import NodeEffects
+from featcircuits.attribution.effects import NodeEffects, check_effects
+from featcircuits.belonging import check_task
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import NEVER, AblatedModel, Ranks, Subgraph
 from featcircuits.evaluation.ablations import ablation_named
-from featcircuits.nodes import Node
+from featcircuits.nodes import Node, nodes_of
 from featcircuits.progress import Progress, silent
+from featcircuits.ranges import SEEDS, Range, check_number
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
 
@@ -47,7 +49,7 @@ def bound_missed(
     spliced: SplicedModel,
     task: Task,
     effects: NodeEffects,
-    verified: Collection[Node],
+    verified: Collection[Node | str],
     *,
     samples: int = 300,
     share: float = 0.1,
@@ -55,20 +57,23 @@ def bound_missed(
     seed: int = 0,
     batch_size: int = 16,
     max_rows: int = 512,
+    check: bool = True,
     progress: Progress = silent,
 ) -> Bound:
     """Bound the effects of all nodes that move between the runs of a pair and are not in `verified`.
 
     `effects`: any estimator's result on the task; it says which nodes move. Each of the `samples`
     random subsets holds a node with probability `share` and runs on every example of the task, so
-    a few examples will do. Raises `InputError` for unpaired tasks and settings out of range.
+    a few examples will do. Raises `InputError` for unpaired tasks, settings out of range, and, unless `check` is
+    False, effects of another model.
     """
-    if not 0 < share < 1 or samples < 10 or not 0.5 <= confidence < 1:
-        raise InputError(
-            f"share={share}, samples={samples}, confidence={confidence}: give a share between 0 and 1, at least 10 "
-            "samples, and a confidence from 0.5 to below 1"
-        )
-    open_nodes = _unverified(effects, set(verified))
+    check_task(spliced, task, check)
+    check_effects(spliced, task, effects, check)
+    check_number("share", share, Range(0.001, 0.999), float)
+    check_number("samples", samples, Range(10, 100_000))
+    check_number("confidence", confidence, Range(0.5, 0.999999), float)
+    check_number("seed", seed, SEEDS)
+    open_nodes = _unverified(effects, set(nodes_of(verified)))
     if not open_nodes:
         raise InputError("every node that moves is verified; there is nothing to bound")
     coins = torch.rand(samples, len(open_nodes), generator=torch.Generator().manual_seed(seed)) < share

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from featcircuits.alignment import ANYWHERE
 from featcircuits.baselines import MEANS_ANYWHERE
+from featcircuits.belonging import check_circuit, check_nodes, check_task
 from featcircuits.circuit import Circuit
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import (
@@ -27,12 +28,16 @@ from featcircuits.evaluation.folds import interval, parts
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.evaluation.scope import COUNTED, scope_of, varying
 from featcircuits.evaluation.scores import area, area_from_one, invalid_reason, share
-from featcircuits.nodes import Node
+from featcircuits.nodes import Node, nodes_of
 from featcircuits.progress import Progress, silent
+from featcircuits.ranges import SEEDS, Range, check_number
 from featcircuits.seen import compared
 from featcircuits.sites import EMBED
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
+
+MOST_DRAWS = 1000
+"""Each is a random circuit of as many nodes, and a run at every size."""
 
 
 def evaluate(
@@ -44,12 +49,13 @@ def evaluate(
     errors: str = "nodes",
     start_layer: int = 0,
     embed: bool | None = None,
-    ranking: Circuit | Sequence[Node] | None = None,
+    ranking: Circuit | Sequence[Node | str] | None = None,
     sizes: Sequence[int] | None = None,
     draws: int = 5,
     seed: int = 0,
     batch_size: int = 32,
     max_rows: int = 1024,
+    check: bool = True,
     progress: Progress = silent,
 ) -> Report:
     """Faithfulness and completeness of a circuit on a task, as Marks et al. (2024, section 4) define them.
@@ -62,15 +68,20 @@ def evaluate(
     over sizes, in the order in which it takes them (a Circuit's own order); without it the circuit's are
     taken. `sizes=()` leaves the curve out. The report says whether the circuit was traced on the same prompts,
     and whether it was traced on other sentences (`held_out`, `notes`).
-    Raises `InputError` for unknown names and for a circuit of another suite, task or aggregate.
+    Raises `InputError` for unknown names and for a circuit of another model, suite, task or aggregate; with
+    `check=False` neither weights nor tokenizers are compared.
     """
+    check_task(spliced, task, check)
+    check_circuit(spliced, circuit, check=check, whole=True)
+    if isinstance(ranking, Circuit):
+        check_circuit(spliced, ranking, "ranking", check=check, whole=True)
     check_error_terms(errors)
-    if draws < 0:
-        raise InputError(f"draws is {draws}; it must be at least 0")
+    check_number("draws", draws, Range(0, MOST_DRAWS))
+    check_number("seed", seed, SEEDS)
     scope = scope_of(spliced, start_layer, embed)
     _check_match(circuit, task)
     familiar = compared(circuit.manifest, task, spliced.tokenizer)
-    order = varying(_order(circuit if ranking is None else ranking), scope, errors)
+    order = varying(_order(spliced, task, circuit if ranking is None else ranking), scope, errors)
     chosen_sizes = default_sizes(order) if sizes is None else check_sizes(sizes, len(order))
     prepared = ablation_named(ablation, scope, task, batch_size, seed)
     places: str | None = getattr(prepared, "places", None)
@@ -180,8 +191,10 @@ def _check_match(circuit: Circuit, task: Task) -> None:
         )
 
 
-def _order(ranking: Circuit | Sequence[Node]) -> list[Node]:
-    return list(ranking.nodes) if isinstance(ranking, Circuit) else list(dict.fromkeys(ranking))
+def _order(spliced: SplicedModel, task: Task, ranking: Circuit | Sequence[Node | str]) -> list[Node]:
+    nodes = list(ranking.nodes) if isinstance(ranking, Circuit) else nodes_of(ranking)
+    check_nodes(spliced, nodes, task.places)
+    return nodes
 
 
 def _edges_in_scope(circuit: Circuit, scope: SplicedModel) -> int:

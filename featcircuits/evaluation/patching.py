@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from featcircuits.belonging import check_nodes, check_task
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.ablations import ablation_named
-from featcircuits.nodes import Node
+from featcircuits.nodes import Node, nodes_of
 from featcircuits.progress import Progress, silent
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
@@ -91,24 +92,26 @@ class Patching:
 def patch(
     spliced: SplicedModel,
     task: Task,
-    nodes: Iterable[Node],
+    nodes: Iterable[Node | str],
     *,
     metrics: Sequence[str] = (),
     batch_size: int = 32,
     max_rows: int = 1024,
+    check: bool = True,
     progress: Progress = silent,
 ) -> Patching:
     """Noise and denoise each node alone and all together, under several metrics side by side.
 
     `metrics`: names (default: the task's own). Raises `InputError` for unpaired tasks, unknown
-    nodes and metrics, and metrics that need corrupted answers where there are none.
+    nodes and metrics, metrics that need corrupted answers where there are none, and a task of another model
+    (`check=False`: its tokenizer is not compared).
     """
+    check_task(spliced, task, check)
+    order = nodes_of(nodes)
     if not task.paired:
         raise InputError(f"{task.name}: patching swaps values between the prompts of a pair, and there are no pairs")
     task.check_places()
-    order = list(dict.fromkeys(nodes))
-    if strange := [node for node in order if node.site not in spliced.dictionaries]:
-        raise InputError(f"node {strange[0]}: the suite has no dictionary at {strange[0].site}")
+    check_nodes(spliced, order, task.places)
     if not order:
         raise InputError("there are no nodes to patch")
     tasks = [task.with_options(metric=metric) for metric in dict.fromkeys(metrics or (task.metric,))]

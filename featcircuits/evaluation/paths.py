@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.attribution.sparse import pieces
+from featcircuits.belonging import check_circuit, check_task
 from featcircuits.circuit import Circuit, Endpoint
 from featcircuits.decomposition import moved_between, rewired
 from featcircuits.errors import InputError
@@ -57,18 +58,20 @@ def explained_effect(
     *,
     batch_size: int = 8,
     max_rows: int = 512,
+    check: bool = True,
     progress: Progress = silent,
 ) -> PathTest:
     """Test that a circuit's nodes and edges carry the task's behaviour.
 
     One forward row for each example and each distinct set of parents at a site. Connections through
     sites without a dictionary belong to the node that they lead to and read the clean prompt.
-    Raises `InputError` for unpaired tasks and circuits of other sites or places.
+    Raises `InputError` for unpaired tasks and circuits of other sites or places, and, unless `check` is False,
+    of another model.
     """
+    check_task(spliced, task, check)
+    check_circuit(spliced, circuit, check=check, whole=True)
     if not task.paired:
         raise InputError(f"{task.name}: a path hypothesis swaps clean for corrupted values, and there are no pairs")
-    if unknown := {str(node.site) for node in circuit.nodes} - {str(site) for site in spliced.sites}:
-        raise InputError(f"the circuit has nodes at {sorted(unknown)[0]}, where the suite has no dictionary")
     if circuit.places != task.places:
         raise InputError(f"the circuit's places are {circuit.places}, those of {task.name} are {task.places}")
     parents: dict[Endpoint, frozenset[Node]] = {end: frozenset() for end in (*circuit.nodes, METRIC)}

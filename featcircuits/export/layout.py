@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from featcircuits.arguments import expect
+from featcircuits.circuit import Circuit
 from featcircuits.nodes import METRIC
 
 if TYPE_CHECKING:
     import networkx as nx
-
-    from featcircuits.circuit import Circuit
 
 _BLUE, _RED, _GREY = "#265ca8", "#c42c2c", "#8c8c8c"
 _SMALLEST, _LARGEST = 4.0, 40.0
@@ -39,6 +39,7 @@ def drawn(circuit: Circuit) -> nx.DiGraph:
     Nodes get `x`, `y`, `size` (a diameter) and `color` ("#265ca8"), edges `thickness` and `color`. Areas of nodes
     and widths of edges grow with |effect|.
     """
+    expect("circuit", circuit, Circuit)
     graph = circuit.to_networkx()
     strongest = max((abs(score.effect) for score in circuit.nodes.values()), default=0.0)
     heaviest = max(map(abs, circuit.edges.values()), default=0.0)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featcircuits.arguments import expect
+from featcircuits.belonging import check_task, checked_rows
 from featcircuits.decomposition import precision
 from featcircuits.errors import InputError
 from featcircuits.health.figures import Figures, Losses, measure
@@ -93,7 +95,10 @@ def check_suite(
     Sink tokens (`featcircuits.sinks`) are left out of all these figures, and keep their activation where
     dictionaries are spliced for the loss; with `keep_sinks` they are treated as all others but in the first trial.
     """
-    rows = rows_of(text) if isinstance(text, Task) else text
+    expect("model", spliced, SplicedModel)
+    if isinstance(text, Task):
+        check_task(spliced, text)
+    rows = rows_of(text) if isinstance(text, Task) else checked_rows(spliced, text)
     if not any(len(row) > 1 for row in rows):
         raise InputError("the text has no row of two tokens or more, so there is no next token to predict; give more")
     name = name or (text.name if isinstance(text, Task) else "the text")

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from featcircuits.attribution.effects import NodeEffects
+from featcircuits.attribution.effects import NodeEffects, check_effects
 from featcircuits.baselines import Baseline
+from featcircuits.belonging import check_task
 from featcircuits.circuit import NodeScore
 from featcircuits.evaluation.scope import scope_of, varying
-from featcircuits.named import parse_named
+from featcircuits.named import built, parse_named
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress, silent
+from featcircuits.ranges import SEEDS, check_number
 from featcircuits.selection.effect import ByEffect
 from featcircuits.selection.evidence import Evidence, strongest
 from featcircuits.selection.greedy import Greedy
@@ -53,7 +55,7 @@ DEFAULT_SELECTION = "effect"
 def selection_named(text: str) -> Selection:
     """A rule with its options, written `ratio` or `ratio:positive=0.8`; anything unknown is an `InputError`."""
     name, options = parse_named(text, SELECTIONS, "selection rule")
-    return SELECTIONS[name](**options)
+    return built(name, SELECTIONS, "selection rule", options)
 
 
 def select(
@@ -64,6 +66,7 @@ def select(
     *,
     start_layer: int = 0,
     seed: int = 0,
+    check: bool = True,
     progress: Progress = silent,
 ) -> list[Node]:
     """Every node with an effect, in the order in which a circuit takes them.
@@ -71,8 +74,12 @@ def select(
     `effects`: any estimator's on the task. `rule`: a name of `SELECTIONS`, with options after colons.
     `start_layer`: as `evaluate` will have it. Layers before it are given, so that their nodes (and the embedding's)
     come last, by |effect|, and searching rules do not ablate them.
-    Raises `InputError` for unknown rules and options, and where a rule needs what is not there.
+    Raises `InputError` for unknown rules and options, where a rule needs what is not there, and, unless `check` is
+    False, for effects of another model.
     """
+    check_task(spliced, task, check)
+    check_effects(spliced, task, effects, check)
+    check_number("seed", seed, SEEDS)
     return select_with(
         selection_named(rule), spliced, task, effects, start_layer=start_layer, seed=seed, progress=progress
     )

@@ -64,12 +64,6 @@ def check_search(ablation: str, errors: str, task: Task, baseline: Baseline) -> 
     ablation_kind(_ablation_of(ablation, baseline)).check(task)
 
 
-def check_share(what: str, value: float, low: float, high: float) -> None:
-    """Refuse a number outside [low, high]."""
-    if not low <= value <= high:
-        raise InputError(f"{what}={value}: give a number from {low:g} to {high:g}")
-
-
 def _ablation_of(ablation: str, baseline: Baseline) -> str:
     """ "same": nodes outside the circuit become what patching puts in."""
     if ablation != "same":

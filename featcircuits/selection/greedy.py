@@ -11,7 +11,8 @@ from featcircuits.baselines import Baseline
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
 from featcircuits.nodes import Node
-from featcircuits.selection.evidence import Evidence, check_search, check_share, strongest
+from featcircuits.ranges import MOST, ranged
+from featcircuits.selection.evidence import Evidence, check_search, strongest
 from featcircuits.tasks import Task
 
 
@@ -25,16 +26,15 @@ class Greedy:
     `ablation`, `errors`: as in `featcircuits.selection.iterated`.
     """
 
-    pool: int = 128
-    drop: float = 0.4
-    smallest: int = 16
+    pool: int = ranged(128, 1, MOST)
+    drop: float = ranged(0.4, 0.01, 0.9)
+    smallest: int = ranged(16, 1, MOST)
     ablation: str = "same"
     errors: str = "nodes"
 
     def __post_init__(self) -> None:
-        check_share("drop", self.drop, 0.01, 0.9)
-        if not 1 <= self.smallest <= self.pool:
-            raise InputError(f"pool={self.pool}, smallest={self.smallest}: give at least 1 node, and a larger pool")
+        if self.smallest > self.pool:
+            raise InputError(f"pool={self.pool}, smallest={self.smallest}: give a pool that is at least as large")
 
     def check(self, task: Task, baseline: Baseline) -> None:
         check_search(self.ablation, self.errors, task, baseline)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from featcircuits.baselines import Baseline
-from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel
 from featcircuits.evaluation.masked import Masks, Prepared, mask_gradients, prepare
 from featcircuits.nodes import Node
-from featcircuits.selection.evidence import Evidence, check_search, check_share, strongest
+from featcircuits.ranges import MOST, ranged
+from featcircuits.selection.evidence import Evidence, check_search, strongest
 from featcircuits.selection.masks import at_nodes, masks_of
 from featcircuits.tasks import Task
 
@@ -26,15 +26,10 @@ class IteratedPruning:
     `errors`: as in `featcircuits.evaluation.evaluate`.
     """
 
-    drop: float = 0.1
-    smallest: int = 16
+    drop: float = ranged(0.1, 0.01, 0.9)
+    smallest: int = ranged(16, 1, MOST)
     ablation: str = "same"
     errors: str = "nodes"
-
-    def __post_init__(self) -> None:
-        check_share("drop", self.drop, 0.01, 0.9)
-        if self.smallest < 1:
-            raise InputError(f"smallest={self.smallest}: give at least 1 node")
 
     def check(self, task: Task, baseline: Baseline) -> None:
         check_search(self.ablation, self.errors, task, baseline)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from featcircuits.baselines import Baseline
-from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
 from featcircuits.evaluation.masked import Prepared, masked_metric, prepare
 from featcircuits.nodes import Node
+from featcircuits.ranges import MOST, ranged
 from featcircuits.selection.evidence import Evidence, check_search
 from featcircuits.selection.masks import masks_of
 from featcircuits.tasks import Task
@@ -31,19 +31,12 @@ class LearnedMask:
     `errors`: as in `featcircuits.selection.iterated`.
     """
 
-    steps: int = 60
-    rate: float = 0.05
-    temperature: float = 0.3
-    smallest: int = 16
+    steps: int = ranged(60, 1, 100_000)
+    rate: float = ranged(0.05, 0, 100, above=True)
+    temperature: float = ranged(0.3, 0, 100, above=True)
+    smallest: int = ranged(16, 1, MOST)
     ablation: str = "same"
     errors: str = "nodes"
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.smallest < 1 or not self.rate > 0 or not self.temperature > 0:
-            raise InputError(
-                f"steps={self.steps}, smallest={self.smallest}, rate={self.rate}, temperature={self.temperature}: "
-                "give at least 1 step and 1 node, and a rate and a temperature above 0"
-            )
 
     def check(self, task: Task, baseline: Baseline) -> None:
         check_search(self.ablation, self.errors, task, baseline)

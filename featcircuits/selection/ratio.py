@@ -9,7 +9,8 @@ from featcircuits.baselines import Baseline
 from featcircuits.circuit import NodeScore
 from featcircuits.errors import InputError
 from featcircuits.nodes import Node
-from featcircuits.selection.evidence import Evidence, check_share
+from featcircuits.ranges import ranged
+from featcircuits.selection.evidence import Evidence
 from featcircuits.tasks import Task
 
 
@@ -23,12 +24,8 @@ class Ratio:
     resampled prompts, by their normal limit: it needs the sums that effects are kept in anyway, and no draws.
     """
 
-    positive: float = 0.75
-    consistency: float = 0.95
-
-    def __post_init__(self) -> None:
-        check_share("positive", self.positive, 0, 1)
-        check_share("consistency", self.consistency, 0, 1)
+    positive: float = ranged(0.75, 0, 1)
+    consistency: float = ranged(0.95, 0, 1)
 
     def check(self, task: Task, baseline: Baseline) -> None:
         """A sign is consistent over prompts: at least two."""

@@ -9,8 +9,8 @@ from featcircuits.attribution.nodes.blend import Blend
 from featcircuits.attribution.nodes.table import STANDALONE, Estimator, NodeMethod, effects_of
 from featcircuits.baselines import BASELINES, Baseline
 from featcircuits.corruption import Noise
-from featcircuits.errors import InputError
-from featcircuits.named import options_of, parse_named
+from featcircuits.errors import InputError, shortened
+from featcircuits.named import built, options_of, parse_named
 from featcircuits.tasks import Task
 
 __all__ = [
@@ -39,11 +39,8 @@ def option_names(name: str) -> list[str]:
 
 
 def method_named(name: str, options: Mapping[str, Any]) -> Estimator | NodeMethod:
-    """Build a method; an unknown name or option is an `InputError`."""
-    known = option_names(name)
-    if unknown := sorted(set(options) - set(known)):
-        raise InputError(f"method {name!r} has no option {unknown[0]!r}; its options: {', '.join(known) or 'none'}")
-    return METHODS[name](**options)
+    """Build a method; an unknown name or option, or a value that an option cannot have, is an `InputError`."""
+    return built(name, METHODS, "method", options)
 
 
 class Method(NamedTuple):
@@ -65,7 +62,9 @@ class Method(NamedTuple):
     def adding(self, options: Mapping[str, Any]) -> Method:
         """With options that were given apart; one that is written already is an `InputError`."""
         if twice := sorted(set(self.options) & set(options)):
-            raise InputError(f"method '{self}': {twice[0]} is given twice, the other time as {options[twice[0]]!r}")
+            raise InputError(
+                f"method '{self}': {twice[0]} is given twice, the other time as {shortened(options[twice[0]])}"
+            )
         method = Method(self.name, {**self.options, **options})
         method.build()
         return method

@@ -16,6 +16,7 @@ from torch import Tensor
 from featcircuits.attribution.readers import FirstHop, Moves, Readers, first_hop, in_stream, read_clean
 from featcircuits.attribution.sparse import pieces
 from featcircuits.attribution.writes import reads, writes
+from featcircuits.ranges import MOST_ROWS, ranged
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 from featcircuits.states import SiteState, States
@@ -28,7 +29,7 @@ Effect = Callable[[Readers, Moves, FirstHop], Tensor]
 class QueryKeyFix:
     """AtP with the direct way through queries and keys finite (both moved together)."""
 
-    max_rows: int = 256
+    max_rows: int = ranged(256, 1, MOST_ROWS)
     """Nodes of one forward, which has one token a node."""
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
@@ -44,7 +45,7 @@ class AtPStar:
     Terms as in `GradDrop`: plain, and each later attention or MLP write dropped.
     """
 
-    max_rows: int = 256
+    max_rows: int = ranged(256, 1, MOST_ROWS)
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
         """Per site: the score of each feature entry [n], and of the error [example, slot]."""
@@ -66,7 +67,7 @@ class FiniteFirstHop:
     Our extension of the fix, not the paper's.
     """
 
-    max_rows: int = 256
+    max_rows: int = ranged(256, 1, MOST_ROWS)
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
         """Per site: the effect of each feature entry [n], and of the error [example, slot]."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from featcircuits.attribution.contract import contract
 from featcircuits.attribution.writes import reads, writes
+from featcircuits.ranges import MOST_ROWS, ranged
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel, gradients
 from featcircuits.states import States
@@ -24,7 +25,7 @@ class GradDrop:
     only repeat the plain term and dilute the mean, so those are left out here.
     """
 
-    max_rows: int = 512
+    max_rows: int = ranged(512, 1, MOST_ROWS)
     """Rows (examples x terms) of one forward."""
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:

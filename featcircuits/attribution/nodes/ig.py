@@ -10,7 +10,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from featcircuits.attribution.nodes.quadrature import points
+from featcircuits.attribution.nodes.quadrature import MOST_STEPS, check_quadrature, points
+from featcircuits.ranges import MOST_ROWS, ranged
 from featcircuits.sites import Site, resid
 from featcircuits.splice import SplicedModel, Start, frozen
 from featcircuits.states import States
@@ -25,13 +26,13 @@ class IntegratedGradients:
     stream reads moves the stream.
     """
 
-    steps: int = 10
+    steps: int = ranged(10, 1, MOST_STEPS)
     rule: str = "left"
-    max_rows: int = 512
+    max_rows: int = ranged(512, 1, MOST_ROWS)
     """Rows (examples x points x sites) of one forward."""
 
     def __post_init__(self) -> None:
-        points(self.rule, self.steps)
+        check_quadrature(self.rule, self.steps)
 
     def propagation(self, spliced: SplicedModel, states: States) -> AbstractContextManager[States]:
         return nullcontext(states)

@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from featcircuits.attribution.nodes.quadrature import points
+from featcircuits.attribution.nodes.quadrature import check_quadrature, points
 from featcircuits.propagation.carry import carry
+from featcircuits.ranges import MOST_ROWS, ranged
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel, gradients
 from featcircuits.states import States
@@ -27,15 +28,15 @@ class ChainedIntegratedGradients:
     as with `ig`, see the clean run's Jacobian.
     """
 
-    steps: int = 2
+    steps: int = ranged(2, 1, 100)
     rule: str = "gauss"
-    max_rows: int = 512
+    max_rows: int = ranged(512, 1, MOST_ROWS)
     """Rows (examples x points) of one forward; the points of an example stay together."""
 
     baselines: ClassVar[tuple[str, ...]] = ("paired", "noise")
 
     def __post_init__(self) -> None:
-        points(self.rule, self.steps)
+        check_quadrature(self.rule, self.steps)
 
     def propagation(self, spliced: SplicedModel, states: States) -> AbstractContextManager[States]:
         return nullcontext(states)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from featcircuits.attribution.contract import contract
-from featcircuits.attribution.nodes.quadrature import points
+from featcircuits.attribution.nodes.quadrature import MOST_STEPS, check_quadrature, points
 from featcircuits.attribution.sparse import pieces
 from featcircuits.baselines import DENSE_NUMBERS, patched_by_run
 from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
+from featcircuits.ranges import ranged
 from featcircuits.sites import EMBED, Site
 from featcircuits.splice import SplicedModel, gradients
 from featcircuits.states import SiteState, States
@@ -39,13 +40,13 @@ class Conductance:
     that are active nowhere but inside the path count as error.
     """
 
-    steps: int = 5
+    steps: int = ranged(5, 1, MOST_STEPS)
     rule: str = "gauss"
 
     baselines: ClassVar[tuple[str, ...]] = ("paired",)
 
     def __post_init__(self) -> None:
-        points(self.rule, self.steps)
+        check_quadrature(self.rule, self.steps)
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
         """Per site: the effect of each feature entry [n], and of the error [example, slot]."""

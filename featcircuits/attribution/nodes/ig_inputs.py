@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from featcircuits.attribution.nodes.quadrature import points
+from featcircuits.attribution.nodes.quadrature import MOST_STEPS, check_quadrature, points
 from featcircuits.errors import InputError
+from featcircuits.ranges import MOST_ROWS, ranged
 from featcircuits.sites import EMBED, Site
 from featcircuits.splice import SplicedModel, gradients
 from featcircuits.states import States
@@ -24,16 +25,16 @@ class InputIntegratedGradients:
     point and site. The path is that of the pair, whatever patching puts in.
     """
 
-    steps: int = 5
+    steps: int = ranged(5, 1, MOST_STEPS)
     rule: str = "gauss"
-    max_rows: int = 512
+    max_rows: int = ranged(512, 1, MOST_ROWS)
     """Rows (examples x points) of one forward."""
 
     needs_pairs: ClassVar[bool] = True
     """Of the task, whatever the baseline"""
 
     def __post_init__(self) -> None:
-        points(self.rule, self.steps)
+        check_quadrature(self.rule, self.steps)
 
     def propagation(self, spliced: SplicedModel, states: States) -> AbstractContextManager[States]:
         return nullcontext(states)

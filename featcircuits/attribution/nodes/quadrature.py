@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, known, shortened
+from featcircuits.ranges import Range, check_number
 
 Points = list[tuple[float, float]]
 """(alpha, weight) pairs; the weights add up to 1."""
@@ -31,10 +32,18 @@ def gauss(steps: int) -> Points:
 QUADRATURES: Mapping[str, Callable[[int], Points]] = {"left": left, "midpoint": midpoint, "gauss": gauss}
 
 
-def points(rule: str, steps: int) -> Points:
-    """The rule's points; an unknown rule or fewer than one step is an `InputError`."""
+MOST_STEPS = 1000
+"""Gauss-Legendre solves an eigenproblem of this size, and each point is a backward pass."""
+
+
+def check_quadrature(rule: str, steps: int) -> None:
+    """Refuse an unknown rule, and more or fewer steps than integrated gradients can have."""
     if rule not in QUADRATURES:
-        raise InputError(f"unknown quadrature {rule!r}; known: {', '.join(QUADRATURES)}")
-    if steps < 1:
-        raise InputError(f"steps is {steps}; integrated gradients need at least 1")
+        raise InputError(f"unknown quadrature {shortened(rule)}; {known(QUADRATURES, rule)}")
+    check_number("steps", steps, Range(1, MOST_STEPS))
+
+
+def points(rule: str, steps: int) -> Points:
+    """The rule's points; an unknown rule or number of steps is an `InputError`."""
+    check_quadrature(rule, steps)
     return QUADRATURES[rule](steps)
