@@ -17,7 +17,7 @@ LARGEST_SEED = 2**32 - 1
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _DECIMAL = re.compile(r"-?([0-9]{1,18}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?")
-_LONGEST = 18
+_LONGEST = {int: 18, float: 30}
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
 
 
@@ -69,7 +69,7 @@ def read_number(what: str, text: str, kind: type = int) -> Any:
     Refused are blanks, a plus sign, underscores, other scripts' digits, leading zeros of whole numbers, NaN and
     infinity, and more digits than a number can use.
     """
-    if len(text) > _LONGEST and text.isascii() and text.strip("-.0123456789") == "":
+    if len(text) > _LONGEST[kind] and text.isascii() and text.strip("-.0123456789") == "":
         raise InputError(f"{what} is {shortened(text)}: so many digits are more than a number can have here")
     pattern = _WHOLE if kind is int else _DECIMAL
     if not pattern.fullmatch(text):
