@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,8 @@ from torch.utils.hooks import RemovableHandle
 
 from featcircuits.errors import InputError
 from featcircuits.models import INPUTS, Architecture
+from featcircuits.models.forwards import Module, as_it_is, check_unchanged
+from featcircuits.models.frozen import frozen
 from featcircuits.models.placement import device_of
 from featcircuits.sites import Site, resid
 from featcircuits.tokens import Tokens
@@ -67,6 +69,12 @@ class SplicedModel:
     dictionaries: Mapping[Site, Dictionary]
     tokenizer: Any = None
     suite: Suite | None = None
+    modules: tuple[Module, ...] = field(default=(), repr=False)
+    """The model's modules as they were when it was loaded; every forward makes sure that they still are."""
+
+    def __post_init__(self) -> None:
+        if not self.modules:
+            object.__setattr__(self, "modules", as_it_is(self.model))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -105,8 +113,10 @@ class SplicedModel:
 
         Returns the logits [row, slot, vocabulary], or [row, vocabulary] at each prompt's last
         token with `answers_only`, which spares the unembedding of all other tokens (and to all
-        others than `tokens.vocabulary`). Hooks are gone when this returns or raises.
+        others than `tokens.vocabulary`). Hooks are gone when this returns or raises. Raises `InputError` where
+        the model was compiled, or a forward or module in it replaced, since it was loaded.
         """
+        check_unchanged(self.modules)
         tokens = tokens.to(self.device)
         with ExitStack() as hooks:
             if start is not None:
@@ -176,7 +186,7 @@ class SplicedModel:
         heads = getattr(config, "num_attention_heads", 1)
         numbers = slots * layers * (_PER_LAYER * self.architecture.width + 2 * heads * slots)
         if all_logits:
-            numbers += _PER_LOGIT * slots * config.get_text_config().vocab_size
+            numbers += _PER_LOGIT * slots * config.vocab_size
         budget = _ROW_BYTES
         if self.device.type == "cuda":
             budget = max(budget, torch.cuda.mem_get_info(self.device)[0] // 4)
@@ -308,19 +318,6 @@ def _starting(architecture: Architecture, model: PreTrainedModel, start: Start) 
                 vars(layer).pop("forward", None)
             else:
                 layer.forward = forward  # type: ignore[method-assign]
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient: backward passes then keep nothing for the weights."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
 
 
 def gradients(
