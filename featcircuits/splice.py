@@ -118,13 +118,14 @@ class SplicedModel:
         """
         check_unchanged(self.modules)
         tokens = tokens.to(self.device)
+        first = 0 if start is None else start.layer
+        edited = [site for site in (self.sites if sites is None else sites) if edit is not None and _runs(site, first)]
+        passed: set[Site] = set()
         with ExitStack() as hooks:
             if start is not None:
                 hooks.enter_context(_starting(self.architecture, self.model, start))
             if edit is not None:
-                first = 0 if start is None else start.layer
-                hooked = (site for site in (self.sites if sites is None else sites) if _runs(site, first))
-                hooks.enter_context(_editing(self, hooked, edit))
+                hooks.enter_context(_editing(self, edited, _noting(passed, edit)))
             if answers_only:
                 hooks.enter_context(_reading(self.architecture.unembedding(self.model), tokens))
             output = self.model(
@@ -134,6 +135,10 @@ class SplicedModel:
                 use_cache=False,
             )
         logits = output.logits.to(self.device)  # a model spread over devices has its head elsewhere
+        if missed := [str(site) for site in edited if site not in passed]:
+            raise InputError(_not_passed(missed[0]))
+        if answers_only and logits.shape[1] != 1:
+            raise InputError(_not_passed("the unembedding"))
         return logits[:, 0] if answers_only else logits
 
     def run_reading(
@@ -234,6 +239,23 @@ class _Arrived(Exception):
     def __init__(self, x: Tensor, read: Tensor) -> None:
         super().__init__()
         self.x, self.read = x, read
+
+
+def _noting(passed: set[Site], edit: Edit) -> Edit:
+    """The edit, and which sites it was called at."""
+
+    def noted(site: Site, x: Tensor) -> Tensor:
+        passed.add(site)
+        return edit(site, x)
+
+    return noted
+
+
+def _not_passed(where: str) -> str:
+    return (
+        f"a forward did not come by the hook at {where}: something computes that module's work without calling it; "
+        "load the model without compiled or replaced forwards"
+    )
 
 
 def _runs(site: Site, first_layer: int) -> bool:

@@ -10,8 +10,8 @@ import torch
 from featcircuits.capabilities.claims import wrong_claims
 from featcircuits.capabilities.completeness import incomplete
 from featcircuits.capabilities.probes import missing_modules, probes_of, taps_of
-from featcircuits.errors import InputError
-from featcircuits.models import FAMILIES, Architecture, Family, architecture_of, not_supported
+from featcircuits.errors import InputError, shortened
+from featcircuits.models import FAMILIES, Architecture, architecture_of, not_supported
 from featcircuits.models.forwards import check_not_compiled, replaced_forwards
 from featcircuits.propagation.pattern import why_closed
 
@@ -60,16 +60,19 @@ def check_capabilities(model: PreTrainedModel, architecture: Architecture) -> No
     """
     check_not_compiled(model)
     if wrong := wrong_about(model, architecture):
-        remedy = "Correct the row in featcircuits/models/families.py, or add one (docs/howto/model-family.md)"
-        for path, module in replaced_forwards(model):
-            remedy = (
-                f"Module {path!r} has another forward than its class {type(module).__name__}, and what that computes "
-                "by itself has no hooks: load the model without it"
-            )
         raise InputError(
             f"{type(model).__name__} is not what the row of family {architecture.model_type!r} says: "
-            f"{_listed(wrong)}. {remedy}"
+            f"{_listed(wrong)}. {_remedy(model)}"
         )
+
+
+def _remedy(model: PreTrainedModel) -> str:
+    for path, module in replaced_forwards(model):
+        return (
+            f"{f'Module {path!r}' if path else 'The model'} has another forward than its class "
+            f"{type(module).__name__}, and what that computes by itself has no hooks: load the model without it"
+        )
+    return "Correct the row in featcircuits/models/families.py, or add one (docs/howto/model-family.md)"
 
 
 @torch.no_grad()
@@ -82,6 +85,10 @@ def wrong_about(model: PreTrainedModel, architecture: Architecture) -> list[str]
     model.eval()
     try:
         return wrong_claims(model, architecture, taps, probes) or incomplete(model, architecture)
+    except InputError:
+        raise
+    except Exception as error:  # an edit that the row puts in the wrong place breaks a forward anywhere inside it
+        return [f"a forward of a few tokens ends in {type(error).__name__}: {shortened(str(error), 200)}"]
     finally:
         model.train(training)
 

@@ -140,9 +140,9 @@ def _products(taps: Mapping[Point, Tap], run: Run, bound: float) -> Iterator[str
     for point in [point for point in run.seen if point.kind == "product"]:
         activation, branch = (Point(point.layer, kind) for kind in ("activation", "branch"))
         found, gate, other = (run.seen[each] for each in (point, activation, branch))
-        if other.shape[-1] < found.shape[-1] or not _near(
-            found, expected := gate * other[..., -found.shape[-1] :], bound, [expected]
-        ):
+        other = other[..., -found.shape[-1] :]
+        fits = found.shape == gate.shape == other.shape
+        if not (fits and _near(found, gate * other, bound, [gate * other])):
             yield f"{_at(taps, point)}: not the product of {_at(taps, activation)} and {_at(taps, branch)}"
 
 

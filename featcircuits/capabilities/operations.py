@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -75,10 +76,14 @@ def nonlinear_operations(outcome: Tensor, spans: list[Span]) -> dict[str, str]:
 def _kept(node: Any) -> Iterator[object]:
     if isinstance(node, torch.autograd.function.BackwardCFunction):
         yield from node.saved_tensors
-    for name in dir(type(node)):
-        if name.startswith("_saved_"):
-            value = getattr(node, name)
-            yield from value if isinstance(value, tuple) else (value,)
+    for name in _kept_names(type(node)):
+        value = getattr(node, name)
+        yield from value if isinstance(value, tuple) else (value,)
+
+
+@cache
+def _kept_names(kind: type) -> list[str]:
+    return [name for name in dir(kind) if name.startswith("_saved_")]
 
 
 def _module(node: Any, spans: list[Span]) -> str:

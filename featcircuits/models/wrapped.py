@@ -12,7 +12,11 @@ from featcircuits.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_INSIDE: Mapping[str, str] = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}  # fmt: skip
+_INSIDE: Mapping[str, str] = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+}
 """Class of a wrapper that changes nothing of the model -> the attribute that holds the model itself."""
 
 _ADAPTERS = (
