@@ -18,6 +18,7 @@ from featcircuits.dictionaries.base import check_numbers
 from featcircuits.errors import InputError, first_line
 from featcircuits.models import Architecture
 from featcircuits.models.placement import device_of
+from featcircuits.models.wrapped import unwrapped
 from featcircuits.sites import Site, chosen
 from featcircuits.splice import SplicedModel
 
@@ -46,15 +47,17 @@ def load(
 ) -> SplicedModel:
     """Splice a suite's dictionaries into a causal language model.
 
-    `model`: a hub name, a folder, a loaded model (put into eval mode), or None for the suite's own.
+    `model`: a hub name, a folder, a loaded model (put into eval mode), or None for the suite's own. A wrapper that
+    changes nothing (`torch.compile(model)`, data parallelism) is taken off; PEFT's is refused with the remedy.
     `suite`: a suite's name, a folder with a suite.toml, or a mapping from site names to
     dictionaries; None for the shipped suite. `sites`: only these of its sites are loaded, by names,
     kinds, patterns or ranges of layers ("mlp_3", "resid", "*_3", "attn_0-5"). `offload`: between uses a
     suite's weights stay in the CPU's memory ("cpu") or in their files ("disk"), and one site at a time
     is brought in. `device`: "auto" spreads a model that is loaded here over the devices there are, by accelerate.
-    `check`: whether two short forwards try what the model's family says of its modules; without it
-    a model whose modules were replaced is taken as it is. `check_place`: whether dictionaries whose files
-    name another site are refused; without it they are taken as given, and manifests say so.
+    `check`: whether four short forwards try what the model's family says of its modules, and that secants
+    add up; without it a model whose modules were replaced is taken as it is. Compiled modules are always
+    refused. `check_place`: whether dictionaries whose files name another site are refused; without it they
+    are taken as given, and manifests say so.
     Raises `InputError` where they do not fit.
     """
     from featcircuits.suites import check_model
@@ -71,6 +74,7 @@ def load(
         model, tokenizer = _pretrained(str(model), tokenizer, dtype, spread)
     elif spread:
         raise InputError("device='auto' spreads a model while it is loaded; give its name or folder")
+    model = unwrapped(model)
     architecture = fitting_architecture(model)
     if found is not None:
         check_model(found, model, architecture)
@@ -167,6 +171,11 @@ def _pretrained(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if (folder := Path(source)).exists() and not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(
+                f"model folder {source}: it holds a PEFT adapter and no model; load the two with peft, and save what "
+                "merge_and_unload() returns"
+            )
         raise InputError(f"model folder {source}: there is no config.json in it")
     options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
     if dtype is not None:

@@ -24,6 +24,8 @@ from torch.utils.hooks import RemovableHandle
 from featcircuits.errors import InputError, shortened
 from featcircuits.keyed import Keyed
 from featcircuits.models import INPUTS, Architecture
+from featcircuits.models.forwards import Module, as_it_is, check_unchanged
+from featcircuits.models.frozen import frozen
 from featcircuits.models.placement import device_of
 from featcircuits.sites import Site, resid
 from featcircuits.tokens import Tokens
@@ -71,9 +73,13 @@ class SplicedModel:
     suite: Suite | None = None
     remembered: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary, repr=False)
     """Fingerprints that were taken (`featcircuits.belonging`), of the model, its tokenizer and dictionaries."""
+    modules: tuple[Module, ...] = field(default=(), repr=False)
+    """The model's modules as they were when it was loaded; every forward makes sure that they still are."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dictionaries", Keyed(Site.parse, "dictionary", self.dictionaries))
+        if not self.modules:
+            object.__setattr__(self, "modules", as_it_is(self.model))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -114,16 +120,19 @@ class SplicedModel:
 
         Returns the logits [row, slot, vocabulary], or [row, vocabulary] at each prompt's last
         token with `answers_only`, which spares the unembedding of all other tokens (and to all
-        others than `tokens.vocabulary`). Hooks are gone when this returns or raises.
+        others than `tokens.vocabulary`). Hooks are gone when this returns or raises. Raises `InputError` where
+        the model was compiled, or a forward or module in it replaced, since it was loaded.
         """
+        check_unchanged(self.modules)
         tokens = tokens.to(self.device)
+        first = 0 if start is None else start.layer
+        edited = [site for site in (self.sites if sites is None else sites) if edit is not None and _runs(site, first)]
+        passed: set[Site] = set()
         with ExitStack() as hooks:
             if start is not None:
                 hooks.enter_context(_starting(self.architecture, self.model, start))
             if edit is not None:
-                first = 0 if start is None else start.layer
-                hooked = (site for site in (self.sites if sites is None else sites) if _runs(site, first))
-                hooks.enter_context(_editing(self, hooked, edit))
+                hooks.enter_context(_editing(self, edited, _noting(passed, edit)))
             if answers_only:
                 hooks.enter_context(_reading(self.architecture.unembedding(self.model), tokens))
             output = self.model(
@@ -133,6 +142,10 @@ class SplicedModel:
                 use_cache=False,
             )
         logits = output.logits.to(self.device)  # a model spread over devices has its head elsewhere
+        if missed := [str(site) for site in edited if site not in passed]:
+            raise InputError(_not_passed(missed[0]))
+        if answers_only and logits.shape[1] != 1:
+            raise InputError(_not_passed("the unembedding"))
         return logits[:, 0] if answers_only else logits
 
     def run_reading(
@@ -185,7 +198,7 @@ class SplicedModel:
         heads = getattr(config, "num_attention_heads", 1)
         numbers = slots * layers * (_PER_LAYER * self.architecture.width + 2 * heads * slots)
         if all_logits:
-            numbers += _PER_LOGIT * slots * config.get_text_config().vocab_size
+            numbers += _PER_LOGIT * slots * config.vocab_size
         budget = _ROW_BYTES
         if self.device.type == "cuda":
             budget = max(budget, torch.cuda.mem_get_info(self.device)[0] // 4)
@@ -233,6 +246,23 @@ class _Arrived(Exception):
     def __init__(self, x: Tensor, read: Tensor) -> None:
         super().__init__()
         self.x, self.read = x, read
+
+
+def _noting(passed: set[Site], edit: Edit) -> Edit:
+    """The edit, and which sites it was called at."""
+
+    def noted(site: Site, x: Tensor) -> Tensor:
+        passed.add(site)
+        return edit(site, x)
+
+    return noted
+
+
+def _not_passed(where: str) -> str:
+    return (
+        f"a forward did not come by the hook at {where}: something computes that module's work without calling it; "
+        "load the model without compiled or replaced forwards"
+    )
 
 
 def _runs(site: Site, first_layer: int) -> bool:
@@ -317,19 +347,6 @@ def _starting(architecture: Architecture, model: PreTrainedModel, start: Start) 
                 vars(layer).pop("forward", None)
             else:
                 layer.forward = forward  # type: ignore[method-assign]
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient: backward passes then keep nothing for the weights."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
 
 
 def gradients(

@@ -79,9 +79,15 @@ WRONG_ROWS = [
     ("gpt2", {"norms": ("ln_1", "attn.resid_dropout")}, r"norm transformer.h.0.attn.resid_dropout: Dropout is neither"),
     ("gpt2", {"activation": "mlp.c_fc"}, r"activation_0 \(output of transformer.h.0.mlp.c_fc\): not elementwise"),
     ("gpt2", {"activation": "ln_2"}, r"an edit of mlp_in_0 .*does not reach gate_0 \(input of transformer.h.0.ln_2\)"),
-    ("llama", {"product": None}, r"an edit of mlp_in_0 .*, activation_0 .* moves mlp_0"),
-    ("gpt2", {"product": "mlp.c_proj"}, r"product_0 .*the activation itself and not its product"),
+    ("llama", {"product": None, "branch": None}, r"an edit of mlp_in_0 .*, activation_0 .* moves mlp_0"),
+    ("gpt2", {"product": "mlp.c_proj", "branch": "mlp.c_fc"}, r"product_0 .*not the product of activation_0 .*mlp.act"),
     ("llama", {"product": "mlp.up_proj"}, r"product_0 .*not the product of activation_0"),
+    ("llama", {"branch": "mlp.gate_proj"}, r"product_0 .*not the product of activation_0 .*branch_0 .*gate_proj"),
+    ("phi3", {"branch": "mlp.activation_fn"}, r"product_0 .*not the product of activation_0 .*activation_fn"),
+    ("llama", {"branch": "mlp.up"}, r"no module 'model.layers.0.mlp.up' \(branch\)"),
+    ("qwen3", {"qk_norms": ()}, r"0.self_attn.k_norm \(Qwen3RMSNorm\): its mul is not linear.*q_norm"),
+    ("olmo2", {"qk_norms": ("self_attn.q_norm",)}, r"0.self_attn.k_norm \(Olmo2RMSNorm\): its mul is not linear"),
+    ("gemma3_text", {"norms": ("input_layernorm",)}, r"layers.0.post_attention_layernorm .*: its mul is not linear"),
     ("llama", {"queries_keys": ("self_attn.q_proj", "self_attn.v_proj")}, r"v_proj\) at all .* moves attn_z_0 .* 0"),
     ("gpt2", {"queries_keys": Fused("attn.c_attn", queries_alone)}, r"c_attn\).* moves attn_z_0 .*slot 0"),
     ("llama", {"queries_keys": ("self_attn.o_proj",)}, r"an edit of attn_z_0 .*moves projection0_0 .*slot 2"),
@@ -166,7 +172,8 @@ class NewConfig(transformers.LlamaConfig):
 def test_an_unknown_family_is_read_as_one_whose_claims_all_hold() -> None:
     model = tiny_model("llama")
     expected = fc.node_effects(spliced_model(model), random_task(), "relp")
-    model.config = NewConfig(**{k: v for k, v in model.config.to_dict().items() if k != "model_type"})
+    settings = {k: v for k, v in model.config.to_dict().items() if k != "model_type"}
+    model.config = NewConfig(**settings, attn_implementation="eager")
     with pytest.warns(UserWarning, match="'brand_new' has no row; this model passes every check of 'llama'"):
         assert fitting_architecture(model).family == ROWS["llama"]
     with pytest.warns(UserWarning, match="brand_new"):

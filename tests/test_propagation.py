@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +18,13 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import featcircuits as fc
+import featcircuits.propagation
 from featcircuits.models import architecture_of
+from featcircuits.propagation import RULES as RULES_THERE_ARE
 from featcircuits.propagation import propagation, rule_names
+from featcircuits.propagation.carry import carry
+from featcircuits.propagation.pattern import around_attention
+from featcircuits.propagation.rules import entered
 from featcircuits.sites import EMBED, Site, all_sites, resid
 from featcircuits.splice import SplicedModel, gradients
 from featcircuits.tokens import Tokens
@@ -314,6 +321,23 @@ def test_outgoing_edges_add_up_to_the_nodes_effect_under_any_rules(
         assert total.get(node, 0.0) == pytest.approx(mean, abs=tolerance(family) * scale)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_rules_of_the_page_pass_back_what_they_say(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "howto" / "rule.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {"carry": carry, "entered": entered, "around_attention": around_attention}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    own = {**names["RULES"], "values_halved": names["values_halved"]}
+    monkeypatch.setattr(featcircuits.propagation, "RULES", {**RULES_THERE_ARE, **own})
+    model = in_float64(tiny_model(family))
+    alone, halved = coefficients(model, "values_only"), coefficients(model, "values_only+values_halved")
+    last, before = resid(LAYERS - 1), resid(LAYERS - 2)
+    torch.testing.assert_close(alone[Site(LAYERS - 1, "attn")], alone[last], rtol=0, atol=0)
+    by_attention = alone[before] - alone[last]
+    assert by_attention.abs().max() > 1e-3
+    torch.testing.assert_close(halved[before] - halved[last], by_attention / 2, rtol=1e-9, atol=1e-12)
+    assert n_hooks(model) == 0
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_bad_requests_are_refused() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
@@ -321,10 +345,14 @@ def test_bad_requests_are_refused() -> None:
         fc.node_effects(spliced, task, method="relp", rules="lnn")
     with pytest.raises(fc.InputError, match="exclude each other"):
         rule_names(("identity", "identity_exact"))
-    spliced.model.transformer.h[0].mlp.act = nn.Softplus()
+    unbounded: Any = tiny_model("gpt2")
+    unbounded.transformer.h[0].mlp.act = nn.Softplus()
     with pytest.raises(fc.InputError, match=r"Softplus\(0\) is not 0"):
-        fc.node_effects(spliced, task, method="relp")
+        fc.node_effects(spliced_model(unbounded), task, method="relp")
     compiled = tiny_model("gpt2")
     compiled.transformer.h[1].compile()
-    with pytest.raises(fc.InputError, match="'transformer.h.1' is compiled and would ignore"), propagation(compiled):
+    with (
+        pytest.raises(fc.InputError, match=r"'transformer.h.1' is compiled .* would ignore hooks"),
+        propagation(compiled),
+    ):
         pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from featcircuits.capabilities.operations import called_modules
 from featcircuits.capabilities.probes import EDITED, SLOTS, START, Point, Probe, Run, Tap, edited_layers, short_forward
 from featcircuits.errors import InputError
 from featcircuits.models import Architecture
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ORDER = {
-    "embed": 0, "enter": 0, "projections": 1, "attn_z": 2, "attn": 3, "mlp_in": 4, "gate": 5, "activation": 6,
-    "held": 5, "product": 7, "mlp": 8, "resid": 9,
+    "embed": 0, "enter": 0, "projections": 1, "attn_z": 2, "attn": 3, "mlp_in": 4, "branch": 5, "gate": 5,
+    "activation": 6, "held": 5, "product": 7, "mlp": 8, "resid": 9,
 }  # fmt: skip
 """Points and probes of a block; what stands before an edit does not move."""
-_MLP = ("mlp_in", "gate", "activation", "product", "mlp")
+_MLP = ("mlp_in", "gate", "activation", "branch", "product", "mlp")
 _READERS: Mapping[str, tuple[str, ...]] = {
     "attn_z": ("attn",),
     "mlp_in": ("gate", "mlp"),
@@ -45,12 +46,17 @@ def wrong_claims(
 
     Raises `InputError` where the model computes NaN or infinity: no claim can be judged there.
     """
-    clean = short_forward(model, taps, probes)
+    with called_modules(model) as called:
+        clean = short_forward(model, taps, probes)
     _check_finite(taps, clean)
-    wrong = list(_not_passed(taps, clean, architecture.family.tuples))
+    wrong = [*_not_passed(taps, clean, architecture.family.tuples), *_not_called(model, architecture, called)]
     wrong = wrong or list(_shapes(model, architecture, taps, clean))
     bound = 4 * torch.finfo(model.dtype).eps
-    wrong = wrong or [*_sums(taps, clean, architecture.n_layers, bound), *_norms(model, architecture)]
+    wrong = wrong or [
+        *_sums(taps, clean, architecture.n_layers, bound),
+        *_products(taps, clean, bound),
+        *_norms(model, architecture),
+    ]
     if wrong:
         return wrong
     edited = short_forward(model, taps, probes, clean).seen
@@ -87,6 +93,13 @@ def _not_passed(taps: Mapping[Point, Tap], run: Run, tuples: bool) -> Iterator[s
             yield f"{_at(taps, point)}: the block returns {returned}, and the row has tuples={tuples}"
 
 
+def _not_called(model: PreTrainedModel, architecture: Architecture, called: Collection[nn.Module]) -> Iterator[str]:
+    """Norms and the unembedding have hooks too."""
+    hooked = [*architecture.norms(model), *architecture.qk_norms(model), architecture.unembedding(model)]
+    names = {module: name for name, module in model.named_modules()}
+    yield from (f"{names[module]}: a forward does not call the module" for module in hooked if module not in called)
+
+
 def _shapes(model: PreTrainedModel, architecture: Architecture, taps: Mapping[Point, Tap], run: Run) -> Iterator[str]:
     for point, x in run.seen.items():
         width = architecture.width
@@ -118,8 +131,19 @@ def _terms(seen: Mapping[Point, Tensor], layer: int) -> list[Tensor]:
 
 
 def _near(found: Tensor, expected: Tensor, bound: float, terms: Sequence[Tensor]) -> bool:
-    """Equal up to the rounding of a sum of these terms."""
-    return bool(((found - expected).abs() <= bound * sum(term.abs() for term in terms)).all())
+    """Equal up to the rounding of a sum of these terms; what is smaller than 2**-14 has fewer digits in float16."""
+    return bool(((found - expected).abs() <= bound * (2**-14 + sum(term.abs() for term in terms))).all())
+
+
+def _products(taps: Mapping[Point, Tap], run: Run, bound: float) -> Iterator[str]:
+    """A gated MLP multiplies its activation by its other branch, and by nothing else."""
+    for point in [point for point in run.seen if point.kind == "product"]:
+        activation, branch = (Point(point.layer, kind) for kind in ("activation", "branch"))
+        found, gate, other = (run.seen[each] for each in (point, activation, branch))
+        other = other[..., -found.shape[-1] :]
+        fits = found.shape == gate.shape == other.shape
+        if not (fits and _near(found, gate * other, bound, [gate * other])):
+            yield f"{_at(taps, point)}: not the product of {_at(taps, activation)} and {_at(taps, branch)}"
 
 
 def _norms(model: PreTrainedModel, architecture: Architecture) -> Iterator[str]:
@@ -170,8 +194,6 @@ class _Edits:
             yield from self._stream(row, probe.layer)
         if probe.kind == "gate":
             yield from self._elementwise(row, probe.layer)
-        if probe.kind == "activation" and self.architecture.family.product:
-            yield from self._product(row, probe.layer)
 
     def _change(self, point: Point, row: int) -> Tensor:
         """[slot, width]"""
@@ -221,11 +243,3 @@ class _Edits:
         clean, edited = self.clean[point][row, EDITED, 1::2], self.edited[point][row, EDITED, 1::2]
         if _moved(clean, edited, self.bound).item():
             yield f"{_at(self.taps, point)}: not elementwise, a moved channel moves others"
-
-    def _product(self, row: int, layer: int) -> Iterator[str]:
-        point, activation = Point(layer, "product"), Point(layer, "activation")
-        clean, edited = self.clean[point][row], self.edited[point][row]
-        if self._varies(point) and torch.equal(clean, self.clean[activation][row]):
-            yield f"{_at(self.taps, point)}: the activation itself and not its product with another branch"
-        elif not _near(edited[EDITED, ::2], 2 * clean[EDITED, ::2], self.bound, [edited[EDITED, ::2]]):
-            yield f"{_at(self.taps, point)}: not the product of {_at(self.taps, activation)} with another branch"

@@ -23,7 +23,8 @@ SLOTS, EDITED = 4, 2
 
 class Point(NamedTuple):
     """A place in a layer: a kind of site, or `enter` (the stream that enters the block), `gate` and `activation`
-    (before and after the nonlinearity), `product`, `projection<n>` (queries, keys); `final` is the last norm's input.
+    (before and after the nonlinearity), `branch` (what it is multiplied by), `product`, `projection<n>` (queries,
+    keys); `final` is the last norm's input.
     """
 
     layer: int
@@ -81,6 +82,7 @@ def taps_of(model: PreTrainedModel, architecture: Architecture) -> dict[Point, T
             inner[kind] = Tap(names[id(module)], kind in INPUTS)
         inner["gate"], inner["activation"] = (Tap(f"{block}.{family.activation}", enters) for enters in (True, False))
         if family.product:
+            inner["branch"] = Tap(f"{block}.{family.branch}")
             inner["product"] = Tap(f"{block}.{family.product}", True)
         taps |= {Point(layer, kind): tap for kind, tap in inner.items()}
     return {**taps, Point(architecture.n_layers, "final"): Tap(family.final_norm, True)}
@@ -97,6 +99,7 @@ def missing_modules(model: PreTrainedModel, architecture: Architecture) -> list[
     inner = {
         "attn": family.attn, "mlp": family.mlp, "projection": family.projection, "mlp_module": family.mlp_module,
         "activation": family.activation, "product": family.product or "",
+        "branch": family.branch or "",
         **{f"norms[{n}]": name for n, name in enumerate(family.norms)},
         **{f"qk_norms[{n}]": name for n, name in enumerate(family.qk_norms)},
         **{f"queries_keys[{n}]": name for n, name in enumerate(query_key_modules(architecture))},
@@ -223,22 +226,28 @@ def short_forward(
 
     with ExitStack() as stack:
         for point, tap in taps.items():
-            stack.callback(_hooked(model.get_submodule(tap.path), tap.enters, point, at).remove)
-        home = device_of(model.get_input_embeddings())
-        ids = _tokens(model).expand(len(probes), -1).to(home)
-        positions = torch.arange(SLOTS, device=home).expand_as(ids)
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False)
+            stack.callback(hooked(model.get_submodule(tap.path), tap.enters, point, at).remove)
+        forward(model, tokens_of(model).expand(len(probes), -1))
     return run
 
 
-def _tokens(model: PreTrainedModel) -> Tensor:
-    """Different tokens, no padding among them."""
+def forward(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Logits [row, slot, vocabulary] of ids [row, slot]."""
+    ids = ids.to(device_of(model.get_input_embeddings()))
+    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    call: Any = model
+    return call(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits
+
+
+def tokens_of(model: PreTrainedModel, count: int = SLOTS) -> Tensor:
+    """Different tokens while there are any, no padding among them."""
     config = model.config.get_text_config()
     order = torch.randperm(config.vocab_size, generator=torch.Generator().manual_seed(0))
-    return order[order != (-1 if config.pad_token_id is None else config.pad_token_id)][:SLOTS]
+    order = order[order != (-1 if config.pad_token_id is None else config.pad_token_id)]
+    return order.repeat(1 + count // len(order))[:count]
 
 
-def _hooked(module: nn.Module, enters: bool, point: Point, at: Callable[..., Tensor | None]) -> RemovableHandle:
+def hooked(module: nn.Module, enters: bool, point: Point, at: Callable[..., Tensor | None]) -> RemovableHandle:
     """A hook that shows a point and puts in what comes back."""
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

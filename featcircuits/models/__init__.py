@@ -14,7 +14,7 @@ from featcircuits.sites import Site
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["FAMILIES", "INPUTS", "Architecture", "Family", "Fused", "OwnAttention", "architecture_of"]
+__all__ = ["FAMILIES", "INPUTS", "Architecture", "Family", "Fused", "OwnAttention", "architecture_of", "not_supported"]
 
 INPUTS = ("attn_z", "mlp_in")
 """Kinds of sites that are the input of their module; the others are its output."""
@@ -97,10 +97,7 @@ def architecture_of(model: PreTrainedModel, family: Family | None = None) -> Arc
     config = model.config
     family = family or FAMILIES.get(config.model_type)
     if family is None:
-        raise InputError(
-            f"model family {config.model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}. "
-            "A new one is a row in featcircuits/models/families.py (docs/howto/model-family.md)"
-        )
+        raise InputError(not_supported(config.model_type))
     try:
         n_layers = len(list(model.get_submodule(family.layers).children()))
     except AttributeError:
@@ -111,5 +108,16 @@ def architecture_of(model: PreTrainedModel, family: Family | None = None) -> Arc
             f"(layers at {family.layers!r} and a head); load it with AutoModelForCausalLM"
         )
     text = config.get_text_config()
+    for needed in ("hidden_size", "num_attention_heads", "vocab_size"):
+        if not isinstance(getattr(text, needed, None), int):
+            raise InputError(f"{type(config).__name__} has no {needed}, which every family's row needs")
     head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Architecture(family, config.model_type, n_layers, text.hidden_size, head_width, family.sequential(text))
+
+
+def not_supported(model_type: str) -> str:
+    """What is said of a family without a row."""
+    return (
+        f"model family {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}. "
+        "A new one is a row in featcircuits/models/families.py (docs/howto/model-family.md)"
+    )

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featcircuits.errors import InputError
+
 
 def _always(config: Any) -> bool:
     return True
@@ -63,7 +65,7 @@ class Family:
     mlp_module: str = "mlp"
     """The MLP without its norms."""
     product: str | None = None
-    """The module whose input is the product of a gate and the MLP's other branch."""
+    """The module whose input is the product of the activation and the MLP's other branch; given with `branch`."""
     branch: str | None = None
     """The module whose output is, or ends with, that other branch."""
     qk_norms: tuple[str, ...] = ()
@@ -74,6 +76,13 @@ class Family:
     """Where attention is computed, in families that do not ask transformers' registry."""
     tuples: bool = False
     """Whether a block returns the residual stream as the first of a tuple."""
+
+    def __post_init__(self) -> None:
+        if (self.product is None) != (self.branch is None):
+            raise InputError(
+                f"a family's row has product={self.product!r} and branch={self.branch!r}; give both (the module that "
+                "reads the product of activation and branch, and the one that makes the branch), or neither"
+            )
 
 
 def _gpt2_values(config: Any) -> Tensor:

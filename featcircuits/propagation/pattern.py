@@ -26,7 +26,8 @@ def around_attention(model: Any, architecture: Architecture, around: Around) -> 
     Raises `InputError` where no function can be put around the attention, or it keeps its mask to
     itself (flash and flex attention).
     """
-    _check_open(model, architecture)
+    if (reason := why_closed(model, architecture)) is not None:
+        raise InputError(reason)
     own = architecture.family.attention
     with ExitStack() as stack:
         if own is None:
@@ -60,15 +61,19 @@ def _around_kernel(model: Any, around: Around) -> Iterator[None]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     name = model.config.get_text_config()._attn_implementation
-    # the eager kernel is not in the registry but in the model's own file
-    own: Any = getattr(sys.modules[type(model).__module__], "eager_attention_forward", None)
-    kernel = ALL_ATTENTION_FUNCTIONS.get_interface(name, own)
+    kernel = ALL_ATTENTION_FUNCTIONS.get(name)
 
     def stand_in(module: Any, *args: Any, **settings: Any) -> tuple[Tensor, Any]:
-        return around(kernel, module, *args, **settings)
+        return around(kernel or _eager_kernel(module), module, *args, **settings)
 
     with registered(name, stand_in):
         yield
+
+
+def _eager_kernel(attention: nn.Module) -> Any:
+    """It is not in the registry but in the file of the attention's class, or of one that this inherits from."""
+    files = (vars(sys.modules[each.__module__]) for each in type(attention).__mro__)
+    return next(file["eager_attention_forward"] for file in files if "eager_attention_forward" in file)
 
 
 @contextmanager
@@ -97,20 +102,22 @@ def as_method(module: nn.Module, own: OwnAttention, around: Around) -> Iterator[
             setattr(module, own.method, replaced)
 
 
-def _check_open(model: Any, architecture: Architecture) -> None:
+def why_closed(model: Any, architecture: Architecture) -> str | None:
+    """What keeps functions from being put around the model's attention; None where nothing does."""
     config, own = model.config.get_text_config(), architecture.family.attention
-    kernel = config._attn_implementation
+    kernel = str(config._attn_implementation)
     if own is None and not model._supports_attention_backend:
-        raise InputError(
+        return (
             f"{type(model).__name__} computes attention by itself and not by transformers' attention functions, and "
             "cannot be opened; its family's row needs `attention` (docs/howto/model-family.md)"
         )
     reordered = kernel == "eager" and getattr(config, "reorder_and_upcast_attn", False)
     if reordered or "flash" in kernel or "flex" in kernel:
-        raise InputError(
+        return (
             f"attention implementation {kernel!r}{' with reorder_and_upcast_attn' if reordered else ''} cannot be "
             "opened; load the model with attn_implementation='sdpa' or 'eager'"
         )
+    return None
 
 
 def per_head(x: Tensor, heads: int) -> Tensor:

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
-from torch import nn
-
-from featcircuits.errors import InputError
 from featcircuits.models import Architecture
+from featcircuits.models.forwards import check_not_compiled
 
 
 class Handle(Protocol):
@@ -41,18 +39,9 @@ def applied(model: Any, architecture: Architecture, rules: Iterable[Rule]) -> It
     """The rules are on the model inside, and nothing of them stays; compiled modules are an `InputError`."""
     rules = tuple(rules)
     if rules:
-        _check_not_compiled(model)
+        check_not_compiled(model)
     with ExitStack() as hooks:
         for rule in rules:
             for handle in rule(model, architecture):
                 hooks.callback(handle.remove)
         yield
-
-
-def _check_not_compiled(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
-            raise InputError(
-                f"module {name or type(model).__name__!r} is compiled and would ignore the propagation rules; "
-                "use the model as it was before torch.compile"
-            )

@@ -86,8 +86,10 @@ def elementwise_secant(function: Callable[[Tensor], Tensor], z: Tensor, other: T
 
 
 def _products(model: Any, architecture: Architecture) -> Iterator[Handle]:
+    if architecture.family.product is None:
+        return
     modules = (architecture.activations(model), architecture.branches(model), architecture.products(model))
-    for gate, branch, product in zip(*modules, strict=False):
+    for gate, branch, product in zip(*modules, strict=True):
         yield from _product(gate, branch, product)
 
 
