@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections import namedtuple
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import featcircuits as fc
 from featcircuits import runs
@@ -98,6 +102,174 @@ def test_batches_of_another_run_are_refused(tmp_path: Path) -> None:
     assert OnDisk(tmp_path / "p", {"task": "a"}).todo("nodes", 2) == [1]
     with pytest.raises(fc.InputError, match="interrupted run with other settings, data or versions"):
         OnDisk(tmp_path / "p", {"task": "b"})
+
+
+def interrupted(work: tuple[SplicedModel, fc.Task], folder: Path, request: Any = None, after: int = 3) -> Path:
+    """The folder of a trace that was stopped after some of its 4 + 4 batches."""
+    with pytest.raises(Stop):
+        traced(*work, ledger=OnDisk(folder, request or {"run": 1}), progress=stopping(after), **OPTIONS)
+    return folder
+
+
+def flipped(path: Path, where: float) -> None:
+    """One bit is another."""
+    content = bytearray(path.read_bytes())
+    content[int(where * (len(content) - 1))] ^= 4
+    path.write_bytes(content)
+
+
+def batch(folder: Path, number: int, stage: str = "nodes") -> Path:
+    return folder / f"{stage}-{number:06d}.safetensors"
+
+
+def with_another_header(path: Path, **changes: str) -> None:
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = {**file.metadata(), **changes}
+    save_file(tensors, path, header)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "emptied": lambda folder: batch(folder, 1).write_bytes(b""),
+    "cut": lambda folder: os.truncate(batch(folder, 1), 100),
+    "cut by a byte": lambda folder: os.truncate(batch(folder, 1), batch(folder, 1).stat().st_size - 1),
+    "filled with zeros": lambda folder: batch(folder, 1).write_bytes(bytes(batch(folder, 1).stat().st_size)),
+    "a bit of the numbers": lambda folder: flipped(batch(folder, 1), 1.0),
+    "a bit in the middle": lambda folder: flipped(batch(folder, 1), 0.6),
+    "a bit of the header": lambda folder: flipped(batch(folder, 1), 0.0),
+    "another batch's": lambda folder: shutil.copy(batch(folder, 0), batch(folder, 1)),
+    "of no run": lambda folder: save_file({"clean": torch.ones(2)}, batch(folder, 1)),
+    "of another request": lambda folder: with_another_header(batch(folder, 1), request="0" * 64),
+    "of another stage": lambda folder: with_another_header(batch(folder, 1), stage="edges"),
+    "of another format": lambda folder: with_another_header(batch(folder, 1), format="2"),
+    "a folder": lambda folder: (batch(folder, 1).unlink(), batch(folder, 1).mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_batch_that_is_damaged_or_foreign_is_named_set_aside_and_computed_again(
+    work: tuple[SplicedModel, fc.Task], tmp_path: Path, damage: str
+) -> None:
+    whole = traced(*work, **OPTIONS)
+    folder = interrupted(work, tmp_path / "p")
+    DAMAGE[damage](folder)
+    counts: dict[str, int] = {}
+    with pytest.warns(UserWarning, match=r"nodes-000001.safetensors: it is .* is now nodes-000001\.\S*\.damaged"):
+        again = traced(*work, ledger=OnDisk(folder, {"run": 1}), progress=counting(counts), **OPTIONS)
+    assert counts == {"node effects": 2, "edge effects": 4}
+    assert again.nodes == whole.nodes
+    assert again.edges == whole.edges
+    assert batch(folder, 1).with_name("nodes-000001.safetensors.damaged").exists()
+
+
+STRANGERS: dict[str, Callable[[Path], object]] = {
+    "a copied batch": lambda folder: shutil.copy(batch(folder, 0), batch(folder, 99)),
+    "a copied batch after the last": lambda folder: shutil.copy(batch(folder, 0), batch(folder, 4)),
+    "another stage": lambda folder: shutil.copy(batch(folder, 0), batch(folder, 0, "others")),
+    "a foreign name": lambda folder: (folder / "notes.txt").write_text("mine"),
+    "a foreign tensor file": lambda folder: save_file({"x": torch.ones(1)}, folder / "nodes-old.safetensors"),
+    "a folder": lambda folder: (folder / "mine").mkdir(),
+    "a draft": lambda folder: (folder / ".featcircuits-0123abcd.draft").write_bytes(b"half"),
+    "a damaged request": lambda folder: (folder / "request.json").write_text("{"),
+    "an empty request": lambda folder: (folder / "request.json").write_bytes(b""),
+    "a request of another type": lambda folder: (folder / "request.json").write_text("[1]"),
+    "no request": lambda folder: (folder / "request.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest.mark.filterwarnings("ignore:.*request.json. it is damaged, and is written anew")
+def test_what_does_not_belong_there_is_not_added(
+    work: tuple[SplicedModel, fc.Task], tmp_path: Path, stranger: str
+) -> None:
+    whole = traced(*work, **OPTIONS)
+    folder = interrupted(work, tmp_path / "p", after=5)
+    STRANGERS[stranger](folder)
+    counts: dict[str, int] = {}
+    again = traced(*work, ledger=OnDisk(folder, {"run": 1}), progress=counting(counts), **OPTIONS)
+    assert counts == {"node effects": 0, "edge effects": 3}
+    assert again.nodes == whole.nodes
+    assert again.edges == whole.edges
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda folder: None, r"with other settings, data or versions \(run is 1 there and 2 here\)"),
+        (
+            lambda folder: (folder / "request.json").unlink(),
+            "finished batches of another run .*request.json is missing",
+        ),
+        (lambda folder: (folder / "request.json").write_text("{"), "finished batches of another run"),
+        (
+            lambda folder: (folder / "request.json").write_text('{"format": 2, "request": {"run": 2}}'),
+            "batches in format 2, and this version of featcircuits reads format 1",
+        ),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_whatever_was_done_to_it(
+    work: tuple[SplicedModel, fc.Task], tmp_path: Path, harm: Callable[[Path], object], message: str
+) -> None:
+    folder = interrupted(work, tmp_path / "p")
+    harm(folder)
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(fc.InputError, match=message):
+        OnDisk(folder, {"run": 2})
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_slower_process_compares_its_request_too(tmp_path: Path) -> None:
+    """Both began when there was no folder."""
+    quick, slow = OnDisk(tmp_path / "p", {"run": 1}), OnDisk(tmp_path / "p", {"run": 2})
+    quick.put("nodes", 0, {"x": torch.ones(1)})
+    with pytest.raises(fc.InputError, match="run is 1 there and 2 here"):
+        slow.begin()
+    slow.put("nodes", 1, {"x": torch.ones(1)})
+    with pytest.warns(UserWarning, match="another batch, or of another run"):
+        assert quick.todo("nodes", 2) == [1]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {},
+        {"x": torch.tensor(1.5)},
+        {"x": torch.zeros(0, 3)},
+        {"x": torch.tensor([float("nan"), float("inf")])},
+        {"x": torch.ones(3, dtype=torch.bfloat16), "y": torch.tensor([True]), "z": torch.arange(6).view(2, 3).T},
+    ],
+)
+def test_every_part_comes_back_as_it_was(tmp_path: Path, part: dict[str, torch.Tensor]) -> None:
+    ledger = OnDisk(tmp_path / "p", {})
+    ledger.put("nodes", 0, part)
+    found = ledger.parts("nodes", 1)[0]
+    assert found.keys() == part.keys()
+    for name, tensor in part.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name].nan_to_num(), tensor.nan_to_num())
+
+
+def test_the_disk_is_asked_whether_the_rest_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 0, 50_000))
+    ledger = OnDisk(tmp_path / "p", {})
+    ledger.todo("nodes", 10)
+    with pytest.raises(fc.InputError, match=r"the 10 batches of nodes that are left take about 0.[12] MB, and"):
+        ledger.put("nodes", 0, {"x": torch.ones(3000)})
+    ledger.todo("nodes", 3)
+    ledger.put("nodes", 0, {"x": torch.ones(3000)})
+    assert ledger.todo("nodes", 3) == [1, 2]
+
+
+def test_what_featcircuits_did_not_write_stays_and_is_named(tmp_path: Path) -> None:
+    def run() -> None:
+        with runs.resumable(tmp_path / "R", {}) as ledger:
+            ledger.put("nodes", 0, {"x": torch.ones(1)})
+            (ledger.folder / "notes.txt").write_text("mine")
+
+    with pytest.warns(UserWarning, match="stays, as it holds what featcircuits did not write: notes.txt"):
+        run()
+    assert [path.name for path in (tmp_path / ".R.partial").iterdir()] == ["notes.txt"]
 
 
 def test_what_is_left_of_a_run(tmp_path: Path) -> None:

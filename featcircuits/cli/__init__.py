@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from featcircuits.cli.endings import Commands
 from featcircuits.cli.options import with_settings
-from featcircuits.cli.output import printable, survive_encodings
+from featcircuits.cli.output import survive_encodings
 from featcircuits.cli.suites import suites
 from featcircuits.config import AgreeConfig, EvaluateConfig, TraceConfig
-from featcircuits.errors import InputError
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -42,29 +39,7 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder made by `featcircu
 def main() -> None:
     """Entry point: bad input ends in one message and exit code 2; a warning is one line too."""
     survive_encodings()
-    with warning_lines(), input_errors():
-        app()
-
-
-@contextmanager
-def warning_lines() -> Iterator[None]:
-    """Warnings without the place in the code that they come from."""
-
-    def show(message: Warning | str, *where: object, **options: object) -> None:
-        sys.stderr.write(f"Warning: {printable(' '.join(str(message).split()))}\n")
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
-
-
-@contextmanager
-def input_errors() -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        sys.stderr.write(f"Error: {printable(str(error))}\n")
-        raise SystemExit(2) from None
+    app()
 
 
 @app.command()

@@ -51,7 +51,8 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
             spliced = load_for(config, processes.device(config.device))
             task = task_for(config, spliced, config.task, "train", config.limit)
             size = fitting_batch(spliced, task, config.batch_size or _recorded_size(folder))
-        options["batch_size"] = min(processes.each(size))
+        agreed = min(processes.each(size))
+        options["batch_size"] = config.batch_size or agreed
         say(f"{task.name}: {len(task)} examples, {len(spliced.sites)} sites of {_model_name(spliced)}")
         traced = _traced(config, spliced, task, options, folder, processes)
         with processes.together():
