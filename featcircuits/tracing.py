@@ -13,6 +13,7 @@ from featcircuits.attribution.edges import edge_effects, edge_estimator
 from featcircuits.attribution.effects import NodeEffects, check_errors, node_effects
 from featcircuits.attribution.nodes import Method, check_method, default_method
 from featcircuits.baselines import Baseline, check_baseline
+from featcircuits.behaviour import require_behaviour
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError
 from featcircuits.evaluation.scope import scope_of
@@ -89,6 +90,7 @@ def trace_with_ranking(
     plan = planned(nodes, edges, select, node_rule, edge_rule, errors, options)
     plan.check(task, baseline)
     scope_of(spliced, start_layer)
+    require_behaviour(spliced, task)
     batch_size = fitting_batch(spliced, task, batch_size)
     effects = node_effects(
         spliced, task, plan.nodes.name,

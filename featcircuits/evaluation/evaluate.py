@@ -11,6 +11,7 @@ from torch import Tensor
 
 from featcircuits.alignment import ANYWHERE
 from featcircuits.baselines import MEANS_ANYWHERE
+from featcircuits.behaviour import require_behaviour
 from featcircuits.circuit import Circuit
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import (
@@ -69,6 +70,7 @@ def evaluate(
         raise InputError(f"draws is {draws}; it must be at least 0")
     scope = scope_of(spliced, start_layer, embed)
     _check_match(circuit, task)
+    require_behaviour(spliced, task)
     familiar = compared(circuit.manifest, task, spliced.tokenizer)
     order = varying(_order(circuit if ranking is None else ranking), scope, errors)
     chosen_sizes = default_sizes(order) if sizes is None else check_sizes(sizes, len(order))
