@@ -106,10 +106,8 @@ def _given(
 
 def load_tokenizer(model: str | Path | None = None, suite: str | Path | None = None) -> Any:
     """The tokenizer of the model that `load` would load, without the model: tasks are read with it first."""
-    from featcircuits.suites import SHIPPED, load_suite
-
-    source = load_suite(suite or SHIPPED).model_source if model is None else str(model)
-    return _tokenizer(source)
+    _, found = _given(suite, None)
+    return _tokenizer(found.model_source if model is None and found is not None else str(model))
 
 
 def _source_of(suite: Suite | None) -> str:

@@ -191,9 +191,9 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Re
     circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
     spliced, task = model_and_task(traced, config.device, evaluated_part(config, traced), Task.check_places)
     _check_same_model(circuit, spliced, run)
-    task = judged(spliced, task, config, console.print)
     for note in compared(circuit.manifest, task, spliced.tokenizer).notes:
         say(note)
+    task = judged(spliced, task, config, console.print)
     start_layer = traced.start_layer if config.start_layer is None else config.start_layer
     with watching(console) as progress:
         return evaluate(

@@ -44,6 +44,7 @@ def _model(config: DataConfig) -> SplicedModel:
     source = config.model
     if source is None:
         suite = load_suite(config.suite)
+        suite.check_sources()
         suite.check_model_files()
         source = suite.model_source
     return load_bare(source, device=config.device, dtype=config.dtype)
