@@ -6,7 +6,7 @@ RUN := runs/demo
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test lint types clean
+.PHONY: demo test fuzz lint types clean
 
 demo: .venv/package
 	$(BIN)/featcircuits trace --output $(RUN)
@@ -15,6 +15,10 @@ demo: .venv/package
 
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2
+
+# 20,000 cases of damaged and hostile input; about ten minutes
+fuzz: .venv/dev
+	$(BIN)/python -m tests.fuzz
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -1,0 +1,55 @@
+"""Runs the demo's commands and everything in the README, with the installed package, in the current folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(sys.argv[1])
+BIN = Path(sys.executable).parent
+REFUSED = {
+    "suites train": "pip install 'featcircuits[train]'",  # the extra is not installed here
+    "--suite gemma-2-2b": "google/gemma-2-2b",  # nor is there a hub
+}
+"""Part of a command -> part of the one line that it ends in here."""
+STAND_INS = {"FOLDER": f"{ROOT}/saes/grammar-4l/model", "FILE": "text.txt"}
+
+
+def commands() -> list[str]:
+    """Those of `make demo`, then those of the README, in the order in which they stand there."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    demo = re.findall(r"^\t\$\(BIN\)/(featcircuits .*)", makefile, re.MULTILINE)
+    readme = re.findall(r"^    ((?:featcircuits|torchrun) .*)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert len(demo) >= 3, "the demo has commands"
+    assert len(readme) >= 8, "the README has commands"
+    return [line.replace("$(RUN)", "runs/demo") for line in demo] + readme
+
+
+def run(line: str) -> None:
+    """The exit code must be 0, or 2 with the message that is expected here."""
+    words = [STAND_INS.get(word, word) for word in shlex.split(line, comments=True)]
+    done = subprocess.run([str(BIN / words[0]), *words[1:]], capture_output=True, text=True, check=False)
+    expected = next((message for part, message in REFUSED.items() if part in line), None)
+    right = done.returncode == 0 if expected is None else done.returncode == 2 and expected in done.stderr
+    print(f"{'ok' if right else 'WRONG'}: {line}", flush=True)
+    if not right:
+        sys.exit(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+
+
+def main() -> None:
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    Path("saes").symlink_to(ROOT / "saes")
+    Path("text.txt").write_text("The boy that the girls like is here .\n" * 40, encoding="utf-8")
+    for line in commands():
+        run(line)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", readme, re.DOTALL))
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    print("ok: the Python example", flush=True)
+
+
+main()
