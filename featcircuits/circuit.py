@@ -11,7 +11,8 @@ format carries:
 | node | place | position or role as text; "" where there is none |
 | node | effect | mean effect on m; 0.0 for the metric and inputs |
 | node | standard_error | of the effect; left out where it is unknown |
-| node | label | what a viewer shows |
+| node | words | the clean prompts' words at its place, the most frequent first; "" where they are not known |
+| node | label | what a viewer shows: the circuit's own label, else the node's name (inputs: and their words) |
 | edge | weight, sign | mean effect of the edge; 1 or -1 |
 | graph | aggregate, places, manifest | JSON texts |
 """
@@ -23,7 +24,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +32,7 @@ import numpy as np
 
 from featcircuits.errors import InputError, check_file, first_line, shortened
 from featcircuits.keyed import Keyed
+from featcircuits.naming import check_name
 from featcircuits.nodes import METRIC, Endpoint, Node, Place, checked_places, endpoint, input_node
 from featcircuits.reading import parse_json
 from featcircuits.sites import Site
@@ -64,13 +66,16 @@ class Circuit:
     places: tuple[Place, ...]
     aggregate: str
     manifest: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    labels: Mapping[Endpoint, str] = field(default_factory=dict)
+    """What viewers show in place of the names of some nodes, inputs, or the metric."""
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "edges", "manifest"):
+        for name in ("nodes", "edges", "manifest", "labels"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(f"circuit: {name} is {shortened(getattr(self, name))}; it must be a mapping")
         object.__setattr__(self, "nodes", Keyed(Node.parse, "node", self.nodes))
         object.__setattr__(self, "edges", Keyed(_edge, "edge", self.edges))
+        object.__setattr__(self, "labels", Keyed(endpoint, "node", self.labels))
         object.__setattr__(self, "places", checked_places(self.places, self.aggregate))
         places = set(self.places)
         for node, score in self.nodes.items():
@@ -83,6 +88,10 @@ class Circuit:
                 raise InputError(f"circuit: edge {source} -> {target} has an end that is not in the circuit")
             if isinstance(source, Node) and isinstance(target, Node) and not source.site < target.site:
                 raise InputError(f"circuit: edge {source} -> {target} runs against the forward order")
+        for end, label in self.labels.items():
+            check_name(label, f"circuit: the label of {end}")
+            if not (end in self.nodes or end in inputs or end == METRIC):
+                raise InputError(f"circuit: {end} has a label, but is not in the circuit")
 
     @property
     def n_nodes(self) -> int:
@@ -104,10 +113,14 @@ class Circuit:
         graph = nx.DiGraph(
             aggregate=self.aggregate, places=json.dumps(self.places), manifest=json.dumps(self.manifest, sort_keys=True)
         )
+        words = _words(self.manifest)
         for node, score in self.nodes.items():
-            graph.add_node(str(node), **_node_attributes(node, score))
+            graph.add_node(str(node), **_node_attributes(node, score, words))
         for end in dict.fromkeys(end for edge in self.edges for end in edge if isinstance(end, str)):
-            graph.add_node(end, **_end_attributes(end))
+            graph.add_node(end, **_end_attributes(end, words))
+        for end, label in self.labels.items():
+            if str(end) in graph:
+                graph.nodes[str(end)]["label"] = label
         for (source, target), weight in self.edges.items():
             graph.add_edge(str(source), str(target), weight=weight, sign=1 if weight >= 0 else -1)
         return graph
@@ -123,9 +136,12 @@ class Circuit:
                 if data["kind"] in ("feature", "error")
             }
             edges = {(endpoint(a), endpoint(b)): float(data["weight"]) for a, b, data in graph.edges(data=True)}
-            return cls(
+            found = cls(
                 nodes, edges, places, graph.graph["aggregate"], parse_json(graph.graph["manifest"], "its manifest")
             )
+            shown, usual = (dict(one.nodes(data="label")) for one in (graph, found.to_networkx()))
+            labels = {endpoint(name): label for name, label in shown.items() if label not in (None, usual.get(name))}
+            return replace(found, labels=labels)
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -142,6 +158,7 @@ class Circuit:
         record = {
             "format": FORMAT, "aggregate": self.aggregate, "places": self.places,
             "nodes": names, "ends": ends[len(names) :], "manifest": self.manifest,
+            **({"labels": {str(end): label for end, label in self.labels.items()}} if self.labels else {}),
         }  # fmt: skip
         scores = np.array([tuple(score) for score in self.nodes.values()], dtype=np.float64).reshape(-1, 2)
         pairs = np.array([[index[str(end)] for end in edge] for edge in self.edges], dtype=np.int64).reshape(-1, 2)
@@ -191,6 +208,7 @@ class Circuit:
             tuple(record["places"]),
             record["aggregate"],
             record["manifest"],
+            record.get("labels", {}),
         )
 
 
@@ -255,21 +273,32 @@ def _finite(value: Any) -> bool:
     return number and bool(-_LARGEST <= value <= _LARGEST)  # also of whole numbers that no float holds
 
 
-def _node_attributes(node: Node, score: NodeScore) -> dict[str, Any]:
+def _words(manifest: Mapping[str, Any]) -> Mapping[str, str]:
+    """Place -> words, where a trace recorded them."""
+    task = manifest.get("task")
+    words = task.get("words") if isinstance(task, Mapping) else None
+    return {k: v for k, v in words.items() if isinstance(v, str)} if isinstance(words, Mapping) else {}
+
+
+def _node_attributes(node: Node, score: NodeScore, words: Mapping[str, str]) -> dict[str, Any]:
+    place = "" if node.place is None else str(node.place)
     attributes = {
         "kind": "error" if node.is_error else "feature",
         "site": str(node.site),
         "site_kind": node.site.kind,
         "layer": node.site.layer,
         "feature": -1 if node.feature is None else node.feature,
-        "place": "" if node.place is None else str(node.place),
+        "place": place,
+        "words": words.get(place, ""),
         "effect": score.effect,
         "label": str(node),
     }
     return attributes if math.isnan(score.standard_error) else {**attributes, "standard_error": score.standard_error}
 
 
-def _end_attributes(end: str) -> dict[str, Any]:
+def _end_attributes(end: str, words: Mapping[str, str]) -> dict[str, Any]:
     kind, _, place = end.partition("@")
     nowhere = {"site": "", "site_kind": "", "layer": -1, "feature": -1}
-    return {"kind": kind, **nowhere, "place": place, "effect": 0.0, "label": end}
+    here = words.get(place, "")
+    label = f"{end}: {here}" if here else end
+    return {"kind": kind, **nowhere, "place": place, "words": here, "effect": 0.0, "label": label}

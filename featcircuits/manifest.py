@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -40,6 +41,7 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
             "sha256": task.sha256,
             "prompts": prompts_of(task),
             "tokenizer": task.tokenizer,
+            "words": words_at(task, spliced.tokenizer),
         },
         "settings": dict(settings),
     }
@@ -61,6 +63,37 @@ def dictionaries_of(spliced: SplicedModel, identity: Identity | None = None) -> 
         }
         for site, d in spliced.dictionaries.items()
     }
+
+
+_SHOWN = 3
+"""How many of a place's words are recorded."""
+
+
+def words_at(task: Task, tokenizer: Any) -> dict[str, str]:
+    """Place -> the words there in clean prompts, the most frequent first: "boy | girl | editor | ...".
+
+    Nothing where the task does not keep places apart, or there is no tokenizer.
+    """
+    if tokenizer is None or task.aggregate == "sum":
+        return {}
+    found: dict[Any, Counter[tuple[int, ...]]] = {place: Counter() for place in task.places}
+    for example in task.examples:
+        spans = dict(example.roles) if task.aggregate == "role" else {}
+        for role, span in spans.items():
+            found[role][example.clean[span.start : span.end]] += 1
+        for position, token in enumerate(example.clean if task.aggregate == "none" else ()):
+            found[position][token,] += 1
+    return {str(place): _listed(counts, tokenizer) for place, counts in found.items() if counts}
+
+
+def _listed(counts: Counter[tuple[int, ...]], tokenizer: Any) -> str:
+    words = [_shown(tokenizer.decode(list(ids))) for ids, _ in counts.most_common(_SHOWN)]
+    return " | ".join([*words, *(["..."] if len(counts) > _SHOWN else [])])
+
+
+def _shown(text: str, most: int = 24) -> str:
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text.strip())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _stated_place(spliced: SplicedModel, site: Site) -> dict[str, str]:

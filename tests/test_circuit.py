@@ -43,14 +43,22 @@ def circuits(draw: st.DrawFn) -> Circuit:
     chosen = draw(st.lists(st.sampled_from(ends), max_size=12, unique=True)) if ends else []
     edges = {edge: draw(finite) for edge in chosen}
     manifest = draw(st.dictionaries(texts, st.integers(-(2**63), 2**63 - 1) | texts, max_size=2))
-    return Circuit(scores, edges, places, aggregate, manifest)
+    known = [*nodes, METRIC, *(input_node(place) for place in places)]
+    names = st.text(printable, min_size=1, max_size=8)
+    labels = draw(st.dictionaries(st.sampled_from(known), names, max_size=2))
+    return Circuit(scores, edges, places, aggregate, manifest, labels)
+
+
+def shown(circuit: Circuit) -> dict[str, str]:
+    """Labels as viewers get them: of nodes, and of what edges name."""
+    return dict(circuit.to_networkx().nodes(data="label"))
 
 
 def same(a: Circuit, b: Circuit) -> bool:
     """Equality that takes two unknown standard errors as equal, manifest included."""
     rows = [{n: tuple(map(repr, s)) for n, s in c.nodes.items()} for c in (a, b)]
-    return rows[0] == rows[1] and (a.edges, a.places, a.aggregate, a.manifest) == (
-        b.edges, b.places, b.aggregate, b.manifest,
+    return rows[0] == rows[1] and (a.edges, a.places, a.aggregate, a.manifest, shown(a)) == (
+        b.edges, b.places, b.aggregate, b.manifest, shown(b),
     )  # fmt: skip
 
 
@@ -97,7 +105,7 @@ def test_the_graph_carries_the_documented_attributes() -> None:
     graph = small().to_networkx()
     assert graph.nodes["resid_2/7@1"] == {
         "kind": "feature", "site": "resid_2", "site_kind": "resid", "layer": 2, "feature": 7, "place": "1",
-        "effect": 2.0, "label": "resid_2/7@1", "standard_error": 0.2,
+        "words": "", "effect": 2.0, "label": "resid_2/7@1", "standard_error": 0.2,
     }  # fmt: skip
     assert graph.nodes["mlp_1/error@1"]["kind"] == "error"
     assert "standard_error" not in graph.nodes["mlp_1/error@1"]
@@ -330,3 +338,35 @@ def test_a_circuit_is_made_from_names() -> None:
     assert list(made.nodes) == [A, B, C]
     assert same(pickle.loads(pickle.dumps(made)), small())
     assert same(copy.deepcopy(made), small())
+
+
+def test_changed_labels_survive_networkx_and_the_file(tmp_path: Path) -> None:
+    graph = small().to_networkx()
+    graph.nodes["mlp_1/error@1"]["label"] = "what the dictionary misses"
+    graph.nodes[METRIC]["label"] = "is - are"
+    circuit = Circuit.from_networkx(graph)
+    assert dict(circuit.labels) == {B: "what the dictionary misses", METRIC: "is - are"}
+    circuit.save(tmp_path / "labelled.safetensors")
+    assert Circuit.load(tmp_path / "labelled.safetensors").labels == circuit.labels
+    assert dict(circuit.to_networkx().nodes(data="label"))["mlp_1/error@1"] == "what the dictionary misses"
+    assert Circuit.from_networkx(small().to_networkx()).labels == {}
+
+
+@pytest.mark.parametrize("label", ["two\nlines", "", "\x1b[31m", " a", "x" * 101, 7])
+def test_labels_are_names(label: Any) -> None:
+    with pytest.raises(fc.InputError, match="the label of embed/3@0"):
+        Circuit({A: NodeScore(1.0)}, {}, (0,), "none", labels={A: label})
+
+
+def test_a_label_of_nothing_is_refused() -> None:
+    with pytest.raises(fc.InputError, match="resid_2/7@1 has a label, but is not in the circuit"):
+        Circuit({A: NodeScore(1.0)}, {}, (0,), "none", labels={C: "no such node"})
+
+
+def test_inputs_are_labelled_with_their_words() -> None:
+    manifest = {"task": {"words": {"0": "boy | girl | ...", "1": "is"}}}
+    circuit = Circuit({A: NodeScore(1.0)}, {("input@0", A): 1.0, (A, METRIC): 1.0}, (0, 1), "none", manifest)
+    graph = circuit.to_networkx()
+    assert graph.nodes["input@0"]["label"] == "input@0: boy | girl | ..."
+    assert graph.nodes["embed/3@0"]["words"] == "boy | girl | ..."
+    assert Circuit.from_networkx(graph).labels == {}

@@ -20,6 +20,7 @@ import featcircuits as fc
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.export import EXPORTERS
 from featcircuits.export.layout import drawn
+from featcircuits.manifest import words_at
 from featcircuits.nodes import METRIC, Node
 from tests.test_circuit import circuits, same, small
 
@@ -294,3 +295,15 @@ def test_labels_that_xml_forbids_are_replaced(
     EXPORTERS[name].write(circuit, path)
     shown = READERS[name](path).nodes[first]["label"]
     assert shown == "a" + "".join("\ufffd" if one in "\x00\x08\x07\x1b\ud800\ufffe" else one for one in label) + "b"
+
+
+def test_words_of_every_place_are_recorded() -> None:
+    model = fc.load()
+    task = fc.Task.from_jsonl("saes/grammar-4l/tasks/agreement_rc_train.jsonl", model.tokenizer).take(20)
+    words = words_at(task, model.tokenizer)
+    assert set(words) == {str(place) for place in task.places}
+    assert words["2"] == "that"
+    assert words["1"].endswith(" | ...")
+    by_role = words_at(task.with_options(aggregate="role"), model.tokenizer)
+    assert by_role["subject"] == words["1"]
+    assert words_at(task.with_options(aggregate="sum"), model.tokenizer) == words_at(task, None) == {}
