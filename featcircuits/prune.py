@@ -7,7 +7,7 @@ nodes that no path of kept edges leads from to the metric are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -86,16 +86,22 @@ def beginning(ranking: Circuit, rule: Rule) -> Circuit:
     """What a rule keeps of a ranking's nodes, taken in the ranking's order; of a circuit without edges."""
     sizes = np.abs(np.array([score.effect for score in ranking.nodes.values()], dtype=np.float64))
     kept = rule(sizes).tolist() if len(sizes) else []
-    nodes = {node: score for (node, score), keep in zip(ranking.nodes.items(), kept, strict=True) if keep}
-    return replace(ranking, nodes=nodes)
+    return _with({node for node, keep in zip(ranking.nodes, kept, strict=True) if keep}, ranking)
+
+
+def strongest(circuit: Circuit, count: int) -> Circuit:
+    """The nodes of largest |effect| and the edges among them, with a path to the metric or without."""
+    listed = list(circuit.nodes)
+    kept = choose([score.effect for score in circuit.nodes.values()], top(count))
+    return _with({listed[number] for number in kept}, circuit)
 
 
 def prune(circuit: Circuit, *, nodes: Rule | None = None, edges: Rule | None = None) -> Circuit:
     """Keep the nodes that one rule chooses, the edges among them that another does, and what is reachable."""
     if nodes is not None:
-        listed = list(circuit.nodes.items())
-        kept = dict(listed[i] for i in choose([score.effect for _, score in listed], nodes))
-        circuit = replace(circuit, nodes=kept, edges=_between(circuit, set(kept)))
+        listed = list(circuit.nodes)
+        kept = choose([score.effect for score in circuit.nodes.values()], nodes)
+        circuit = _with({listed[number] for number in kept}, circuit)
     if edges is not None:
         circuit = chosen_edges(circuit, edges)
     return reachable(circuit) if circuit.edges else circuit
@@ -119,14 +125,18 @@ def reachable(circuit: Circuit) -> Circuit:
         if end not in found:
             found.add(end)
             waiting.extend(readers.get(end, []))
-    nodes = {node: score for node, score in circuit.nodes.items() if node in found}
-    return replace(circuit, nodes=nodes, edges=_between(circuit, found))
+    return _with(found, circuit)
 
 
-def _between(circuit: Circuit, kept: set) -> dict[tuple[Endpoint, Endpoint], float]:
-    """The edges whose ends are both kept; the metric and inputs always are."""
-    return {
-        edge: weight
-        for edge, weight in circuit.edges.items()
-        if all(isinstance(end, str) or end in kept for end in edge)
-    }
+def _with(kept: Collection[Endpoint], circuit: Circuit) -> Circuit:
+    """These nodes of a circuit, the edges whose ends are both kept, and their labels; the metric and inputs stay."""
+
+    def stays(end: Endpoint) -> bool:
+        return isinstance(end, str) or end in kept
+
+    return replace(
+        circuit,
+        nodes={node: score for node, score in circuit.nodes.items() if stays(node)},
+        edges={edge: weight for edge, weight in circuit.edges.items() if all(map(stays, edge))},
+        labels={end: label for end, label in circuit.labels.items() if stays(end)},
+    )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import featcircuits as fc
 from featcircuits.circuit import Circuit, Endpoint, NodeScore
 from featcircuits.nodes import METRIC, Node
-from featcircuits.prune import choose, cumulative, parse_rule, prune, reachable, threshold, top
+from featcircuits.prune import beginning, choose, cumulative, parse_rule, prune, reachable, strongest, threshold, top
 from tests.test_circuit import circuits
 
 effects = st.lists(st.sampled_from([0.0, 0.5, -0.5, 1.0]) | st.floats(-100, 100), max_size=15)
@@ -105,3 +105,18 @@ def test_rules_by_name() -> None:
     assert choose(sizes, parse_rule("top=2")) == [0, 1]
     assert choose(sizes, parse_rule("threshold=1")) == [0, 1]
     assert choose(sizes, parse_rule("cumulative=0.8")) == [0, 1]
+
+
+def test_labels_follow_the_nodes_that_stay() -> None:
+    one, other = Node.parse("mlp_0/1@0"), Node.parse("mlp_1/2@0")
+    labels = {one: "weak", other: "strong", METRIC: "is - are"}
+    circuit = Circuit(
+        {one: NodeScore(0.1), other: NodeScore(-2.0)}, {(one, METRIC): 0.1, (other, METRIC): -2.0}, (0,), "none",
+        labels=labels,
+    )  # fmt: skip
+    kept = strongest(circuit, 1)
+    assert list(kept.nodes) == [other]
+    assert list(kept.edges) == [(other, METRIC)]
+    assert dict(kept.labels) == {other: "strong", METRIC: "is - are"}
+    assert strongest(circuit, 2) == circuit
+    assert list(beginning(circuit, top(1)).labels) == [one, METRIC]

@@ -104,6 +104,7 @@ def evaluate(
 def export(
     run: RunFolder,
     to: Annotated[str, typer.Option(help="Formats, comma-separated: gexf, graphml, json.")] = "gexf",
+    top: Annotated[int | None, typer.Option(min=1, help="Only the N strongest nodes and the edges among them.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier exports.")] = False,
 ) -> None:
     """Write a run's circuit for other programs: GEXF for Gephi, GraphML, JSON node-link.
@@ -114,7 +115,7 @@ def export(
     """
     from featcircuits.cli.commands import export_run
 
-    export_run(run, to, overwrite)
+    export_run(run, to, top, overwrite)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_t
 from featcircuits.cli.tasks import check_choice, evaluated_part, judged, model_and_task, traced_part
 from featcircuits.cli.watch import watching
 from featcircuits.config import EvaluateConfig, TraceConfig
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
 from featcircuits.estimate import estimate
 from featcircuits.evaluation import evaluate
 from featcircuits.evaluation.ablated import check_error_terms
@@ -31,6 +31,8 @@ from featcircuits.export import EXPORTERS
 from featcircuits.ledger import AcrossProcesses, OnDisk, recorded
 from featcircuits.manifest import manifest_of
 from featcircuits.processes import Processes, joined
+from featcircuits.prune import strongest
+from featcircuits.ranges import read_number
 from featcircuits.seen import compared
 from featcircuits.splice import SplicedModel
 from featcircuits.states import fitting_batch
@@ -205,8 +207,8 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Re
         )  # fmt: skip
 
 
-def export_run(run: Path, formats: str, overwrite: bool) -> None:
-    """Write a run's circuit in each of the formats: all of them, or none."""
+def export_run(run: Path, formats: str, top: int | None, overwrite: bool) -> None:
+    """Write a run's circuit, or its strongest nodes, in each of the formats: all of them, or none."""
     runs.check_run(run)
     names = dict.fromkeys(name.strip() for name in formats.split(",") if name.strip())
     if unknown := [name for name in names if name not in EXPORTERS]:
@@ -215,6 +217,7 @@ def export_run(run: Path, formats: str, overwrite: bool) -> None:
     for path in paths.values():
         check_replaceable(path, overwrite)
     circuit = Circuit.load(run / runs.CIRCUIT)
+    circuit = circuit if top is None else strongest(circuit, top)
     with runs.adding(run, {"to": formats}), together(run) as folder:
         for name, path in paths.items():
             EXPORTERS[name].write(circuit, folder / path.name)
@@ -226,9 +229,11 @@ def _sizes(text: str) -> list[int] | None:
     if not text:
         return None
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"sizes is {text!r}; give whole numbers separated by commas, such as 10,30,100") from None
+        return [read_number("sizes", part.strip()) for part in text.split(",")]
+    except InputError:
+        raise InputError(
+            f"sizes is {shortened(text)}; give whole numbers separated by commas, such as 10,30,100"
+        ) from None
 
 
 def _model_name(spliced: SplicedModel) -> str:
