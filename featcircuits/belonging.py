@@ -13,6 +13,7 @@ from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.offloaded import Offloaded
 from featcircuits.errors import InputError, shortened
 from featcircuits.fingerprints import fingerprint_of, tokenizer_fingerprint
+from featcircuits.models.forwards import check_unchanged
 from featcircuits.nodes import Node, Place
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
@@ -33,7 +34,11 @@ class Identity(NamedTuple):
 
 
 def identity_of(spliced: SplicedModel) -> Identity:
-    """Fingerprints are taken once, and again where weights have changed since."""
+    """Fingerprints are taken once, and again where weights have changed since.
+
+    Raises `InputError` where modules were replaced or compiled since the model was loaded.
+    """
+    check_unchanged(spliced.modules)
     weights = dict(sorted(spliced.model.state_dict().items()))
     return Identity(
         # in bfloat16, which all that a model is loaded in can be rounded to, but for float16

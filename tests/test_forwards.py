@@ -210,9 +210,9 @@ def test_a_change_after_loading_is_named_by_every_method(change: Callable[[Any],
         with pytest.raises(fc.InputError, match=message):
             fc.node_effects(spliced, task, method)
     with pytest.raises(fc.InputError, match=message):
-        fc.edge_effects(spliced, task, effects, node_threshold=0.0, check=False)
+        fc.edge_effects(spliced, task, effects, node_threshold=0.0)
     with pytest.raises(fc.InputError, match=message):
-        fc.evaluate(spliced, circuit, task, check=False)
+        fc.evaluate(spliced, circuit, task)
     with pytest.raises(fc.InputError, match=message):
         fc.node_effects(spliced.only(spliced.sites[:1]), task, "atp")
 

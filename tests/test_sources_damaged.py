@@ -267,6 +267,26 @@ def test_finite_numbers_that_overflow(tmp_path: Path, name: str, tensor: str, va
         assert_refused(path, "")
 
 
+@pytest.mark.parametrize("name", WITH_CONFIG)
+def test_long_values_are_shortened(tmp_path: Path, name: str) -> None:
+    path = copied(name, tmp_path)
+    config = config_of(path)
+    assert config is not None
+    record = yaml.safe_load(config.read_text())
+    for table in (record, *(value for value in record.values() if isinstance(value, dict))):
+        for key in list(table):
+            kept, table[key] = table[key], "x" * 10**5
+            config.write_text(json.dumps(record))
+            assert_contained(path)
+            table[key] = kept
+
+
+def test_a_file_of_many_tensors_with_long_names(tmp_path: Path) -> None:
+    path = copied("safetensors_relu", tmp_path)
+    store(path, {**stored(path), **{f"{number}{'x' * 5000}": torch.ones(1) for number in range(200)}})
+    assert_refused(path, "and 192 others")
+
+
 NO_CONFIGS = (
     "", "{", "[1, 2]", "null", "3", "[" * 100_000, '{"k": ' * 5000, "\x00", '{"k": 1e999}', "%", "- a\n- b",
 )  # fmt: skip

@@ -278,3 +278,9 @@ def test_what_is_inside(tmp_path: Path) -> None:
         assert inside(tmp_path / "a", tmp_path / "a" / way) is None
     assert link_in(tmp_path / "a", tmp_path / "a" / "up" / "x") == tmp_path / "a" / "up"
     assert link_in(tmp_path / "a", tmp_path / "a" / "b") is None
+
+
+@pytest.mark.parametrize("repo", ["x" * 300, "a--b", "-a/b", "a./b"])
+def test_the_list_takes_repositories_that_cannot_exist_for_missing(tmp_path: Path, repo: str) -> None:
+    suite = suite_of(tmp_path, HEAD + f'[sites.embed]\nrepo = "{repo}"\npath = "{"y" * 300}"\n')
+    assert parts_of(suite)[0].here == 0

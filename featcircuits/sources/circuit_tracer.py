@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from featcircuits.dictionaries import Affine, jumprelu, relu, topk
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, known, shortened
 from featcircuits.sources.contract import Found, Origin, Source, check_same_width
 from featcircuits.sources.files import (
     Load,
@@ -22,6 +22,7 @@ from featcircuits.sources.files import (
     check_names,
     check_size,
     k_of,
+    names_of,
     number_of,
     read_yaml,
     setting,
@@ -57,7 +58,7 @@ def read(path: Path, load: Load) -> Found:
     kind = setting(config, "model_kind", str) or "transcoder_set"
     if kind != "transcoder_set":
         refuse(kind)
-        raise InputError(f"model_kind is {kind!r}; known: 'transcoder_set'")
+        raise InputError(f"model_kind is {shortened(kind)}; known: 'transcoder_set'")
     tensors = load(path)
     settings = ("k",) if "k" in tensors else ()
     check_floats({name: tensor for name, tensor in tensors.items() if name not in settings})
@@ -84,9 +85,9 @@ def _activation(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str
     stored = "jump_relu" if _THRESHOLD in tensors else "topk" if "k" in tensors else None
     given = setting(config, "activation", str)
     if given not in (None, "relu", "topk", "jump_relu"):
-        raise InputError(f"the activation is {given!r}; known: relu, topk, jump_relu")
+        raise InputError(f"the activation is {shortened(given)}; {known(('relu', 'topk', 'jump_relu'), given)}")
     if (stored and given and stored != given) or (given == "jump_relu" and stored is None):
-        raise InputError(f"the config says activation = {given}, but the tensors are {sorted(tensors)}")
+        raise InputError(f"the config says activation = {given}, but the tensors are {names_of(tensors)}")
     return stored or given or "relu"
 
 

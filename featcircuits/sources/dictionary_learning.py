@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from featcircuits.dictionaries import Affine, gated, jumprelu, relu, topk
-from featcircuits.errors import InputError, shortened
+from featcircuits.errors import InputError, known, shortened
 from featcircuits.sources.contract import Found, Origin, Source, home
 from featcircuits.sources.files import (
     Load,
@@ -22,6 +22,7 @@ from featcircuits.sources.files import (
     check_names,
     check_size,
     k_of,
+    names_of,
     number_of,
     read_json,
     setting,
@@ -62,7 +63,7 @@ def _class_of(trainer: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     given = setting(trainer, "dict_class", str)
     if given is not None and given not in _BUILDERS:
         refuse({"CrossCoder": "crosscoder"}.get(given, ""))
-        raise InputError(f"dict_class is {given!r}; known: {', '.join(_BUILDERS)}")
+        raise InputError(f"dict_class is {shortened(given)}; {known(_BUILDERS, given)}")
     possible = [name for name, (mark, _) in _BUILDERS.items() if mark <= set(tensors)]
     if given in ("AutoEncoder", "AutoEncoderNew") and possible in (["AutoEncoder"], ["AutoEncoderNew"]):
         return possible[0]  # the trainers write AutoEncoder for both
@@ -70,7 +71,7 @@ def _class_of(trainer: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         return possible[0]
     if given not in possible:
         raise InputError(
-            f"the config's dict_class is {given!r}, but the tensors {sorted(tensors)} are those of "
+            f"the config's dict_class is {given!r}, but the tensors {names_of(tensors)} are those of "
             f"{' or '.join(possible) or 'no known class'}"
         )
     return given

@@ -137,9 +137,9 @@ def _pickled(path: Path, shapes_only: bool) -> dict[str, Tensor]:
         raise InputError(f"{path}: not a state dict; it must hold tensors by name")
     for name, tensor in found.items():
         if tensor.layout != torch.strided or tensor.is_quantized:
-            raise InputError(f"{path}: {name} is not a plain tensor")
+            raise InputError(f"{path}: {shortened(name)} is not a plain tensor")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise InputError(f"{path}: {name} repeats its numbers to the shape {list(tensor.shape)}")
+            raise InputError(f"{path}: {shortened(name)[1:-1]} repeats its numbers to the shape {list(tensor.shape)}")
     if shapes_only:
         return {str(name): t.to("meta") if t.numel() > 1 else t for name, t in found.items()}
     return {str(name): tensor.detach() for name, tensor in found.items()}
@@ -176,7 +176,17 @@ def check_names(tensors: Collection[str], needed: Collection[str], optional: Col
     if set(needed) <= set(tensors) <= set(needed) | set(optional):
         return
     more = f", and may hold {sorted(optional)}" if optional else ""
-    raise InputError(f"holds the tensors {sorted(tensors)}; a dictionary of this kind holds {sorted(needed)}{more}")
+    raise InputError(f"holds the tensors {names_of(tensors)}; a dictionary of this kind holds {sorted(needed)}{more}")
+
+
+def names_of(tensors: Collection[str]) -> str:
+    """The first few names, as a list in messages; files may hold any number of any length."""
+    some = [shortened(name, 40) for name in sorted(tensors)[:_MOST_NAMES]]
+    more = f" and {len(tensors) - len(some)} others" if len(tensors) > len(some) else ""
+    return f"[{', '.join(some)}]{more}"
+
+
+_MOST_NAMES = 12
 
 
 def check_floats(tensors: Mapping[str, Tensor]) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from featcircuits.dictionaries import Affine, jumprelu
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
 from featcircuits.sources.contract import Found, Origin, Source, check_same_width, home
-from featcircuits.sources.files import Load, check_floats, check_names, check_size, read_json, setting
+from featcircuits.sources.files import Load, check_floats, check_names, check_size, names_of, read_json, setting
 from featcircuits.sources.folding import at_least_float32
 from featcircuits.sources.refused import refuse
 
@@ -44,7 +44,7 @@ def read(path: Path, load: Load) -> Found:
 def _dictionary(tensors: dict[str, Tensor], transcodes: bool, embedding: bool = False) -> Affine:
     lower = {name.lower(): tensor for name, tensor in tensors.items()}
     if len(lower) < len(tensors):
-        raise InputError(f"holds the tensors {sorted(tensors)}, some of them twice")
+        raise InputError(f"holds the tensors {names_of(tensors)}, some of them twice")
     check_names(lower, _TENSORS, ("affine_skip_connection",))
     check_floats(lower)
     W_enc, b_enc, W_dec, b_dec, threshold = (lower[name] for name in _TENSORS)
@@ -95,11 +95,11 @@ def read_2(path: Path, load: Load) -> Found:
     folder = path if path.is_dir() else path.parent
     config = read_json(folder / CONFIG)
     if setting(config, "architecture", str) != "jump_relu":
-        raise InputError(f"the architecture is {config.get('architecture')!r}; known: 'jump_relu'")
+        raise InputError(f"the architecture is {shortened(config.get('architecture'))}; known: 'jump_relu'")
     kind = setting(config, "type", str) or "sae"
     if kind not in ("sae", "transcoder"):
         refuse({"clt": "cross_layer_transcoder"}.get(kind, kind))
-        raise InputError(f"the type is {kind!r}; known: 'sae', 'transcoder'")
+        raise InputError(f"the type is {shortened(kind)}; known: 'sae', 'transcoder'")
     tensors = load(folder / WEIGHTS_2)
     _check_skip(config, tensors)
     dictionary = _dictionary(tensors, transcodes=kind == "transcoder")
@@ -110,7 +110,7 @@ def read_2(path: Path, load: Load) -> Found:
 def _check_skip(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     given = setting(config, "affine_connection", bool)
     if given is not None and given != ("affine_skip_connection" in tensors):
-        raise InputError(f"the config says affine_connection = {given}, but the tensors are {sorted(tensors)}")
+        raise InputError(f"the config says affine_connection = {given}, but the tensors are {names_of(tensors)}")
 
 
 def _origin_2(config: Mapping[str, Any], transcodes: bool) -> Origin:

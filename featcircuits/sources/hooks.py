@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
 from featcircuits.sites import EMBED, Site, resid
 
 _TRANSFORMER_LENS = re.compile(r"blocks\.(\d{1,6})\.(.+)")
@@ -70,13 +70,13 @@ def _transcoder(hook_name: str, hook_name_out: str) -> Site:
     layer, place = _split(hook_name)
     if site.kind != "mlp" or place not in _MLP_INPUTS:
         raise InputError(
-            f"a transcoder from {hook_name!r} to {hook_name_out!r} has no site: it must read an MLP's input, after "
-            "the norm, and explain the same MLP's output"
+            f"a transcoder from {shortened(hook_name)} to {shortened(hook_name_out)} has no site: it must read an "
+            "MLP's input, after the norm, and explain the same MLP's output"
         )
     if layer != site.layer:
         raise InputError(
-            f"a transcoder from {hook_name!r} to {hook_name_out!r} crosses layers; only the output of the same layer's "
-            "MLP can be explained"
+            f"a transcoder from {shortened(hook_name)} to {shortened(hook_name_out)} crosses layers; only the output "
+            "of the same layer's MLP can be explained"
         )
     return site
 
@@ -115,6 +115,7 @@ def _without_output(place: str) -> str:
 
 def _unknown(hook_name: str) -> InputError:
     return InputError(
-        f"no site stands for the hook {hook_name!r}: dictionaries are spliced in at the embedding, at the output of a "
-        "layer's attention, MLP or block, at the heads side by side (attn.hook_z), and, as transcoders, around an MLP"
+        f"no site stands for the hook {shortened(hook_name)}: dictionaries are spliced in at the embedding, at the "
+        "output of a layer's attention, MLP or block, at the heads side by side (attn.hook_z), and, as transcoders, "
+        "around an MLP"
     )

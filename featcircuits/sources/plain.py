@@ -18,7 +18,7 @@ from torch import Tensor
 from featcircuits.dictionaries import Affine, gated, jumprelu, relu, topk
 from featcircuits.errors import InputError
 from featcircuits.sources.contract import Found, Origin, Source
-from featcircuits.sources.files import Load, check_floats, k_of, metadata_of, number_of, transposed
+from featcircuits.sources.files import Load, check_floats, k_of, metadata_of, names_of, number_of, transposed
 
 _MATRICES = frozenset({"W_enc", "b_enc", "W_dec", "b_dec"})
 
@@ -42,7 +42,7 @@ def read(path: Path, load: Load) -> Found:
     make = KINDS.get(frozenset(tensors) - _OPTIONAL)
     if make is None:
         known = " or ".join(sorted(str(sorted(names)) for names in KINDS))
-        raise InputError(f"holds the tensors {sorted(tensors)}; a dictionary holds {known}")
+        raise InputError(f"holds the tensors {names_of(tensors)}; a dictionary holds {known}")
     check_floats({name: tensor for name, tensor in tensors.items() if name != "k"})
     metadata = metadata_of(path)
     origin = Origin(metadata.get("hook_name"), metadata.get("hook_name_out"), metadata.get("model_name"))

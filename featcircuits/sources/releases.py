@@ -58,7 +58,9 @@ def _record(release: str, sae_id: str) -> Mapping[str, Any]:
     refuse(_REFUSED.get(entry.get("conversion_func") or "", ""))
     ids = {sae["id"]: sae for sae in entry["saes"]}
     if sae_id not in ids:
-        raise InputError(f"SAELens release {release!r} has no id {shortened(sae_id)}; {known(sorted(ids), sae_id)}")
+        raise InputError(
+            f"SAELens release {shortened(release)} has no id {shortened(sae_id)}; {known(sorted(ids), sae_id)}"
+        )
     return {"repo_id": entry["repo_id"], "conversion_func": entry.get("conversion_func"), "path": ids[sae_id]["path"]}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from featcircuits.dictionaries import Affine, abstopk, gated, jumprelu, relu, topk
 from featcircuits.dictionaries.base import Normalisation
 from featcircuits.dictionaries.normalisation import NORMALISATIONS
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, known, shortened
 from featcircuits.sources.contract import Found, Origin, Source, home
 from featcircuits.sources.files import Load, check_floats, check_names, check_size, k_of, read_json, setting, transposed
 from featcircuits.sources.folding import with_unit_rows
@@ -90,12 +90,12 @@ def _architecture_of(config: Mapping[str, Any]) -> str:
     if activation == "topk" and name == "standard":
         name = "topk"
     if activation not in ("relu", "topk"):
-        raise InputError(f"the activation function is {activation!r}; known: 'relu', 'topk'")
+        raise InputError(f"the activation function is {shortened(activation)}; known: 'relu', 'topk'")
     if name not in ARCHITECTURES:
         refuse(name)
-        raise InputError(f"the architecture is {name!r}; known: {', '.join(ARCHITECTURES)}")
+        raise InputError(f"the architecture is {shortened(name)}; {known(ARCHITECTURES, name)}")
     if setting(config, "reshape_activations", str) not in (None, "none", "hook_z"):
-        raise InputError(f"reshape_activations is {config['reshape_activations']!r}; known: 'none', 'hook_z'")
+        raise InputError(f"reshape_activations is {shortened(config['reshape_activations'])}; known: 'none', 'hook_z'")
     return name
 
 
@@ -129,7 +129,8 @@ def _normalisation_of(config: Mapping[str, Any], undone: bool) -> tuple[Normalis
     if name not in NORMALISATIONS:
         refuse(name)
         raise InputError(
-            f"normalize_activations is {name!r}; known: none, expected_average_only_in, {', '.join(NORMALISATIONS)}"
+            f"normalize_activations is {shortened(name)}; "
+            f"{known(('none', 'expected_average_only_in', *NORMALISATIONS), name)}"
         )
     return NORMALISATIONS[name](undone), None
 

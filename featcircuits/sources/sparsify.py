@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from featcircuits.dictionaries import Affine, abstopk, groupmax, topk
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, known, shortened
 from featcircuits.sources.contract import Found, Origin, Source, home
 from featcircuits.sources.files import Load, check_floats, check_names, check_size, k_of, read_json, setting, transposed
 
@@ -56,7 +56,7 @@ def _kind(config: Mapping[str, Any]) -> Callable[..., Affine]:
         return abstopk
     name = setting(config, "activation", str) or "topk"
     if name not in _ACTIVATIONS:
-        raise InputError(f"the activation is {name!r}; known: {', '.join(_ACTIVATIONS)}")
+        raise InputError(f"the activation is {shortened(name)}; {known(_ACTIVATIONS, name)}")
     return _ACTIVATIONS[name]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
 from featcircuits.suites.suite import Suite
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def check_model(suite: Suite, model: PreTrainedModel, architecture: Architecture
     ):
         if key in expected and expected[key] != found:
             raise InputError(
-                f"suite {suite.name!r} belongs to another model: its {key} is {expected[key]!r}, this model's "
+                f"suite {suite.name!r} belongs to another model: its {key} is {shortened(expected[key])}, this model's "
                 f"{found!r}; use the suite's model ({expected['source']}) or another suite"
             )
     recorded = expected.get("fingerprint")

@@ -91,8 +91,12 @@ def size_here(folder: Path, record: Mapping[str, Any]) -> int | None:
 
 def _cached(need: Need, file: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(need.repo, file, revision=need.revision)
+    try:
+        found = try_to_load_from_cache(need.repo, file, revision=need.revision)
+    except (HFValidationError, OSError):  # no name that the hub or a file could have
+        return None
     return Path(found) if isinstance(found, str) else None
 
 
