@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-import typer
 from typer.core import TyperGroup
 
 from featcircuits.cli.output import printable
@@ -23,7 +22,7 @@ _MEMORY = re.compile(r"out of memory|can(no|')t allocate memory", re.IGNORECASE)
 class Commands(TyperGroup):
     """The commands, each ending in one line."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         with one_line():
             return super().invoke(ctx)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 from rich.console import Console
@@ -38,5 +39,5 @@ def say(text: str) -> None:
 def survive_encodings() -> None:
     """A character that the terminal cannot show is written out, in place of an error at the end of a long run."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # tests and notebooks put other things there
+        if isinstance(stream, TextIOWrapper):  # tests and notebooks put other things there
             stream.reconfigure(errors="backslashreplace")

@@ -240,7 +240,7 @@ def _spoiled_tensor(rng: random.Random, tensor: torch.Tensor) -> torch.Tensor:
         case 5:
             return tensor.mT.contiguous() if tensor.ndim == 2 else tensor * 0
         case _:
-            changed = tensor.clone()
+            changed = tensor.contiguous().clone()
             if changed.numel() and changed.is_floating_point():
                 changed.view(-1)[rng.randrange(changed.numel())] = rng.choice((float("nan"), float("inf"), 1e38, -1e38))
             return changed
