@@ -19,6 +19,7 @@ from rich.console import Console
 from torch import Tensor
 
 import featcircuits as fc
+from experiments.relp import correlation
 from featcircuits.agreement import Agreement, Score, agree, audit
 from featcircuits.agreement.bases import in_basis
 from featcircuits.agreement.cost import measured
@@ -28,6 +29,7 @@ from featcircuits.agreement.scores import Comparison, compare
 from featcircuits.attribution.nodes import Method
 from featcircuits.cli.tables import agreement_tables
 from featcircuits.dictionaries import whole
+from featcircuits.evaluation.patching import swapped
 from featcircuits.sites import Site
 from featcircuits.states import SiteState, States, states_of
 from tests.tiny import FAMILIES, LAYERS, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
@@ -196,6 +198,27 @@ def test_exact_patching_runs_a_row_for_each_node_that_moves(
     assert sum(rows) == sum(map(int, moved)) < 0.6 * every
     for site, state in states.sites.items():
         assert not effects.entries(site)[3][state.change == 0].any()
+
+
+def test_cells_that_cannot_move_are_left_out_of_the_experiment_on_relp(shipped: fc.SplicedModel) -> None:
+    """Of the two positions of agreement_simple only the second moves."""
+    task = pairs_of(shipped, "agreement_simple", 12)
+    outputs = in_basis(shipped, "whole")
+    moves = correlation.moving_cells(outputs, task)
+    assert {kind: (len(found), int(found.sum())) for kind, found in moves.items()} == dict.fromkeys(
+        correlation.KINDS, (8, 4)
+    )
+    twice = [task, pairs_of(shipped, "agreement_rc", 12)]
+    found = correlation.correlations(shipped, twice)["atp"]["resid"]
+    tasks = [swapped(one) for one in twice]
+    truth, atp = (
+        np.concatenate([correlation.cells(outputs, one, method)["resid"] for one in tasks])
+        for method in ("exact", "atp")
+    )
+    moved = np.concatenate([correlation.moving_cells(outputs, one)["resid"] for one in tasks])
+    assert found["all"] == pytest.approx(np.corrcoef(truth, atp)[0, 1])
+    assert found["moving"] == pytest.approx(np.corrcoef(truth[moved], atp[moved])[0, 1])
+    assert found["moving"] < found["all"]
 
 
 def test_a_bound_is_of_the_nodes_that_move(shipped: fc.SplicedModel) -> None:

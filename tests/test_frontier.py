@@ -106,7 +106,16 @@ def test_a_set_has_the_faithfulness_of_an_evaluation(case: Case) -> None:
 
 def test_tables_and_pictures_of_all_figures(results: dict[str, list[dict[str, Any]]], tmp_path: Path) -> None:
     written = page.write_tables(results)
-    assert {"summary", "features", "edges", "areas", "areas-again", "behaviours-mean", "overlap"} <= written.keys()
+    assert {
+        "summary",
+        "counts",
+        "features",
+        "edges",
+        "areas",
+        "areas-again",
+        "behaviours-mean",
+        "overlap",
+    } <= written.keys()
     assert "features-stories" not in written
     for text in written.values():
         assert len({line.replace("\\|", "").count("|") for line in text.splitlines()}) == 1
@@ -147,7 +156,7 @@ def test_every_method_of_the_page_is_known() -> None:
 # --- the pages themselves
 
 FIGURE = re.compile(r"(?<!\d)\d?\.\d{2,3}(?!\d)")
-KINDS = {"attention": "attn", "residual": "resid", "MLP": "mlp"}
+KINDS = {"embedding": "embed", "attention": "attn", "residual": "resid", "MLP": "mlp"}
 
 
 def table(name: str) -> dict[tuple[str, str], str]:
@@ -190,7 +199,7 @@ def test_the_page_on_choosing_has_the_same_correlations(section: str) -> None:
         for method, own in zip(header[2:], figures, strict=True):
             assert found[method.strip("`"), KINDS[site]].split()[0] == own, (kind, model, method)
             checked += 1
-    assert checked == {"Nodes": 72, "Edges": 24}[section]
+    assert checked == {"Nodes": 84, "Edges": 24}[section]
 
 
 def test_the_page_on_choosing_has_the_same_areas() -> None:

@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks.bfloat16 --limit 40
 
-For each task and kind of site the Pearson correlation of single effects (features, errors), and how
-many of the 100 nodes of largest mean |effect| are the same.
+For each task and kind of site the Pearson correlation of single effects (features, errors) that are not 0
+in both, and how many of the 100 nodes of largest mean |effect| are the same.
 """
 
 import argparse
@@ -22,13 +22,16 @@ def strongest(effects: NodeEffects, count: int = 100) -> set[fc.Node]:
 
 
 def compared(one: NodeEffects, other: NodeEffects) -> dict[str, float]:
-    """Pearson of dense features and of errors by kind of site, and the overlap of the strongest nodes."""
+    """Pearson of features and of errors by kind of site, and the overlap of the strongest nodes."""
     found: dict[str, float] = {}
     for kind in dict.fromkeys(site.kind for site in one.sites):
         sites = [site for site in one.sites if site.kind == kind]
         for what, read in (("feature", NodeEffects.features), ("error", NodeEffects.error)):
-            pair = [torch.cat([read(effects, site).flatten().double() for site in sites]) for effects in (one, other)]
-            found[f"{what} {kind}"] = round(float(torch.corrcoef(torch.stack(pair))[0, 1]), 4)
+            pair = torch.stack(
+                [torch.cat([read(effects, site).flatten().double() for site in sites]) for effects in (one, other)]
+            )
+            moved = (pair != 0).any(0)  # most features do not move, and 0 beside 0 is no agreement
+            found[f"{what} {kind}"] = round(float(torch.corrcoef(pair[:, moved])[0, 1]), 4)
     found["top 100"] = len(strongest(one) & strongest(other)) / 100
     return found
 

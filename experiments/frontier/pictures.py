@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -20,7 +20,9 @@ from experiments.frontier.tables import (
     pooled,
     scored,
 )
+from featcircuits.agreement.plot import marker_of
 from featcircuits.evaluation.folds import interval
+from featcircuits.pictures import save
 
 _COLOURS = {"mean": "tab:blue", "paired": "tab:orange"}
 
@@ -29,15 +31,11 @@ def draw(found: Results, folder: Path) -> None:
     """The pictures that there are figures for."""
     folder.mkdir(parents=True, exist_ok=True)
     if found.get("scores"):
-        _save(accuracy(found), folder / "accuracy.png")
+        save(accuracy(found), folder / "accuracy.png")
     if found.get("circuits"):
-        _save(areas(found), folder / "areas.png")
+        save(areas(found), folder / "areas.png")
     if found.get("overlap") and found.get("spread"):
-        _save(pairs(found), folder / "pairs.png")
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+        save(pairs(found), folder / "pairs.png")
 
 
 def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, Any]:
@@ -48,25 +46,38 @@ def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, 
 
 
 def accuracy(found: Results) -> Any:
-    """Pearson (median over behaviours and kinds of site) over passes; a row a model, a column a kind of node."""
+    """Pearson over passes, median and worst of behaviours and kinds of site; a row a model, a column a kind of node."""
     models = [model for model in (SUITE, STORIES) if chosen(found["costs"], model=model)]
-    figure, panels = _figure(15, 4.4 * len(models), len(models), len(WHATS))
+    methods = names(found["scores"], "method")
+    figure, panels = _figure(15, 4.2 * len(models), len(models), len(WHATS))
     for row, model in enumerate(models):
         for axes, what in zip(panels[row], WHATS, strict=True):
-            for number, method in enumerate(names(chosen(found["scores"], model=model, what=what), "method")):
-                values = known(scored(found, model, method, what), "pearson")
-                if not values:
-                    continue
-                forwards, backwards, _ = cost(found, model, method)
-                axes.plot(forwards + backwards, median(values), "o", markersize=4, color=f"C{number % 10}")
-                label = method.removeprefix("relp:rules=")
-                axes.annotate(label, (forwards + backwards, median(values)), (4, 2), textcoords="offset points", size=6)
+            for number, method in enumerate(methods):
+                _median_and_worst(axes, found, (model, method, what), _style(number))
+            axes.axhline(1, color="black", linewidth=0.5)
             axes.set_xscale("log")
-            axes.set_title(f"{model}: {what}s" if what != "whole" else f"{model}: whole outputs", fontsize=9)
-            axes.tick_params(labelsize=7)
-    figure.supxlabel("forward and backward passes", fontsize=9)
-    figure.supylabel("Pearson with exact patching", fontsize=9)
+            axes.set_title(f"{model}: {what}s" if what != "whole" else f"{model}: whole outputs", fontsize=10)
+            axes.tick_params(labelsize=8)
+    figure.supxlabel("forward and backward passes", fontsize=10)
+    figure.supylabel("Pearson with exact patching (the line goes to the worst)", fontsize=10)
+    for number, method in enumerate(methods):
+        panels[0, 0].plot([], [], label=method, **_style(number))
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     return figure
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"color": f"C{number % 10}", "linestyle": "", "markersize": 7, **marker_of(number)}
+
+
+def _median_and_worst(axes: Any, found: Results, where: tuple[str, str, str], style: Mapping[str, Any]) -> None:
+    model, method, what = where
+    values = known(scored(found, model, method, what), "pearson")
+    if values:
+        forwards, backwards, _ = cost(found, model, method)
+        passes = forwards + backwards
+        axes.plot([passes, passes], [median(values), min(values)], color=style["color"], linewidth=0.8, alpha=0.5)
+        axes.plot(passes, median(values), **style)
 
 
 def areas(found: Results) -> Any:
@@ -90,7 +101,7 @@ def areas(found: Results) -> Any:
 
 def pairs(found: Results) -> Any:
     """Overlap of the top 100, and deviation of faithfulness, over the number of pairs: mean and worst behaviour."""
-    figure, panels = _figure(10, 3.6, 1, 2)
+    figure, panels = _figure(11.5, 3.6, 1, 2)
     overlap, spread = chosen(found["overlap"], model=SUITE), chosen(found["spread"], model=SUITE)
     for number, method in enumerate(names(overlap, "method")):
         _line(panels[0, 0], chosen(overlap, method=method), "overlap", min, f"C{number}", method)
@@ -100,7 +111,7 @@ def pairs(found: Results) -> Any:
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.supxlabel("pairs (lines: mean over behaviours; dotted: worst behaviour)", fontsize=9)
     return figure
 

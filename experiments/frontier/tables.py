@@ -9,6 +9,7 @@ from statistics import mean, median
 from typing import Any
 
 from experiments.frontier.models import PLAIN
+from featcircuits.agreement.scores import TOO_ALIKE
 from featcircuits.evaluation.folds import interval
 
 Row = Mapping[str, Any]
@@ -77,24 +78,44 @@ def summary(found: Results, model: str) -> Table:
 
 
 def by_site(found: Results, what: str, model: str) -> Table:
-    """A line a method, a column a kind of site: Pearson / Spearman, over behaviours the median and the worst."""
+    """A line a method, a column a kind of site: Pearson / slope / Spearman; of behaviours the median and the worst."""
     rows = chosen(found.get("scores", ()), model=model, what=what)
     kinds = [kind for kind in KINDS if chosen(rows, sites=kind)]
     lines = [
-        [f"`{method}`", *(_both(chosen(rows, method=method, sites=kind)) for kind in kinds)]
+        [f"`{method}`", *(_compared(chosen(rows, method=method, sites=kind)) for kind in kinds)]
         for method in names(rows, "method")
     ]
     return ["method", *kinds], lines
 
 
-def _both(rows: Sequence[Row]) -> str:
-    return " / ".join(_middle_and_worst(known(rows, key)) for key in ("pearson", "spearman"))
+def _compared(rows: Sequence[Row]) -> str:
+    """A slope may be wrong on either side of 1, so of slopes there is the median alone."""
+    if rows and all(row["too_alike"] for row in rows):
+        return TOO_ALIKE
+    slopes = known(rows, "slope")
+    slope = figure(median(slopes) if slopes else None)
+    return f"{_middle_and_worst(known(rows, 'pearson'))} / {slope} / {_middle_and_worst(known(rows, 'spearman'))}"
 
 
 def _middle_and_worst(values: Sequence[float]) -> str:
     if len(values) < 2:
         return figure(values[0] if values else None)
     return f"{figure(median(values))} {figure(min(values))}"
+
+
+def counts(found: Results) -> Table:
+    """A line a model and kind of node, a column a kind of site: how many move, of how many, all behaviours together."""
+    lines = []
+    for model in names(found.get("scores", ()), "model"):
+        for what in WHATS:
+            rows = scored(found, model, PLAIN, what)
+            cells = [_moving(chosen(rows, sites=kind)) for kind in KINDS]
+            lines.append([model, f"{what}s" if what != "whole" else "whole outputs", *cells])
+    return ["model", "nodes", *KINDS], lines
+
+
+def _moving(rows: Sequence[Row]) -> str:
+    return f"{sum(row['n_moving'] for row in rows)} of {sum(row['n'] for row in rows)}" if rows else "–"
 
 
 # --- circuits
@@ -206,6 +227,7 @@ def _by_count(rows: Sequence[Row], cell: Callable[[Row], str]) -> Table:
 TABLES: Mapping[str, Callable[[Results], Table]] = {
     "summary": partial(summary, model=SUITE),
     "summary-stories": partial(summary, model=STORIES),
+    "counts": counts,
     **{f"{what}s": partial(by_site, what=what, model=SUITE) for what in WHATS},
     **{f"{what}s-stories": partial(by_site, what=what, model=STORIES) for what in WHATS},
     "areas": partial(areas, model=SUITE, key="circuits"),

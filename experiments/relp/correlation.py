@@ -6,8 +6,8 @@
 The published models run where their weights are at hand, others are named and left out; the shipped
 model always runs, on its own task. Whole outputs of attention, MLP and residual sites are patched at
 each layer and position (denoising: the corrupted run takes a clean value, coefficients come from the
-corrupted run); Pearson's correlation is over all (layer, position) cells of a kind of site, effects
-averaged over prompts.
+corrupted run); Pearson's correlation is over (layer, position) cells of a kind of site, effects averaged
+over prompts: over the cells that move in some prompt, and in brackets over all cells, as published.
 """
 
 import argparse
@@ -21,9 +21,11 @@ import numpy as np
 import featcircuits as fc
 from experiments.relp.prompts import ioi_tasks
 from featcircuits.agreement.bases import in_basis
+from featcircuits.agreement.moving import moving
 from featcircuits.agreement.scores import compare
 from featcircuits.evaluation.patching import swapped
 from featcircuits.loading import load_bare
+from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel
 
 SHIPPED = Path("saes/grammar-4l")
@@ -50,6 +52,7 @@ METHODS: Mapping[str, dict[str, Any]] = {
     "atp-hop1": {},
 }
 KINDS = ("resid", "attn", "mlp")
+BATCH = 16
 
 
 def weights_at_hand(source: str) -> bool:
@@ -68,40 +71,55 @@ def weights_at_hand(source: str) -> bool:
 
 def cells(outputs: SplicedModel, task: fc.Task, method: str, **options: Any) -> dict[str, np.ndarray]:
     """Mean effects of all (layer, position) cells of each kind of site."""
-    effects = fc.node_effects(outputs, task, method, **options)
-    return {
-        kind: np.concatenate(
-            [effects.error(site).mean(0).double().numpy() for site in effects.sites if site.kind == kind]
-        )
-        for kind in KINDS
-    }
+    effects = fc.node_effects(outputs, task, method, batch_size=BATCH, **options)
+    return by_kind({site: effects.error(site).mean(0).double().numpy() for site in effects.sites})
 
 
-def correlations(bare: SplicedModel, tasks: Iterable[fc.Task]) -> dict[str, dict[str, float]]:
-    """method -> kind of site -> Pearson, the cells of all tasks together."""
+def moving_cells(outputs: SplicedModel, task: fc.Task) -> dict[str, np.ndarray]:
+    """Which of them move in some prompt."""
+    return by_kind({site: errors.any(0) for site, (_, errors) in moving(outputs, task, BATCH).items()})
+
+
+def by_kind(found: Mapping[Site, np.ndarray]) -> dict[str, np.ndarray]:
+    """All sites of a kind together."""
+    return {kind: np.concatenate([row for site, row in found.items() if site.kind == kind]) for kind in KINDS}
+
+
+def correlations(bare: SplicedModel, tasks: Iterable[fc.Task]) -> dict[str, dict[str, dict[str, float]]]:
+    """method -> kind of site -> Pearson over the cells that move ("moving") and over "all", of all tasks together."""
     outputs = in_basis(bare, "whole")
-    found: dict[str, list[dict[str, np.ndarray]]] = {method: [] for method in ("exact", *METHODS)}
-    for task in tasks:
-        found["exact"].append(cells(outputs, swapped(task), "exact"))
+    found: dict[str, list[dict[str, np.ndarray]]] = {method: [] for method in ("moves", "exact", *METHODS)}
+    for task in map(swapped, tasks):
+        found["moves"].append(moving_cells(outputs, task))
+        found["exact"].append(cells(outputs, task, "exact"))
         for method, options in METHODS.items():
-            found[method].append(cells(outputs, swapped(task), method, **options))
+            found[method].append(cells(outputs, task, method, **options))
     joined = {
-        method: {kind: np.concatenate([part[kind] for part in parts]) for kind in KINDS}
-        for method, parts in found.items()
+        name: {kind: np.concatenate([part[kind] for part in parts]) for kind in KINDS} for name, parts in found.items()
     }
+
+    def pearson(method: str, kind: str, moves: np.ndarray | None) -> float:
+        return compare(joined[method][kind], joined["exact"][kind], 10, moves).pearson
+
     return {
-        method: {kind: compare(joined[method][kind], joined["exact"][kind], 10).pearson for kind in KINDS}
+        method: {
+            kind: {"moving": pearson(method, kind, joined["moves"][kind]), "all": pearson(method, kind, None)}
+            for kind in KINDS
+        }
         for method in METHODS
     }
 
 
-def shown(name: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """A table of one model, published figures in brackets."""
-    print(f"\n{name}\n{'':10}" + "".join(f"{kind:>16}" for kind in KINDS))
+def shown(name: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """A table of one model: cells that move, in brackets all cells, and what was published of these."""
+    print(f"\n{name}\n{'':10}" + "".join(f"{kind:>24}" for kind in KINDS))
     for method, row in rows.items():
-        marks = [PUBLISHED.get((name, method, kind)) for kind in KINDS]
-        texts = [f"{row[k]:.3f}" + (f" [{m:.3f}]" if m else "") for k, m in zip(KINDS, marks, strict=True)]
-        print(f"{method:10}" + "".join(f"{text:>16}" for text in texts))
+        texts = []
+        for kind in KINDS:
+            published = PUBLISHED.get((name, method, kind))
+            every = f"all {row[kind]['all']:.3f}" + ("" if published is None else f", {published:.3f}")
+            texts.append(f"{row[kind]['moving']:.3f} [{every}]")
+        print(f"{method:10}" + "".join(f"{text:>24}" for text in texts))
 
 
 def main() -> None:

@@ -99,12 +99,14 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figur
     return figure, np.array(figure.subplots(rows, columns, squeeze=False))
 
 
-def _style(number: int, colour: str) -> dict[str, Any]:
+def marker_of(number: int) -> dict[str, Any]:
+    """Shape and filling of the method of this number."""
     marker, fill = _SHAPES[number % len(_SHAPES)]
-    return {
-        "marker": marker, "fillstyle": fill, "color": colour, "markerfacecoloralt": "white", "markersize": 6.5,
-        "linestyle": "", "alpha": 0.8,
-    }  # fmt: skip
+    return {"marker": marker, "fillstyle": fill, "markerfacecoloralt": "white"}
+
+
+def _style(number: int, colour: str) -> dict[str, Any]:
+    return {**marker_of(number), "color": colour, "markersize": 6.5, "linestyle": "", "alpha": 0.8}
 
 
 def _of_kinds(kinds: set[str]) -> list[Line2D]:
