@@ -102,7 +102,7 @@ class SiteState:
         every change of the activation that the type can hold counts: real ones are as small there.
         """
         finest = min(torch.finfo(self.x.dtype).eps, torch.finfo(torch.float32).eps)
-        bound = ROUNDING * finest * self.x.norm(dim=-1)
+        bound = ROUNDING * finest * self.x.to(self.x_change.dtype).norm(dim=-1)  # a norm overflows float16 easily
         error = self.error_change.norm(dim=-1) > bound
         moved = error | (self.x_change.norm(dim=-1) > bound)
         return (self.change != 0) & moved.flatten()[self.row], error

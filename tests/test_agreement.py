@@ -177,6 +177,15 @@ def test_a_change_below_rounding_is_no_move() -> None:
     assert (features.tolist(), errors.any()) == ([False, False, True, False], False)
 
 
+def test_a_move_counts_in_half_precision_however_large_the_activation() -> None:
+    x = torch.full((1, 2, 64), 3e4, dtype=torch.float16)  # its norm is beyond float16
+    change = torch.zeros(1, 2, 64)
+    change[0, 1, 0] = 16.0  # one step of float16 there
+    nothing = torch.empty(0, dtype=torch.long)
+    _, errors = SiteState(x, x, change, change, nothing, nothing, *2 * [torch.empty(0)], nothing > 0).moves()
+    assert errors.tolist() == [[False, True]]
+
+
 @pytest.mark.parametrize("basis", ["features", "neurons", "whole"])
 def test_exact_patching_runs_a_row_for_each_node_that_moves(
     shipped: fc.SplicedModel, basis: str, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import featcircuits as fc
+from featcircuits.pictures import save
 from featcircuits.runs import check_free
 from featcircuits.splice import SplicedModel
 from featcircuits.tracing import trace_with_ranking
@@ -45,7 +46,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """A panel for each task and score."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 5.5), layout="constrained")
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
     panels = figure.subplots(2, len(TASKS), sharex=True, squeeze=False)
     for row in rows:
         column = TASKS.index(row["task"])
@@ -57,9 +58,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for row in rows:
         if row["method"] == "ig":
             panels[0, TASKS.index(row["task"])].plot(row["sizes"], row["random"], ":", color="grey", label="random")
-    panels[0, 0].legend(fontsize=7)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     figure.supxlabel("nodes kept (features and errors)", fontsize=9)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    save(figure, path)
 
 
 def main() -> None:
