@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ def run(line: str) -> None:
 def main() -> None:
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     Path("saes").symlink_to(ROOT / "saes")
+    shutil.copy(ROOT / "saes/grammar-4l/tasks/ioi_train.jsonl", "pairs.jsonl")
     Path("text.txt").write_text("The boy that the girls like is here .\n" * 40, encoding="utf-8")
     for line in commands():
         run(line)
