@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from featcircuits.agreement import agree, audit
     from featcircuits.attribution.edges import edge_effects
     from featcircuits.attribution.effects import node_effects
+    from featcircuits.behaviour import behaviour_of
     from featcircuits.circuit import Circuit
     from featcircuits.corruption import symmetric_replacement
     from featcircuits.diagnostics import illusion
@@ -42,6 +43,7 @@ _HOMES = {
     "Task": "featcircuits.tasks",
     "agree": "featcircuits.agreement",
     "audit": "featcircuits.agreement",
+    "behaviour_of": "featcircuits.behaviour",
     "bound_missed": "featcircuits.evaluation",
     "check_suite": "featcircuits.health",
     "edge_effects": "featcircuits.attribution.edges",
@@ -66,6 +68,7 @@ __all__ = [
     "Task",
     "agree",
     "audit",
+    "behaviour_of",
     "bound_missed",
     "check_suite",
     "dictionaries",

@@ -60,6 +60,10 @@ class TraceConfig(Config):
     model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
     task: str = option("agreement_rc", "A task of the suite (its training file is used), or a JSONL file.")
     limit: int = option(0, "Use only the first N examples; 0 for all.")
+    hold_out: float = option(0.0, "Hold out this share of the file, such as 0.3; `evaluate` then uses it.", most=1)
+    prepend: str = option("", "Text in front of every prompt, mostly a special token such as '<|endoftext|>'.")
+    keep_wrong: bool = option(False, "Go on where the model answers fewer than 60 % of the examples right.")
+    only_right: bool = option(False, "Use only the examples that the model answers right (on both sides of a pair).")
     metric: str | None = option(
         None, "logit_difference, log_probability, probability, probability_difference or kl. Default: the task's own."
     )
@@ -109,8 +113,12 @@ class TraceConfig(Config):
 class EvaluateConfig(Config):
     """Everything that decides an evaluation of a run."""
 
-    task: str | None = option(None, "A task of the suite (its test file is used), or a JSONL file. Default: the run's.")
+    task: str | None = option(
+        None, "A task of the suite (its test file is used), or a JSONL file. Default: the run's, or what it held out."
+    )
     limit: int = option(0, "Use only the first N examples; 0 for all.")
+    keep_wrong: bool = option(False, "Go on where the model answers fewer than 60 % of the examples right.")
+    only_right: bool = option(False, "Use only the examples that the model answers right (on both sides of a pair).")
     ablation: str = option(
         "mean", "What nodes outside the circuit become: mean, zero, resample, or paired (the corrupted twin)."
     )
@@ -135,6 +143,9 @@ class AgreeConfig(Config):
     model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
     task: str = option("agreement_rc", "A task of the suite (its training file is used), or a JSONL file.")
     limit: int = option(20, "Use only the first N examples; 0 for all. Exact patching is one forward a node.")
+    prepend: str = option("", "Text in front of every prompt, mostly a special token such as '<|endoftext|>'.")
+    keep_wrong: bool = option(False, "Go on where the model answers fewer than 60 % of the examples right.")
+    only_right: bool = option(False, "Use only the examples that the model answers right (on both sides of a pair).")
     metric: str | None = option(None, "As for trace. Default: the task's own.")
     aggregate: str = option("none", "Positions: 'none', 'sum' or 'role'; single effects are compared in any case.")
     methods: str = option(
@@ -160,6 +171,7 @@ class CheckConfig(Config):
     task: str | None = option(
         None, "A task of the suite (its training file is used), or a JSONL file. Default: the suite's first task."
     )
+    prepend: str = option("", "Text in front of every prompt, mostly a special token such as '<|endoftext|>'.")
     text: str | None = option(None, "A text file instead of a task: one sentence or document a line.")
     limit: int = option(0, "Use only the first N examples or lines; 0 for all.")
     longest: int | None = option(None, "Tokens of a line of --text at most. Default: 128.", least=2)
@@ -171,6 +183,20 @@ class CheckConfig(Config):
     )
     check_fit: bool = option(True, "Refuse dictionaries that do not fit their site before the long measurements.")
     keep_sinks: bool = option(False, "Measure sink tokens (BOS, or over 10 times the median's norm) like all others.")
+
+
+@dataclass(frozen=True)
+class DataConfig(Config):
+    """Everything that decides a check of a task."""
+
+    suite: str = option("grammar-4l", "Suite whose model and tasks are meant: a name or a folder.")
+    model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
+    split: str = option("train", "Which file of a suite's task: train or test.")
+    limit: int = option(0, "Use only the first N examples; 0 for all.")
+    prepend: str = option("", "Text in front of every prompt, mostly a special token such as '<|endoftext|>'.")
+    metric: str | None = option(None, "As for trace. Default: the task's own.")
+    device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
+    dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
 
 
 @dataclass(frozen=True)

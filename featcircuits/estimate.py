@@ -35,7 +35,7 @@ def estimate(spliced: SplicedModel, task: Task, *, batch_size: int | None = None
     """
     batch_size = fitting_batch(spliced, task, batch_size)
     small = max(1, min(batch_size, len(task) // 8))
-    sample = task.take(min(len(task), 2 * small))
+    sample = task.take(min(len(task), 2 * small)).with_options(keep_wrong=True)
     per_example: list[float] = []
     """Seconds, a loop each"""
 

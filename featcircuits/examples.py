@@ -27,6 +27,9 @@ class Example:
     roles: tuple[tuple[str, Span], ...] = ()
 
 
+SAME_TOKENS = "clean and corrupted prompt are the same tokens; such a pair shows nothing: give prompts that differ"
+
+
 def check_example(example: Example) -> None:
     """Refuse an example that no metric or aggregate can make sense of."""
     if not example.clean:
@@ -39,6 +42,8 @@ def check_example(example: Example) -> None:
     check_roles(example)
     if shared := set(example.clean_answers) & set(example.corrupted_answers):
         raise InputError(f"token {min(shared)} is both a clean and a corrupted answer; the metric would be void")
+    if example.corrupted == example.clean:
+        raise InputError(SAME_TOKENS)
     if example.corrupted is not None and len(example.corrupted) != len(example.clean):
         raise InputError(
             f"the clean prompt has {len(example.clean)} tokens, the corrupted one {len(example.corrupted)}; "

@@ -108,6 +108,12 @@ def _given(
     return None, found
 
 
+def load_tokenizer(model: str | Path | None = None, suite: str | Path | None = None) -> Any:
+    """The tokenizer of the model that `load` would load, without the model: tasks are read with it first."""
+    _, found = _given(suite, None)
+    return _tokenizer(found.model_source if model is None and found is not None else str(model))
+
+
 def _source_of(suite: Suite | None) -> str:
     """The suite's own model, its files checked where they lie beside it."""
     if suite is None:
@@ -164,12 +170,8 @@ def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return found
 
 
-def _pretrained(
-    source: str, tokenizer: Any, dtype: torch.dtype | None, spread: bool = False
-) -> tuple[PreTrainedModel, Any]:
-    """Model and tokenizer from a folder or the hub; loading problems become one clear message."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+def _check_folder(source: str) -> None:
+    """Refuse a folder without a model in it."""
     if (folder := Path(source)).exists() and not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise InputError(
@@ -177,6 +179,27 @@ def _pretrained(
                 "merge_and_unload() returns"
             )
         raise InputError(f"model folder {source}: there is no config.json in it")
+
+
+def _tokenizer(source: str) -> Any:
+    """From a folder or the hub; loading problems become one clear message."""
+    from transformers import AutoTokenizer
+
+    _check_folder(source)
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"model {source!r} could not be loaded: {first_line(error)}") from None
+
+
+def _pretrained(
+    source: str, tokenizer: Any, dtype: torch.dtype | None, spread: bool = False
+) -> tuple[PreTrainedModel, Any]:
+    """Model and tokenizer from a folder or the hub; loading problems become one clear message."""
+    from transformers import AutoModelForCausalLM
+
+    _check_folder(source)
+    tokenizer = tokenizer or _tokenizer(source)
     options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
     if dtype is not None:
         options["dtype"] = dtype
@@ -187,7 +210,6 @@ def _pretrained(
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, **options)
         model, found = loaded
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"model {source!r} could not be loaded: {first_line(error)}") from None
     except Exception as error:

@@ -88,6 +88,9 @@ METRICS: Mapping[str, Metric] = {
 READS_ANSWERS_ALONE = frozenset({"logit_difference"})
 """Metrics that the logits of other tokens than the answers do not enter."""
 
+READS_NO_ANSWERS = frozenset({"kl"})
+"""Metrics that answers do not enter at all."""
+
 NEEDS_CORRUPTED_ANSWERS = frozenset({"logit_difference", "probability_difference"})
 
 

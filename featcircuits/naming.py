@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, shortened
 
 LONGEST = 100
 """Characters of a name."""
@@ -28,9 +28,9 @@ def check_name(name: Any, what: str) -> str:
     characters, halves of surrogate pairs, spaces of other kinds).
     """
     if not isinstance(name, str):
-        raise InputError(f"{what} must be a text, found {type(name).__name__} {_shown(name)}")
+        raise InputError(f"{what} must be a text, found {type(name).__name__} {shortened(name)}")
     if fault := _fault(name):
-        raise InputError(f"{what} {_shown(name)} {fault}")
+        raise InputError(f"{what} {shortened(name)} {fault}")
     return name
 
 
@@ -47,11 +47,17 @@ def _fault(name: str) -> str | None:
     return None
 
 
+def made_name(text: str) -> str:
+    """The nearest name to a file's, which may hold anything."""
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return printable[:LONGEST].strip() or "task"
+
+
 def check_role(name: Any) -> str:
     """A name that can stand for a place beside token positions and `other`."""
     check_name(name, "role")
     if name == OTHER or name.isdigit():
-        raise InputError(f"{_shown(name)} cannot be a role's name: it stands for another place; choose a word")
+        raise InputError(f"{shortened(name)} cannot be a role's name: it stands for another place; choose a word")
     return name
 
 
@@ -62,9 +68,4 @@ def check_place(place: Any) -> None:
     if isinstance(place, str):
         check_role(place)
     elif type(place) is not int or not 0 <= place < MOST_POSITIONS:
-        raise InputError(f"{_shown(place)} is no place: a place is a token position from 0 on, a role, or None")
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value[:80]) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        raise InputError(f"{shortened(place)} is no place: a place is a token position from 0 on, a role, or None")

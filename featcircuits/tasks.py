@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import index
@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from featcircuits.alignment import by_role, finest_common
+from featcircuits.encoding import Encoder, Entry, entries_of
 from featcircuits.errors import InputError
 from featcircuits.examples import Example, check_example
 from featcircuits.fingerprints import tokenizer_fingerprint
+from featcircuits.holdout import parted
 from featcircuits.metrics import NEEDS_CORRUPTED_ANSWERS, READS_ANSWERS_ALONE, Answers, metric_named
-from featcircuits.naming import OTHER
+from featcircuits.naming import OTHER, check_name, made_name
 from featcircuits.nodes import AGGREGATES
-from featcircuits.taskfiles import read_examples
+from featcircuits.taskfiles import read_lines
 from featcircuits.tokens import Tokens
 
 
@@ -82,8 +84,11 @@ class Task:
     """Of the task that this one is a part of; None for its own."""
     tokenizer: str | None = None
     """The fingerprint of the tokenizer whose ids these are, where it is known"""
+    keep_wrong: bool = False
+    """Whether results are computed even where the model does not do the task (`featcircuits.behaviour`)."""
 
     def __post_init__(self) -> None:
+        check_name(self.name, "task name")
         metric_named(self.metric)
         if self.aggregate not in AGGREGATES:
             raise InputError(f"unknown aggregate {self.aggregate!r}; known: {', '.join(AGGREGATES)}")
@@ -99,19 +104,28 @@ class Task:
                 raise InputError(f"{self.name}, example {number + 1}: {error}") from None
 
     @classmethod
-    def from_jsonl(cls, path: str | Path, tokenizer: Any, **options: Any) -> Task:
-        """Read pairs or single prompts, one JSON object a line (`featcircuits.taskfiles`)."""
+    def from_jsonl(cls, path: str | Path, tokenizer: Any, *, prepend: str = "", **options: Any) -> Task:
+        """Read pairs or single prompts, one JSON object per line (docs/tasks.md).
+
+        `prepend`: text that stands in front of every prompt, mostly a special token such as "<|endoftext|>"; a
+        line's own wins. Other options are the task's fields. Raises `InputError` naming file, line and remedy.
+        """
         path = Path(path)
+        return cls.from_entries(
+            path, entries_of(path, read_lines(path), Encoder.of(tokenizer), prepend), tokenizer, **options
+        )
+
+    @classmethod
+    def from_entries(cls, path: Path, entries: Sequence[Entry], tokenizer: Any, **options: Any) -> Task:
+        """From the lines of a file that are tokenised already."""
         pad_id = tokenizer.pad_token_id
         if pad_id is None:
             pad_id = tokenizer.eos_token_id or 0
-        examples = read_examples(path, tokenizer)
+        examples = tuple(entry.example for entry in entries)
         if "metric" not in options and not any(e.corrupted_answers for e in examples):
             options["metric"] = "log_probability"
-        return cls(
-            tuple(examples),
-            **{"pad_id": pad_id, "name": path.stem, "tokenizer": tokenizer_fingerprint(tokenizer), **options},
-        )
+        known = {"pad_id": pad_id, "name": made_name(path.stem), "tokenizer": tokenizer_fingerprint(tokenizer)}
+        return cls(examples, **{**known, **options})
 
     @classmethod
     def from_tokens(
@@ -155,6 +169,15 @@ class Task:
     def part(self, examples: Sequence[Example]) -> Task:
         """Some of the examples, at the places that all of them have."""
         return replace(self, examples=tuple(examples), layout=Layout(self.role_names, self.common))
+
+    def only(self, numbers: Iterable[int]) -> Task:
+        """The examples of these numbers, counted from 0, in the order given."""
+        return self.part([self.examples[number] for number in numbers])
+
+    def split(self, share: float, seed: int = 0) -> tuple[Task, Task]:
+        """(the rest, about `share` of the examples held out), drawn by `seed`, so that no prompt is in both."""
+        kept, held = parted(self.examples, share, seed)
+        return self.only(kept), self.only(held).with_options(name=made_name(f"{self.name} (held out)"))
 
     @property
     def paired(self) -> bool:

@@ -15,6 +15,7 @@ from featcircuits.attribution.edges import edge_effects, edge_estimator
 from featcircuits.attribution.effects import NodeEffects, check_errors, node_effects
 from featcircuits.attribution.nodes import Method, check_method, default_method
 from featcircuits.baselines import Baseline, check_baseline
+from featcircuits.behaviour import require_behaviour
 from featcircuits.belonging import check_task
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.corruption import Noise
@@ -124,6 +125,7 @@ def trace_with_ranking(
     plan.check(task, baseline)
     check_task(spliced, task, check)
     scope_of(spliced, start_layer)
+    require_behaviour(spliced, task)
     named, baseline = str(baseline), Noise(seed=seed) if baseline == "noise" else baseline
     batch_size = fitting_batch(spliced, task, batch_size)
     effects = node_effects(

@@ -541,13 +541,14 @@ def test_numbers_out_of_range_are_refused_before_loading(
 
 
 def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    from featcircuits.cli import commands, dictionaries
+    from featcircuits.cli import datacheck, dictionaries, tasks
 
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(commands, "load", loaded)
+    monkeypatch.setattr(tasks, "load", loaded)
     monkeypatch.setattr(dictionaries, "load_bare", loaded)
+    monkeypatch.setattr(datacheck, "load_bare", loaded)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def unpaired(count: int = 4, length: int = 5) -> Task:
     task = random_task(count, length)
     return Task.from_tokens(
         [e.clean for e in task.examples], None, [e.clean_answers for e in task.examples],
-        [e.corrupted_answers for e in task.examples],
+        [e.corrupted_answers for e in task.examples], keep_wrong=True,
     )  # fmt: skip
 
 

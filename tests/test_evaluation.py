@@ -283,6 +283,7 @@ def test_bad_requests_are_refused() -> None:
         fc.evaluate(spliced, circuit_of([Node(Site(0, "mlp"), 1, 3)], task), random_task(3, 3))
     with pytest.raises(fc.InputError, match="node mlp_0/99@0 does not exist"):
         fc.evaluate(spliced, circuit_of([Node(Site(0, "mlp"), 99, 0)], task), task)
-    mixed = fc.Task((*random_task(1, 4).examples, *random_task(1, 5).examples), aggregate="sum")
+    examples = (*random_task(1, 4).examples, *random_task(1, 5).examples)
+    mixed = fc.Task(examples, aggregate="sum", keep_wrong=True)
     with pytest.raises(fc.InputError, match="needs prompts of one length"):
         fc.evaluate(spliced, circuit_of([Node(Site(0, "mlp"), 1, None)], mixed), mixed, ablation="resample")

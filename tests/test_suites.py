@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import featcircuits as fc
-from featcircuits.cli import commands
-from featcircuits.cli.commands import load_for
+from featcircuits.cli import tasks
 from featcircuits.cli.listing import suite_table
+from featcircuits.cli.tasks import load_for, read_task
 from featcircuits.config import TraceConfig
 from featcircuits.dictionaries import Affine, jumprelu
 from featcircuits.manifest import dictionaries_of
@@ -580,9 +580,9 @@ def test_commands_load_the_sites_of_their_settings() -> None:
 
 
 def test_a_suite_without_the_task_is_refused_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "load", lambda *given, **options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(tasks, "load_tokenizer", lambda *given, **options: pytest.fail("the hub was asked"))
     with pytest.raises(fc.InputError, match="'gpt2-small' has no task 'agreement_rc'; it has none; give a JSONL file"):
-        load_for(TraceConfig(suite="gpt2-small"), None)
+        read_task(TraceConfig(suite="gpt2-small"), "agreement_rc", "train")
 
 
 def test_runs_of_layers() -> None:

@@ -104,14 +104,16 @@ class Characters:
     Like Llama's tokenizer it begins a text with a token of its own, and like T5's it ends it with one.
     """
 
-    pad_token_id, eos_token_id, unk_token_id, is_fast = None, 2, None, False
+    pad_token_id, bos_token_id, eos_token_id, unk_token_id, is_fast = None, 1, 2, None, False
 
     def __init__(self, ends: bool = False) -> None:
         self.ends = ends
 
-    def __call__(self, text: str) -> dict[str, list[int]]:
-        pieces = text.replace("ab", "\x03")
-        return {"input_ids": [1, *map(ord, pieces), *([2] if self.ends else [])]}
+    def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, Any]:
+        if isinstance(text, list):
+            return {"input_ids": [self(one, add_special_tokens)["input_ids"] for one in text]}
+        ids = [*map(ord, text.replace("ab", "\x03"))]
+        return {"input_ids": [1, *ids, *([2] if self.ends else [])] if add_special_tokens else ids}
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
         return [chr(number) for number in ids]
@@ -503,7 +505,7 @@ def test_an_appended_end_token_is_not_part_of_the_prompt(tmp_path: Path) -> None
 
 
 def test_a_line_separator_inside_a_json_string_is_no_line_break(tmp_path: Path, tokenizer: Any) -> None:
-    line = json.dumps({**SINGLE, "case": "a\u2028b"}, ensure_ascii=False)
+    line = json.dumps({**SINGLE, "prefix": "The\u2028author"}, ensure_ascii=False)
     assert len(fc.Task.from_jsonl(written(tmp_path, line), tokenizer)) == 1
 
 

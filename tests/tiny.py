@@ -164,7 +164,8 @@ def traced(spliced: SplicedModel, task: fc.Task, **options: Any) -> fc.Circuit:
 
 
 def random_task(count: int = 3, length: int = 5, seed: int = 0, **options: Any) -> fc.Task:
-    """Aligned pairs of random tokens that differ in one place, with random answers."""
+    """Aligned pairs of random tokens that differ in one place, with random answers, which no model gets right."""
+    options = {"keep_wrong": True, **options}
     generator = torch.Generator().manual_seed(seed)
     clean = torch.randint(1, VOCABULARY, (count, length), generator=generator)
     corrupted = clean.clone()

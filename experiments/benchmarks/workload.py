@@ -88,4 +88,4 @@ def random_task(shape: Shape, seed: int = 0) -> fc.Task:
     clean, other = torch.randint(1, shape.vocabulary, (2, shape.batch, shape.tokens), generator=generator)
     corrupted = torch.where(torch.rand(shape.batch, shape.tokens, generator=generator) < 0.5, clean, other)
     answers = torch.randint(1, shape.vocabulary, (2, shape.batch), generator=generator)
-    return fc.Task.from_tokens(clean, corrupted, answers[0], answers[1])
+    return fc.Task.from_tokens(clean, corrupted, answers[0], answers[1], keep_wrong=True)

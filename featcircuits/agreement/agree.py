@@ -15,6 +15,7 @@ from featcircuits.agreement.scores import Comparison, compare
 from featcircuits.attribution.edges import edge_effects
 from featcircuits.attribution.effects import NodeEffects, check_errors, node_effects
 from featcircuits.attribution.nodes import Estimator, Method, method_named
+from featcircuits.behaviour import require_behaviour
 from featcircuits.belonging import check_task
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress, silent
@@ -115,6 +116,7 @@ def agree(
     check_number("top", top, Range(1, MOST))
     check_number("edge_nodes", edge_nodes, Range(0, MOST))
     parsed = [parse_method(text) for text in methods]
+    require_behaviour(spliced, task)
     models = {basis: in_basis(spliced, basis) for basis in bases}
     n_tokens = len(task) * task.longest
     scores: list[Score] = []

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from featcircuits.baselines import check_known
 from featcircuits.circuit import Circuit
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_table, report_table
+from featcircuits.cli.tasks import check_choice, evaluated_part, judged, model_and_task, traced_part
 from featcircuits.cli.watch import watching
-from featcircuits.config import AgreeConfig, CheckConfig, EvaluateConfig, TraceConfig
+from featcircuits.config import EvaluateConfig, TraceConfig
 from featcircuits.errors import InputError
 from featcircuits.estimate import estimate
 from featcircuits.evaluation import evaluate
@@ -27,15 +29,13 @@ from featcircuits.evaluation.plot import plot_curve
 from featcircuits.evaluation.report import Report
 from featcircuits.export import EXPORTERS
 from featcircuits.ledger import AcrossProcesses, OnDisk, recorded
-from featcircuits.loading import load
 from featcircuits.manifest import manifest_of
 from featcircuits.processes import Processes, joined
 from featcircuits.seen import compared
 from featcircuits.splice import SplicedModel
 from featcircuits.states import fitting_batch
-from featcircuits.suites import load_suite
 from featcircuits.tasks import Task
-from featcircuits.tracing import Trace, planned, rules_of, trace_with_ranking
+from featcircuits.tracing import Plan, Trace, planned, rules_of, trace_with_ranking
 from featcircuits.writing import check_replaceable, together
 
 
@@ -48,8 +48,9 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
             options = _trace_options(config)
             folder = stack.enter_context(runs.workplace(output, asdict(config), owner=processes.first))
         with processes.together():
-            spliced = load_for(config, processes.device(config.device))
-            task = task_for(config, spliced, config.task, "train", config.limit)
+            device, part = processes.device(config.device), traced_part(config, config.limit)
+            spliced, task = model_and_task(config, device, part, partial(_check_plan, config))
+            task = judged(spliced, task, config, console.print)
             size = fitting_batch(spliced, task, config.batch_size or _recorded_size(folder))
         agreed = min(processes.each(size))
         options["batch_size"] = config.batch_size or agreed
@@ -105,8 +106,9 @@ def _recorded_size(folder: Path) -> int | None:
 def dry_run(config: TraceConfig) -> None:
     """Print what the trace would take, and do nothing else."""
     options = _trace_options(config)
-    spliced = load_for(config, config.device)
-    task = task_for(config, spliced, config.task, "train", config.limit)
+    part = traced_part(config, config.limit)
+    spliced, task = model_and_task(config, config.device, part, partial(_check_plan, config))
+    task = judged(spliced, task, config, console.print)
     found = estimate(spliced, task, **options)
     say(
         f"{task.name}: {found.n_examples} examples in batches of {found.batch_size}, about {found.seconds:.0f} s "
@@ -116,20 +118,31 @@ def dry_run(config: TraceConfig) -> None:
 
 def _trace_options(config: TraceConfig) -> dict[str, Any]:
     """Arguments of `trace`, checked as far as they need neither model nor task."""
+    check_choice(config)
     nodes, options = method_of(config)
-    edges = None if config.edges == "none" else config.edges
-    some = nodes or default_method(paired=True, baseline=None)  # which default it is, the task will tell
     check_known(config.baseline)
-    rules = rules_of(edges, config.keep_nodes, config.keep_edges)
-    planned(some, edges, config.select, *rules, config.errors, options)
+    _plan(config, paired=True)  # which method is the default one, the task will tell
     kept = ("select", "start_layer", "keep_nodes", "keep_edges", "baseline", "errors", "seed", "check_fit")
     return {
         **{name: getattr(config, name) for name in kept},
         "nodes": nodes,
-        "edges": edges,
+        "edges": None if config.edges == "none" else config.edges,
         "batch_size": config.batch_size or None,
         **options,
     }
+
+
+def _plan(config: TraceConfig, paired: bool) -> Plan:
+    nodes, options = method_of(config)
+    edges = None if config.edges == "none" else config.edges
+    some = nodes or default_method(paired, config.baseline)
+    rules = rules_of(edges, config.keep_nodes, config.keep_edges)
+    return planned(some, edges, config.select, *rules, config.errors, options)
+
+
+def _check_plan(config: TraceConfig, task: Task) -> None:
+    """Refuse what is asked for and the task does not have."""
+    _plan(config, task.paired).check(task, config.baseline)
 
 
 def method_of(config: TraceConfig) -> tuple[str | None, Mapping[str, Any]]:
@@ -157,6 +170,7 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
     """Evaluate a run's circuit, print the report, and put it into the run folder."""
     runs.check_run(run)
     check_replaceable(run / runs.REPORT, overwrite)
+    check_choice(config)
     ablation_kind(config.ablation)
     check_error_terms(config.errors)
     sizes = _sizes(config.sizes)
@@ -177,10 +191,10 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
 def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Report:
     traced = TraceConfig.read(run / runs.CONFIG, {})
     circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
-    spliced = load_for(traced, config.device)
-    task = task_for(traced, spliced, config.task or traced.task, "test", config.limit)
+    spliced, task = model_and_task(traced, config.device, evaluated_part(config, traced), Task.check_places)
     for note in compared(circuit.manifest, task, spliced.tokenizer).notes:
         say(note)
+    task = judged(spliced, task, config, console.print)
     start_layer = traced.start_layer if config.start_layer is None else config.start_layer
     with watching(console) as progress:
         return evaluate(
@@ -206,37 +220,6 @@ def export_run(run: Path, formats: str, overwrite: bool) -> None:
             EXPORTERS[name].write(circuit, folder / path.name)
     for name, path in paths.items():
         say(f"{name}: {path}")
-
-
-def load_for(config: TraceConfig | AgreeConfig | CheckConfig, device: str | None) -> SplicedModel:
-    """The model with its suite; a task that the suite does not have is refused before anything is fetched."""
-    if config.task and _is_name(config.task):
-        load_suite(config.suite).task_file(config.task, "train")
-    offload = None if isinstance(config, AgreeConfig) else config.offload
-    return load(
-        config.model, config.suite, sites=config.sites or None, device=device, dtype=config.dtype, offload=offload,
-        check_place=config.check_place,
-    )  # fmt: skip
-
-
-def task_for(
-    config: TraceConfig | AgreeConfig | CheckConfig, spliced: SplicedModel, task: str, split: str, limit: int
-) -> Task:
-    """A task of the suite by name, or a file."""
-    settings = {name: getattr(config, name, None) for name in ("aggregate", "metric")}
-    options = {name: value for name, value in settings.items() if value}
-    path = Path(task)
-    if _is_name(task):
-        assert spliced.suite is not None
-        path = spliced.suite.task_file(task, split)
-        options.setdefault("metric", spliced.suite.tasks[task].get("metric", "logit_difference"))
-    found = Task.from_jsonl(path, spliced.tokenizer, **options)
-    return found.take(limit) if limit else found
-
-
-def _is_name(task: str) -> bool:
-    """Rather than a file."""
-    return Path(task).suffix == "" and not Path(task).exists()
 
 
 def _sizes(text: str) -> list[int] | None:

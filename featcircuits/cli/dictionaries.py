@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 from featcircuits import runs
-from featcircuits.cli.commands import load_for, since, task_for
+from featcircuits.cli.commands import since
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import fit_table, health_table, trained_table
+from featcircuits.cli.tasks import Wanted, load_for, model_and_task
 from featcircuits.cli.watch import watching
 from featcircuits.config import CheckConfig, TrainConfig
 from featcircuits.errors import InputError
@@ -16,6 +17,7 @@ from featcircuits.health import check_suite
 from featcircuits.loading import load_bare
 from featcircuits.progress import Progress
 from featcircuits.splice import SplicedModel
+from featcircuits.suites import load_suite
 from featcircuits.text import Rows, read_rows, rows_of
 from featcircuits.training import Recipe, sample_rows, train_suite
 from featcircuits.training.suite import sites_named
@@ -33,8 +35,7 @@ def check_run(config: CheckConfig, output: Path | None) -> None:
     if config.longest is not None and not config.text:
         raise InputError("longest cuts the lines of a text, and the prompts of a task stay whole; leave it out")
     began = time.monotonic()
-    spliced = load_for(config, config.device)
-    name, rows = _checked_on(config, spliced)
+    spliced, name, rows = _checked_on(config)
     with watching(console) as progress:
         found = check_suite(
             spliced, rows,
@@ -49,19 +50,19 @@ def check_run(config: CheckConfig, output: Path | None) -> None:
     say(f"{found.n_rows} rows of {name}, {found.n_tokens} tokens, {since(began)}" + (f": {output}" if output else ""))
 
 
-def _checked_on(config: CheckConfig, spliced: SplicedModel) -> tuple[str, Rows]:
-    """The text's name and its rows."""
+def _checked_on(config: CheckConfig) -> tuple[SplicedModel, str, Rows]:
+    """The model with its suite, the text's name and its rows."""
     if config.text:
         path = Path(config.text)
-        return path.name, _some(
-            read_rows(path, spliced.tokenizer, _longest(config.longest or 128, spliced)), config.limit
-        )
-    assert spliced.suite is not None
-    task = config.task or next(iter(spliced.suite.tasks), None)
+        spliced = load_for(config, config.device)
+        rows = read_rows(path, spliced.tokenizer, _longest(config.longest or 128, spliced))
+        return spliced, path.name, _some(rows, config.limit)
+    suite = load_suite(config.suite)
+    task = config.task or next(iter(suite.tasks), None)
     if task is None:
-        raise InputError(f"suite {spliced.suite.name!r} has no tasks; give a --task file or a --text file")
-    found = task_for(config, spliced, task, "train", config.limit)
-    return found.name, rows_of(found)
+        raise InputError(f"suite {suite.name!r} has no tasks; give a --task file or a --text file")
+    spliced, found = model_and_task(config, config.device, Wanted(task, "train", config.limit))
+    return spliced, found.name, rows_of(found)
 
 
 def train_run(config: TrainConfig, output: Path) -> None:

@@ -11,9 +11,10 @@ from featcircuits.agreement.agree import DEFAULT_METHODS, agree, parse_method
 from featcircuits.agreement.audit import audit
 from featcircuits.agreement.bases import check_basis
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
-from featcircuits.cli.commands import load_for, method_of, since, task_for
+from featcircuits.cli.commands import method_of, since
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import agreement_tables, audit_table, cost_table
+from featcircuits.cli.tasks import Wanted, check_choice, judged, model_and_task, traced_part
 from featcircuits.cli.watch import watching
 from featcircuits.config import AgreeConfig, TraceConfig
 from featcircuits.pictures import check_format
@@ -21,6 +22,7 @@ from featcircuits.pictures import check_format
 
 def agree_run(config: AgreeConfig, output: Path) -> None:
     """Compare, print the tables, and leave a folder with the numbers and pictures."""
+    check_choice(config)
     methods = [text for text in config.methods.split(",") if text.strip()] or DEFAULT_METHODS
     bases = [text.strip() for text in config.bases.split(",") if text.strip()]
     for text in methods:
@@ -30,8 +32,8 @@ def agree_run(config: AgreeConfig, output: Path) -> None:
     check_format(config.pictures)
     began = time.monotonic()
     with runs.workplace(output, asdict(config)):
-        spliced = load_for(config, config.device)
-        task = task_for(config, spliced, config.task, "train", config.limit)
+        spliced, task = model_and_task(config, config.device, Wanted(config.task, "train", config.limit))
+        task = judged(spliced, task, config, console.print)
         with watching(console) as progress:
             found = agree(
                 spliced, task, methods,
@@ -54,7 +56,6 @@ def audit_run(run: Path, limit: int) -> None:
     runs.check_run(run)
     traced = TraceConfig.read(run / runs.CONFIG, {})
     method, options = method_of(traced)
-    spliced = load_for(traced, traced.device)
-    task = task_for(traced, spliced, traced.task, "train", limit)
+    spliced, task = model_and_task(traced, traced.device, traced_part(traced, limit))
     found = audit(spliced, task, method, batch_size=traced.batch_size or 16, **options)
     console.print(audit_table(found))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from featcircuits.alignment import ANYWHERE
 from featcircuits.baselines import MEANS_ANYWHERE
+from featcircuits.behaviour import require_behaviour
 from featcircuits.belonging import check_circuit, check_nodes, check_task
 from featcircuits.circuit import Circuit
 from featcircuits.errors import InputError
@@ -80,6 +81,7 @@ def evaluate(
     check_number("seed", seed, SEEDS)
     scope = scope_of(spliced, start_layer, embed)
     _check_match(circuit, task)
+    require_behaviour(spliced, task)
     familiar = compared(circuit.manifest, task, spliced.tokenizer)
     order = varying(_order(spliced, task, circuit if ranking is None else ranking), scope, errors)
     chosen_sizes = default_sizes(order) if sizes is None else check_sizes(sizes, len(order))

@@ -1,0 +1,42 @@
+"""`featcircuits data`: what a task file says, and what the model does on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featcircuits.cli.options import with_settings
+from featcircuits.config import DataConfig
+
+data = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Check task files.")
+
+
+@data.callback()
+def group() -> None:
+    """Makes a group of a single command."""
+
+
+@data.command()
+@with_settings(DataConfig)
+def check(
+    config: DataConfig,
+    task: Annotated[str, typer.Argument(help="A task of the suite, or a JSONL file (docs/tasks.md).")],
+    show: Annotated[int, typer.Option(min=0, help="Print the first N prompts as the model takes them.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the figures.")] = None,
+) -> None:
+    """Check a task: is every line usable, and does the model show the behaviour?
+
+    Prints F and how many answers are right on both sides, words outside the vocabulary, and a row per
+    line. A file that cannot be used ends in exit code 2; a model that answers wrong is only shown.
+
+    Examples:
+
+        featcircuits data check ioi --limit 10
+
+        featcircuits data check pairs.jsonl --show 2 -o check.json
+    """
+    from featcircuits.cli.datacheck import check_data
+
+    check_data(config, task, show, output)

@@ -1,0 +1,58 @@
+"""What `featcircuits data check` does, once its options are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from featcircuits import runs
+from featcircuits.behaviour import Behaviour, behaviour_of
+from featcircuits.cli.judgement import RIGHT, behaviour_table, line_table, notes, prompt_lines, unknown_words
+from featcircuits.cli.output import console, say
+from featcircuits.cli.tasks import Read, read_task
+from featcircuits.config import DataConfig
+from featcircuits.encoding import Encoder
+from featcircuits.errors import InputError
+from featcircuits.loading import load_bare
+from featcircuits.splice import SplicedModel
+from featcircuits.suites import load_suite
+
+
+def check_data(config: DataConfig, task: str, show: int, output: Path | None) -> None:
+    """Read, judge, print, and write the figures where that was asked for."""
+    if output is not None and output.exists():
+        raise InputError(f"{output} exists; choose another file, or remove it first")
+    if config.split not in ("train", "test"):
+        raise InputError(f"split is {config.split!r}; a suite's task has 'train' and 'test'")
+    read = read_task(config, task, config.split)
+    if config.limit:
+        read = Read(read.entries[: config.limit], read.task.take(config.limit), read.tokenizer)
+    encoder = Encoder.of(read.tokenizer)
+    for entry in read.entries[:show]:
+        say("\n".join(prompt_lines(entry, read.tokenizer)))
+    found = behaviour_of(_model(config), read.task)
+    console.print(line_table(found, read.entries, encoder))
+    console.print(behaviour_table(found, read.tokenizer))
+    say(RIGHT)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(output, _record(found, read, encoder))
+
+
+def _model(config: DataConfig) -> SplicedModel:
+    """Bare: dictionaries change nothing of what it answers."""
+    source = config.model
+    if source is None:
+        suite = load_suite(config.suite)
+        suite.check_sources()
+        suite.check_model_files()
+        source = suite.model_source
+    return load_bare(source, device=config.device, dtype=config.dtype)
+
+
+def _record(found: Behaviour, read: Read, encoder: Encoder) -> dict[str, Any]:
+    lines = [
+        {"line": entry.line.number, "case": entry.line.case, "unknown_words": unknown_words(entry, encoder)}
+        for entry in read.entries
+    ]
+    return {**found.to_json(), "notes": notes(found, read.tokenizer), "lines": lines}

@@ -1,0 +1,114 @@
+"""Tasks on the command line: read before the model is loaded, and judged by it before anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from featcircuits.behaviour import behaviour_of, only_right
+from featcircuits.cli.judgement import behaviour_table
+from featcircuits.config import AgreeConfig, CheckConfig, DataConfig, EvaluateConfig, TraceConfig
+from featcircuits.encoding import Encoder, Entry, entries_of
+from featcircuits.errors import InputError
+from featcircuits.loading import load, load_tokenizer
+from featcircuits.splice import SplicedModel
+from featcircuits.suites import load_suite
+from featcircuits.taskfiles import read_lines
+from featcircuits.tasks import Task
+
+Settings = TraceConfig | AgreeConfig | CheckConfig
+"""What says which model and suite are meant, and how a task is read."""
+
+
+class Wanted(NamedTuple):
+    """A task of the suite by name, or a file; `part`: all of it, or a side of what `hold_out` parts."""
+
+    task: str
+    split: str = "train"
+    limit: int = 0
+    part: Literal["all", "rest", "held out"] = "all"
+
+
+class Read(NamedTuple):
+    """A task file's lines, tokenised, and the task that they make."""
+
+    entries: Sequence[Entry]
+    task: Task
+    tokenizer: Any
+
+
+def traced_part(config: TraceConfig, limit: int) -> Wanted:
+    """What a trace is of: all but what is held out."""
+    return Wanted(config.task, "train", limit, "rest" if config.hold_out else "all")
+
+
+def evaluated_part(config: EvaluateConfig, traced: TraceConfig) -> Wanted:
+    """The task that was asked for; else what the trace held out, else the test file."""
+    if config.task is None and traced.hold_out:
+        return Wanted(traced.task, "train", config.limit, "held out")
+    return Wanted(config.task or traced.task, "test", config.limit)
+
+
+def model_and_task(
+    config: Settings, device: str | None, wanted: Wanted, check: Callable[[Task], object] | None = None
+) -> tuple[SplicedModel, Task]:
+    """Both, the task first: what is wrong in it, or what `check` refuses, comes out before the model is loaded."""
+    read = read_task(config, wanted.task, wanted.split)
+    task = read.task
+    if wanted.part != "all":
+        assert isinstance(config, TraceConfig)
+        rest, held = task.split(config.hold_out, config.seed)
+        task = rest if wanted.part == "rest" else held
+    task = task.take(wanted.limit) if wanted.limit else task
+    if check is not None:
+        check(task)
+    return load_for(config, device, read.tokenizer), task
+
+
+def load_for(config: Settings, device: str | None, tokenizer: Any = None) -> SplicedModel:
+    """The model with its suite."""
+    offload = None if isinstance(config, AgreeConfig) else config.offload
+    return load(
+        config.model, config.suite,
+        sites=config.sites or None, device=device, dtype=config.dtype, offload=offload, tokenizer=tokenizer,
+        check_place=config.check_place,
+    )  # fmt: skip
+
+
+def read_task(config: Settings | DataConfig, task: str, split: str) -> Read:
+    """A task of the suite by name, or a file; what needs no tokenizer is checked before one is loaded."""
+    settings = {name: getattr(config, name, None) for name in ("aggregate", "metric")}
+    options = {name: value for name, value in settings.items() if value}
+    path = Path(task)
+    if _is_name(task):
+        suite = load_suite(config.suite)
+        path = suite.task_file(task, split)
+        options.setdefault("metric", suite.tasks[task].get("metric", "logit_difference"))
+    lines = read_lines(path)
+    tokenizer = load_tokenizer(config.model, config.suite)
+    entries = entries_of(path, lines, Encoder.of(tokenizer), config.prepend)
+    return Read(entries, Task.from_entries(path, entries, tokenizer, **options), tokenizer)
+
+
+def _is_name(task: str) -> bool:
+    """Rather than a file."""
+    return Path(task).suffix == "" and not Path(task).exists()
+
+
+def judged(
+    spliced: SplicedModel, task: Task, config: TraceConfig | EvaluateConfig | AgreeConfig, show: Callable[[Any], None]
+) -> Task:
+    """The task to go on with: what the model does on it is shown, and too little of it refused."""
+    found = behaviour_of(spliced, task)
+    kept = only_right(task, found) if config.only_right else task
+    show(behaviour_table(found, spliced.tokenizer, dropped=len(task) - len(kept)))
+    if not (config.keep_wrong or config.only_right):
+        found.check()
+    return kept.with_options(keep_wrong=True)
+
+
+def check_choice(config: TraceConfig | EvaluateConfig | AgreeConfig) -> None:
+    """Refuse to keep and to drop what is wrong."""
+    if config.keep_wrong and config.only_right:
+        raise InputError("give either keep_wrong or only_right, not both")
