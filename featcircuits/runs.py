@@ -97,10 +97,13 @@ def resumable(output: Path, request: Mapping[str, Any]) -> Iterator[OnDisk]:
 
 
 @contextmanager
-def adding(run: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """A finished run that no other command adds files to meanwhile; raises `InputError` where one does already."""
-    check_writable(run / REPORT)
-    with _owned(run / ADDING, run, settings):
+def adding(path: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """A finished run that no other command adds files to meanwhile; `path` is the first that this one adds.
+
+    Raises `InputError` where another adds some already, and where it cannot be written.
+    """
+    check_writable(path)
+    with _owned(path.parent / ADDING, path.parent, settings):
         yield
 
 
