@@ -40,6 +40,19 @@ def check_free(output: Path) -> None:
         raise InputError(f"{output} exists and is not empty; choose another folder, or remove it first{left}")
 
 
+def check_new_file(output: Path) -> None:
+    """Refuse a file that exists, or cannot be written; folders above it will be made."""
+    check_writable(output)
+    if output.exists():
+        raise InputError(f"{output} exists; choose another file, or remove it first")
+
+
+def write_new_json(output: Path, value: Any) -> None:
+    with write_errors(output):
+        make_folder(output.parent)
+    write_json(output, value, overwrite=False)
+
+
 @contextmanager
 def new_run(output: Path) -> Iterator[Path]:
     """A folder to write into that becomes `output` if all goes well, and vanishes if not."""

@@ -101,7 +101,8 @@ def _digest(circuit: Circuit) -> str:
 
 def _recorded_size(folder: Path) -> int | None:
     """The batch size of the run that is gone on with: it may have been chosen by the memory that was free then."""
-    size = (recorded(folder) or {}).get("config", {}).get("batch_size")
+    settings = (recorded(folder) or {}).get("config")
+    size = settings.get("batch_size") if isinstance(settings, dict) else None
     return size if isinstance(size, int) and size > 0 else None
 
 
