@@ -69,6 +69,11 @@ def load(
     device, dtype = None if spread else check_device(device), check_dtype(dtype)
     if offload not in (None, "cpu", "disk"):
         raise InputError(f"offload is {offload!r}; known: 'cpu', 'disk'")
+    if offload is not None and isinstance(suite, Mapping):
+        raise InputError(
+            f"offload is {offload!r}, but dictionaries that were made already stay where they are; give a suite's name "
+            "or folder, or leave offload out"
+        )
     model = _source_of(found) if model is None else model
     if isinstance(model, (str, Path)):
         model, tokenizer = _pretrained(str(model), tokenizer, dtype, spread)
