@@ -80,9 +80,9 @@ def tokenizer_of(spliced: SplicedModel) -> str | None:
     return spliced.remembered[tokenizer][1]
 
 
-def request_of(spliced: SplicedModel, task: Task, *settings: Any) -> str:
+def request_of(identity: Identity, task: Task, *settings: Any) -> str:
     """A sha256 of a model, its dictionaries, a task and the settings of what is computed on them."""
-    whole = [list(identity_of(spliced)), task.sha256, task.aggregate, *map(repr, settings)]
+    whole = [list(identity), task.sha256, task.aggregate, *map(repr, settings)]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 

@@ -153,7 +153,9 @@ class AgreeConfig(Config):
     )
     bases: str = option("features,whole", "What counts as a node: features, neurons, whole (module outputs).")
     top: int = option(100, "How many of the strongest nodes the overlap counts.", least=1)
-    edge_nodes: int = option(40, "Edges are compared among so many of the strongest nodes; 0 for none.")
+    edge_nodes: int | None = option(
+        None, "Edges are compared among so many of the strongest features and errors; 0 for none. Default: 40."
+    )
     pictures: str = option("png", "Format of the pictures: png, pdf or svg.")
     batch_size: int = option(16, "Examples of one batch.", least=1, most=MOST_ROWS)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")

@@ -16,7 +16,7 @@ from featcircuits.attribution.effects import NodeEffects, check_errors, node_eff
 from featcircuits.attribution.nodes import Method, check_method, default_method
 from featcircuits.baselines import Baseline, check_baseline
 from featcircuits.behaviour import require_behaviour
-from featcircuits.belonging import check_task, request_of
+from featcircuits.belonging import check_task, identity_of, request_of
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.corruption import Noise
 from featcircuits.errors import InputError
@@ -139,7 +139,7 @@ def trace_with_ranking(
         "baseline": named, "errors": errors, "select": select, "start_layer": start_layer,
         "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
-    asked = request_of(spliced, task, *plan.nodes, baseline, errors, batch_size, select, start_layer, seed)
+    asked = request_of(identity_of(spliced), task, *plan.nodes, baseline, errors, batch_size, select, start_layer, seed)
     order = _ordered(
         Stamped(ledger or InMemory(), asked), effects,
         lambda: select_with(plan.select, spliced, task, effects, start_layer=start_layer, seed=seed, progress=progress),

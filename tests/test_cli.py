@@ -577,6 +577,7 @@ def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         (["trace", "--keep-edges", "top=1.5"], "top is '1.5', but must be of type int"),
         (["trace", "--dry-run", "--nodes", "igg"], "unknown method 'igg'"),
         (["agree", "--methods", "igg"], "unknown method 'igg'"),
+        (["agree", "--bases", "whole", "--edge-nodes", "9"], "leave edge_nodes out too"),
         (["agree", "--bases", "heads"], "unknown basis 'heads'"),
         (["agree", "--pictures", "gif"], "no picture is written as 'gif'; known: png, pdf, svg"),
     ],
@@ -658,6 +659,8 @@ def test_an_evaluation_refuses_another_model_unless_told_otherwise(
     assert (found.code, "circuit: the dictionary of mlp_1 is another than it was made with" in found.err) == (2, True)
     assert not (run_folder / "report.json").exists()
     assert command("evaluate", run_folder, *settings, "--no-check").code == 0
+    found = command("audit", run_folder, "--limit", 2)
+    assert (found.code, "circuit: the dictionary of mlp_1 is another than it was made with" in found.err) == (2, True)
 
 
 def scale(suite: Path) -> None:

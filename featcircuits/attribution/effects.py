@@ -222,7 +222,7 @@ def node_effects(
         task.check_places()
     identity = identity_of(spliced)
     batch_size = fitting_batch(spliced, task, batch_size)
-    request = request_of(spliced, task, method, options, baseline, errors, batch_size, keep_examples)
+    request = request_of(identity, task, method, options, baseline, errors, batch_size, keep_examples)
     ledger = Stamped(ledger or InMemory(), request)
     count = task.count_batches(batch_size)
     todo = ledger.todo(STAGE, count)
