@@ -450,7 +450,7 @@ def not_a_number(suite: Path) -> None:
         (truncate, ["mlp_1.safetensors: sha256 is", "restore it"]),
         (tamper, ["mlp_1.safetensors: sha256 is", "restore it"]),
         (remove, ["mlp_1.safetensors: no such file"]),
-        (narrow, ["site mlp_1: the dictionary is 64 wide, the model's activation 128"]),
+        (narrow, ["mlp_1: the suite records width = 128, but the weights have 64"]),
         (not_a_number, ["holds NaN or infinity", "gpt_neox.layers.2.mlp"]),
     ],
 )
