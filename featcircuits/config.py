@@ -194,7 +194,7 @@ class DataConfig(Config):
     suite: str = option("grammar-4l", "Suite whose model and tasks are meant: a name or a folder.")
     model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
     split: str = option("train", "Which file of a suite's task: train or test.")
-    limit: int = option(0, "Use only the first N examples; 0 for all.", least=0)
+    limit: int = option(0, "Use only the first N examples; 0 for all.")
     prepend: str = option("", "Text in front of every prompt, mostly a special token such as '<|endoftext|>'.")
     metric: str | None = option(None, "As for trace. Default: the task's own.")
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
