@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -76,6 +78,12 @@ def tokenizer_of(spliced: SplicedModel) -> str | None:
     if tokenizer not in spliced.remembered:
         spliced.remembered[tokenizer] = ((), tokenizer_fingerprint(tokenizer))
     return spliced.remembered[tokenizer][1]
+
+
+def request_of(identity: Identity, task: Task, *settings: Any) -> str:
+    """A sha256 of a model, its dictionaries, a task and the settings of what is computed on them."""
+    whole = [list(identity), task.sha256, task.aggregate, *map(repr, settings)]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
 def identity_in(manifest: Mapping[str, Any]) -> Identity:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -151,6 +152,7 @@ class Circuit:
         """Write one safetensors file, whole or not at all; the same circuit gives the same bytes."""
         from safetensors.numpy import save
 
+        _check_path(path)
         _check_manifest(self.manifest)
         names = [str(node) for node in self.nodes]
         ends = names + sorted({end for edge in self.edges for end in edge if isinstance(end, str)})
@@ -170,6 +172,7 @@ class Circuit:
         """Read a saved circuit; a damaged, foreign or newer file is an `InputError`."""
         from safetensors import SafetensorError, safe_open
 
+        _check_path(path)
         check_file(path, "circuit file")
         shown = shortened(Path(path), 300)
         try:
@@ -228,6 +231,11 @@ def _check_record(record: Any) -> None:
             raise InputError(
                 f"damaged circuit: its {name} is {shortened(record.get(name))}, and must be a {_TYPES[kind]}"
             )
+
+
+def _check_path(path: Any) -> None:
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"path is {shortened(path)}; give the path of a circuit file, such as 'circuit.safetensors'")
 
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:

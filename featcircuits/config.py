@@ -153,7 +153,9 @@ class AgreeConfig(Config):
     )
     bases: str = option("features,whole", "What counts as a node: features, neurons, whole (module outputs).")
     top: int = option(100, "How many of the strongest nodes the overlap counts.", least=1)
-    edge_nodes: int = option(40, "Edges are compared among so many of the strongest nodes; 0 for none.")
+    edge_nodes: int | None = option(
+        None, "Edges are compared among so many of the strongest features and errors; 0 for none. Default: 40."
+    )
     pictures: str = option("png", "Format of the pictures: png, pdf or svg.")
     batch_size: int = option(16, "Examples of one batch.", least=1, most=MOST_ROWS)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
@@ -192,7 +194,7 @@ class DataConfig(Config):
     suite: str = option("grammar-4l", "Suite whose model and tasks are meant: a name or a folder.")
     model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
     split: str = option("train", "Which file of a suite's task: train or test.")
-    limit: int = option(0, "Use only the first N examples; 0 for all.", least=0)
+    limit: int = option(0, "Use only the first N examples; 0 for all.")
     prepend: str = option("", "Text in front of every prompt, mostly a special token such as '<|endoftext|>'.")
     metric: str | None = option(None, "As for trace. Default: the task's own.")
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")

@@ -17,7 +17,7 @@ _CONTEXT = 256
 """Characters of a long prompt before its answer that answers are tokenised with."""
 _CUTS = 64
 """Places where such a prompt may be cut; the first after which its tokens stay as they are is taken."""
-_MOST_CHARACTERS = 200_000_000
+_MOST_CHARACTERS = 20_000_000
 """Of a line's answers in their context."""
 
 
@@ -134,7 +134,10 @@ class Encoder:
             return ()
         tail, stem = self._tail(prompt)
         if len(tail) * len(texts) > _MOST_CHARACTERS:
-            raise InputError(f"field {name!r}: {len(texts)} answers to a prompt of {len(prompt.text)} characters")
+            raise InputError(
+                f"field {name!r}: {len(texts)} answers are too many for a prompt of {len(prompt.text)} characters "
+                "whose end is not tokenised as it is within the prompt"
+            )
         wholes = _bare(self.tokenizer, [tail + text for text in texts])
         return tuple(dict.fromkeys(self._answer(stem, *pair, name) for pair in zip(wholes, texts, strict=True)))
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from featcircuits import checksums
@@ -266,6 +267,41 @@ class AcrossProcesses:
         known = {number for numbers in before for number in numbers}
         sent = exchange({number: part for number, part in mine.items() if number not in known}, self.group)
         return complete(dict(sorted((n, part) for parts in sent for n, part in parts.items())), stage, count)
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """A ledger whose batches carry a mark of what was asked for; batches of anything else are refused.
+
+    So a ledger that was filled with one model, task or method does not answer for another.
+    """
+
+    own: Ledger
+    mark: str
+    """A sha256 in hexadecimal"""
+
+    def todo(self, stage: str, count: int) -> Sequence[int]:
+        if isinstance(self.own, InMemory):
+            self._check(stage, self.own.kept(stage, count))
+        return self.own.todo(stage, count)
+
+    def put(self, stage: str, number: int, part: Part) -> None:
+        self.own.put(stage, number, {**part, _MARK: torch.frombuffer(bytearray.fromhex(self.mark), dtype=torch.uint8)})
+
+    def parts(self, stage: str, count: int) -> dict[int, Part]:
+        return self._check(stage, self.own.parts(stage, count))
+
+    def _check(self, stage: str, parts: dict[int, Part]) -> dict[int, Part]:
+        wanted = list(bytes.fromhex(self.mark))
+        for number, part in parts.items():
+            if _MARK not in part or part[_MARK].tolist() != wanted:
+                raise InputError(
+                    f"the ledger holds batch {number} of {stage} of another model, task or settings; give a new ledger"
+                )
+        return parts
+
+
+_MARK = "asked"
 
 
 def columns(parts: Mapping[int, Part], name: str) -> list[Tensor]:

@@ -69,6 +69,11 @@ def load(
     device, dtype = None if spread else check_device(device), check_dtype(dtype)
     if offload not in (None, "cpu", "disk"):
         raise InputError(f"offload is {offload!r}; known: 'cpu', 'disk'")
+    if offload is not None and isinstance(suite, Mapping):
+        raise InputError(
+            f"offload is {offload!r}, but dictionaries that were made already stay where they are; give a suite's name "
+            "or folder, or leave offload out"
+        )
     model = _source_of(found) if model is None else model
     if isinstance(model, (str, Path)):
         model, tokenizer = _pretrained(str(model), tokenizer, dtype, spread)
@@ -170,10 +175,8 @@ def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return found
 
 
-def _tokenizer(source: str) -> Any:
-    """From a folder or the hub; loading problems become one clear message."""
-    from transformers import AutoTokenizer
-
+def _check_folder(source: str) -> None:
+    """Refuse a folder without a model in it."""
     if (folder := Path(source)).exists() and not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise InputError(
@@ -181,6 +184,13 @@ def _tokenizer(source: str) -> Any:
                 "merge_and_unload() returns"
             )
         raise InputError(f"model folder {source}: there is no config.json in it")
+
+
+def _tokenizer(source: str) -> Any:
+    """From a folder or the hub; loading problems become one clear message."""
+    from transformers import AutoTokenizer
+
+    _check_folder(source)
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -193,6 +203,7 @@ def _pretrained(
     """Model and tokenizer from a folder or the hub; loading problems become one clear message."""
     from transformers import AutoModelForCausalLM
 
+    _check_folder(source)
     tokenizer = tokenizer or _tokenizer(source)
     options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
     if dtype is not None:

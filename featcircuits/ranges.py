@@ -41,6 +41,8 @@ def _shown(value: float) -> str:
 
 
 SEEDS = Range(0, LARGEST_SEED)
+BATCHES = Range(1, MOST)
+ROWS = Range(1, MOST_ROWS)
 
 
 def ranged(default: float, least: float, most: float, *, above: bool = False) -> Any:

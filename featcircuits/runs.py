@@ -40,6 +40,19 @@ def check_free(output: Path) -> None:
         raise InputError(f"{output} exists and is not empty; choose another folder, or remove it first{left}")
 
 
+def check_new_file(output: Path) -> None:
+    """Refuse a file that exists, or cannot be written; folders above it will be made."""
+    check_writable(output)
+    if output.exists():
+        raise InputError(f"{output} exists; choose another file, or remove it first")
+
+
+def write_new_json(output: Path, value: Any) -> None:
+    with write_errors(output):
+        make_folder(output.parent)
+    write_json(output, value, overwrite=False)
+
+
 @contextmanager
 def new_run(output: Path) -> Iterator[Path]:
     """A folder to write into that becomes `output` if all goes well, and vanishes if not."""
@@ -97,10 +110,13 @@ def resumable(output: Path, request: Mapping[str, Any]) -> Iterator[OnDisk]:
 
 
 @contextmanager
-def adding(run: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """A finished run that no other command adds files to meanwhile; raises `InputError` where one does already."""
-    check_writable(run / REPORT)
-    with _owned(run / ADDING, run, settings):
+def adding(path: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """A finished run that no other command adds files to meanwhile; `path` is the first that this one adds.
+
+    Raises `InputError` where another adds some already, and where it cannot be written.
+    """
+    check_writable(path)
+    with _owned(path.parent / ADDING, path.parent, settings):
         yield
 
 

@@ -32,6 +32,7 @@ from featcircuits.corruption import Noise
 from featcircuits.decomposition import precision, written
 from featcircuits.dictionaries import Dictionary
 from featcircuits.metrics import Answers, mean_slope, metric_named
+from featcircuits.ranges import BATCHES, check_number
 from featcircuits.sites import EMBED, Site, resid
 from featcircuits.splice import SplicedModel, check_finite
 from featcircuits.tasks import Batch, Task
@@ -128,7 +129,10 @@ class States:
 
 def fitting_batch(spliced: SplicedModel, task: Task, batch_size: int | None) -> int:
     """The batch size that was asked for, or one whose backward pass fits a fixed memory."""
-    return spliced.rows_at_once(task.longest, most=16, gradients=True) if batch_size is None else batch_size
+    if batch_size is None:
+        return spliced.rows_at_once(task.longest, most=16, gradients=True)
+    check_number("batch_size", batch_size, BATCHES)
+    return batch_size
 
 
 def states_of(

@@ -25,6 +25,10 @@ _OPTIONAL = {_PAIRED: ("case", "roles", "prepend"), _UNPAIRED: ("wrong_answer", 
 
 MOST_ANSWERS = 10_000
 """Of a set."""
+MOST_ROLES = 100
+"""Of a line."""
+MOST_CHARACTERS = 1_000_000
+"""Of a prompt, or of an answer."""
 
 Messages = tuple[Mapping[str, str], ...]
 """A conversation: what each message's role is, and its content."""
@@ -105,7 +109,13 @@ def _object(text: str) -> Mapping[str, Any]:
 def _text(row: Mapping[str, Any], name: str) -> str:
     if not isinstance(row[name], str) or not row[name]:
         raise InputError(f"field {name!r} must be a non-empty string, found {shortened(row[name])}")
+    _check_size(row[name], name)
     return row[name]
+
+
+def _check_size(text: str, name: str) -> None:
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"field {name!r}: a text has {len(text)} characters; it may have {MOST_CHARACTERS}")
 
 
 def _prefix(row: Mapping[str, Any], name: str) -> str | Messages:
@@ -125,6 +135,7 @@ def _message(message: Any, name: str) -> Mapping[str, str]:
     check_name(message["role"], f"field {name!r}: a message's role")
     if not isinstance(message["content"], str):
         raise InputError(f"field {name!r}: a message's content must be a text, found {shortened(message['content'])}")
+    _check_size(message["content"], name)
     return message
 
 
@@ -134,6 +145,8 @@ def _answers(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
         raise InputError(f"field {name!r} must be a non-empty string or a list of them, found {shortened(row[name])}")
     if len(texts) > MOST_ANSWERS:
         raise InputError(f"field {name!r} has {len(texts)} answers; a set may have {MOST_ANSWERS}")
+    for text in texts:
+        _check_size(text, name)
     return tuple(dict.fromkeys(texts))
 
 
@@ -143,6 +156,8 @@ def _roles(roles: Any) -> Mapping[str, Piece]:
             f"field 'roles' must be an object of name: text or [start, end], found {shortened(roles)}; "
             "leave the field out where there are none"
         )
+    if len(roles) > MOST_ROLES:
+        raise InputError(f"field 'roles' has {len(roles)} roles; a line may have {MOST_ROLES}")
     return {check_role(name): _piece(name, piece) for name, piece in roles.items()}
 
 

@@ -23,6 +23,7 @@ from featcircuits.holdout import parted
 from featcircuits.metrics import NEEDS_CORRUPTED_ANSWERS, READS_ANSWERS_ALONE, Answers, metric_named
 from featcircuits.naming import OTHER, check_name, made_name
 from featcircuits.nodes import AGGREGATES
+from featcircuits.ranges import BATCHES, check_number
 from featcircuits.taskfiles import read_lines
 from featcircuits.tokens import Tokens
 
@@ -243,8 +244,7 @@ class Task:
 
     def count_batches(self, size: int) -> int:
         """How many batches of at most `size` examples there are."""
-        if size < 1:
-            raise InputError(f"batch_size is {size}; a batch has at least 1 example")
+        check_number("batch_size", size, BATCHES)
         return -(-len(self) // size)
 
     def batch(self, numbers: Sequence[int]) -> Batch:

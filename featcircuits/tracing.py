@@ -16,13 +16,13 @@ from featcircuits.attribution.effects import NodeEffects, check_errors, node_eff
 from featcircuits.attribution.nodes import Method, check_method, default_method
 from featcircuits.baselines import Baseline, check_baseline
 from featcircuits.behaviour import require_behaviour
-from featcircuits.belonging import check_task
+from featcircuits.belonging import check_task, identity_of, request_of
 from featcircuits.circuit import Circuit, NodeScore
 from featcircuits.corruption import Noise
 from featcircuits.errors import InputError
 from featcircuits.evaluation.scope import scope_of
 from featcircuits.health.trace import check_states
-from featcircuits.ledger import InMemory, Ledger
+from featcircuits.ledger import InMemory, Ledger, Stamped
 from featcircuits.manifest import manifest_of
 from featcircuits.nodes import Node, input_node
 from featcircuits.progress import Progress, silent
@@ -139,8 +139,9 @@ def trace_with_ranking(
         "baseline": named, "errors": errors, "select": select, "start_layer": start_layer,
         "keep_nodes": node_rule, "keep_edges": edge_rule, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
+    asked = request_of(identity_of(spliced), task, *plan.nodes, baseline, errors, batch_size, select, start_layer, seed)
     order = _ordered(
-        ledger or InMemory(), effects,
+        Stamped(ledger or InMemory(), asked), effects,
         lambda: select_with(plan.select, spliced, task, effects, start_layer=start_layer, seed=seed, progress=progress),
     )  # fmt: skip
     ranking = _ranking(spliced, task, effects, order, settings)

@@ -70,12 +70,13 @@ def job(*arguments: object, at: int | None = None, full: bool = False, **environ
 def _serve() -> None:
     import torch
 
-    from featcircuits.cli import commands, dictionaries, measure  # noqa: F401
+    from featcircuits.cli import commands, dictionaries, measure, tasks  # noqa: F401
     from featcircuits.config import TraceConfig
 
     torch.set_num_threads(1)
-    commands.load = functools.lru_cache(commands.load)
-    commands.load_for(TraceConfig(), None)
+    tasks.load, tasks.load_tokenizer = functools.lru_cache(tasks.load), functools.lru_cache(tasks.load_tokenizer)
+    config = TraceConfig()
+    tasks.load_for(config, None, tasks.load_tokenizer(config.model, config.suite))
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         running = [_started(each) for each in json.loads(line)]

@@ -328,6 +328,12 @@ def test_what_changes_no_ids_changes_no_fingerprint_of_a_tokenizer() -> None:
         (lambda m: fc.export.graphml("circuit", "x.graphml"), "give a Circuit"),
         (lambda m: fc.export.json(None, "x.json"), "give a Circuit"),
         (lambda m: fc.symmetric_replacement("pairs.jsonl", None, []), "give a Task"),
+        (lambda m: fc.Circuit.load(5), "path is 5; give the path of a circuit file"),
+        (lambda m: fc.Circuit.load("."), "this is a folder; give a file"),
+        (lambda m: fc.Circuit.load("missing.safetensors"), "no such circuit file"),
+        (lambda m: m.circuit.save(None), "path is None; give the path of a circuit file"),
+        (lambda m: fc.evaluate(m.model, m.circuit, m.task, ranking=m.circuit, sizes=()), "leave out one of the two"),
+        (lambda m: fc.agree(m.model, m.task, ["atp"], bases=["whole"], edge_nodes=5), "leave edge_nodes out too"),
         (lambda m: m.model.only("resid_1"), r"give a list, such as \['resid_2'\]"),
         (lambda m: m.model.only([3]), "unknown site 3"),
         (lambda m: m.model.dictionaries["resid_9"], "there is no dictionary resid_9 here; there are: embed, mlp_0"),
@@ -367,3 +373,73 @@ def test_names_stand_for_sites_and_nodes_in_every_door(made: Made) -> None:
     assert curves[0] is not None
     assert curves[1] is not None
     assert curves[0].faithfulness == curves[1].faithfulness
+
+
+# --- ledgers
+
+
+def test_a_ledger_of_another_model_task_or_method_is_refused(made: Made) -> None:
+    from featcircuits.ledger import InMemory
+
+    ledger = InMemory()
+    first = fc.node_effects(made.model, made.task, "atp", ledger=ledger)
+    again = fc.node_effects(small_model(), made.task, "atp", ledger=ledger)
+    assert list(first.nodes()) == list(again.nodes())
+    others: list[Callable[[], Any]] = [
+        lambda: fc.node_effects(noised(made.model), made.task, "atp", ledger=ledger),
+        lambda: fc.node_effects(swapped(made.model), made.task, "atp", ledger=ledger),
+        lambda: fc.node_effects(made.model, random_task(3, seed=1), "atp", ledger=ledger),
+        lambda: fc.node_effects(made.model, made.task.with_options(metric="kl"), "atp", ledger=ledger),
+        lambda: fc.node_effects(made.model, made.task.with_options(aggregate="sum"), "atp", ledger=ledger),
+        lambda: fc.node_effects(made.model, made.task, "relp", ledger=ledger),
+        lambda: fc.node_effects(made.model, made.task, "ig", steps=1, ledger=ledger),
+        lambda: fc.node_effects(made.model, made.task, "atp", baseline="zero", ledger=ledger),
+        lambda: fc.node_effects(made.model, made.task, "atp", errors="exact", ledger=ledger),
+        lambda: fc.node_effects(made.model, made.task, "atp", batch_size=1, ledger=ledger),
+        lambda: traced(made.model, made.task, nodes="atp", ledger=ledger),  # keeps no single examples
+    ]
+    for other in others:
+        with pytest.raises(fc.InputError, match="the ledger holds batch 0 of nodes of another model, task or settings"):
+            other()
+
+
+def test_a_trace_takes_from_a_ledger_what_is_its_own(made: Made) -> None:
+    from featcircuits.ledger import InMemory
+
+    ledger = InMemory()
+    options: dict[str, Any] = {"nodes": "atp", "keep_nodes": "top=30", "ledger": ledger}
+    circuit = traced(made.model, made.task, **options)
+    assert traced(made.model, made.task, **options) == circuit == made.circuit
+    for changed in ({"keep_nodes": "top=20"}, {"edges": "relp"}):
+        with pytest.raises(fc.InputError, match="batch 0 of edges of another"):
+            traced(made.model, made.task, **{**options, **changed})
+    for changed in ({"select": "helpful"}, {"seed": 1}):
+        with pytest.raises(fc.InputError, match="batch 0 of order of another"):
+            traced(made.model, made.task, **{**options, **changed})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, size: fc.node_effects(m.model, m.task, "atp", batch_size=size),
+        lambda m, size: fc.trace(m.model, m.task, batch_size=size),
+        lambda m, size: fc.evaluate(m.model, m.circuit, m.task, batch_size=size),
+        lambda m, size: fc.patch(m.model, m.task, list(m.circuit.nodes)[:1], batch_size=size),
+        lambda m, size: explained_effect(m.model, m.task, m.circuit, batch_size=size),
+        lambda m, size: explained_effect(m.model, m.task, m.circuit, max_rows=size),
+        lambda m, size: fc.evaluate(m.model, m.circuit, m.task, max_rows=size),
+        lambda m, size: fc.illusion(m.model, m.task, m.circuit, max_rows=size),
+    ],
+)
+@pytest.mark.parametrize("size", [0, -1, 2.0, "8", True, 10**12, 10**400])
+def test_sizes_out_of_range_are_refused(made: Made, call: Callable[..., Any], size: Any) -> None:
+    with pytest.raises(
+        fc.InputError, match=r"(batch_size|max_rows) is .*(must be at least 1|must be of type int)"
+    ) as caught:
+        call(made, size)
+    assert len(str(caught.value)) < 200
+
+
+def test_dictionaries_that_were_made_already_cannot_be_offloaded(made: Made) -> None:
+    with pytest.raises(fc.InputError, match="dictionaries that were made already stay where they are"):
+        fc.load(made.model.model, dict(made.model.dictionaries), offload="cpu")

@@ -450,7 +450,7 @@ def not_a_number(suite: Path) -> None:
         (truncate, ["mlp_1.safetensors: sha256 is", "restore it"]),
         (tamper, ["mlp_1.safetensors: sha256 is", "restore it"]),
         (remove, ["mlp_1.safetensors: no such file"]),
-        (narrow, ["site mlp_1: the dictionary is 64 wide, the model's activation 128"]),
+        (narrow, ["mlp_1: the suite records width = 128, but the weights have 64"]),
         (not_a_number, ["holds NaN or infinity", "gpt_neox.layers.2.mlp"]),
     ],
 )
@@ -577,6 +577,7 @@ def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         (["trace", "--keep-edges", "top=1.5"], "top is '1.5', but must be of type int"),
         (["trace", "--dry-run", "--nodes", "igg"], "unknown method 'igg'"),
         (["agree", "--methods", "igg"], "unknown method 'igg'"),
+        (["agree", "--bases", "whole", "--edge-nodes", "9"], "leave edge_nodes out too"),
         (["agree", "--bases", "heads"], "unknown basis 'heads'"),
         (["agree", "--pictures", "gif"], "no picture is written as 'gif'; known: png, pdf, svg"),
     ],
@@ -658,6 +659,8 @@ def test_an_evaluation_refuses_another_model_unless_told_otherwise(
     assert (found.code, "circuit: the dictionary of mlp_1 is another than it was made with" in found.err) == (2, True)
     assert not (run_folder / "report.json").exists()
     assert command("evaluate", run_folder, *settings, "--no-check").code == 0
+    found = command("audit", run_folder, "--limit", 2)
+    assert (found.code, "circuit: the dictionary of mlp_1 is another than it was made with" in found.err) == (2, True)
 
 
 def scale(suite: Path) -> None:

@@ -146,6 +146,7 @@ def test_faults_of_a_task_come_before_the_model_is_loaded(
     [
         (["--limit", "5000"], "5000 examples were asked for; it has 400"),
         (["--hold-out", "1.5"], "hold_out is 1.5; it must be at least 0 and at most 1"),
+        (["--hold-out", "1"], "hold_out is 1.0; it must be above 0 and below 1"),
         (["--hold-out", "-0.5"], "hold_out is -0.5"),
         (["--baseline", "noise", "--nodes", "secant", "--metric", "nothing"], "unknown metric 'nothing'"),
         (["--prepend", "<|endoftext|>"], "line 1: prepend: '<|endoftext|>' is no token of the tokenizer"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,8 +14,15 @@ import typer
 
 import featcircuits as fc
 from experiments import supported
+from experiments.shipped_suite import words
+from featcircuits.behaviour import AMONG, LEAST_RIGHT
 from featcircuits.cli import app
+from featcircuits.loading import load_bare, load_tokenizer
+from featcircuits.metrics import METRICS
+from featcircuits.naming import LONGEST
 from featcircuits.selection import SELECTIONS
+from featcircuits.taskfiles import _OPTIONAL, _PAIRED, _UNPAIRED, MOST_ANSWERS
+from tests.tokenizers import CHAT, byte_level
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("saes/*/*.md")])
@@ -87,6 +95,54 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_page_of_what_is_supported_is_what_the_tables_say() -> None:
     """Made anew by `python -m experiments.supported > docs/supported.md`."""
     assert (ROOT / "docs" / "supported.md").read_text(encoding="utf-8") == supported.page()
+
+
+def json_examples() -> list[tuple[str, str]]:
+    """(what kind of tokenizer it needs, line) of the page of task files."""
+    text = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```json ?(\w*)\n(.*?)```", text, re.DOTALL)
+    return [(kind, line) for kind, block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize(("kind", "line"), json_examples())
+def test_every_line_of_the_page_of_task_files_reads(tmp_path: Path, kind: str, line: str) -> None:
+    """And the shipped model does what those in its words ask for."""
+    path = tmp_path / "task.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    if kind:
+        tokenizer = byte_level()
+        tokenizer.chat_template = CHAT
+        (example,) = fc.Task.from_jsonl(path, tokenizer).examples
+        first = {"messages": "<|user|>", "prepend": "<|endoftext|>"}[kind]
+        assert tokenizer.convert_ids_to_tokens(example.clean[0]) == first
+    else:
+        bare = load_bare(ROOT / "saes" / "grammar-4l" / "model")
+        task = fc.Task.from_jsonl(path, bare.tokenizer)
+        assert fc.behaviour_of(bare, task).right == (True,)
+        assert [role for role, _ in task.examples[0].roles] == list(json.loads(line).get("roles", {}))
+
+
+def test_the_page_of_task_files_names_every_key_and_metric() -> None:
+    text = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    first_cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+    assert named == {*_PAIRED, *_UNPAIRED, *(key for keys in _OPTIONAL.values() for key in keys), *METRICS}
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    assert (len(names["task"]), names["task"].metric) == (2, "logit_difference")
+    assert f"Below {LEAST_RIGHT * 100:.0f} % of right" in text
+    assert f"among the {AMONG} likeliest" in text
+    assert f"{MOST_ANSWERS:,} answers" in text
+    assert f"at most {LONGEST}\nprintable" in text
+
+
+def test_the_list_of_words_is_the_tokenizers() -> None:
+    """Made anew by `python -m experiments.shipped_suite.words > docs/vocabulary.md`."""
+    text = (ROOT / "docs" / "vocabulary.md").read_text(encoding="utf-8")
+    assert text == words.page()
+    listed = re.findall(r"`([^`]+)`", text[text.index("\n## ") :])
+    tokenizer = load_tokenizer()
+    assert sorted(listed) == sorted(set(tokenizer.get_vocab()) - {"<pad>", "<unk>"})
 
 
 def command_lines() -> list[str]:

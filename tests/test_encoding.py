@@ -318,6 +318,9 @@ BAD_LINES = {
         {"prefix": {"messages": [{"role": "us\ner", "content": "x"}]}},
         "field 'prefix': a message's role 'us\\ner' holds '\\n'",
     ),
+    "a hundred roles and one": ({"roles": {f"r{n}": [n, n + 1] for n in range(101)}}, "'roles' has 101 roles; a line"),
+    "a prompt of any length": ({"prefix": "x" * 1_000_001}, "'prefix': a text has 1000001 characters; it may have"),
+    "an answer of any length": ({"answer": "x" * 1_000_001}, "'answer': a text has 1000001 characters; it may have"),
     "a misspelt field": ({"anwser": " is"}, "unknown field 'anwser'; known: prefix, answer"),
     "messages at the top": ({"messages": [{"role": "user", "content": "x"}]}, "unknown field 'messages'"),
 }

@@ -156,6 +156,7 @@ def test_of_two_runs_with_one_output_one_ends_right_and_the_other_is_refused(
         ("trace", "-o"),
         ("agree", "-o"),
         ("suites", "check", "-o"),
+        ("data", "check", "agreement_rc", "-o"),
         ("suites", "train", "--model", ".", "--sample", "4", "-o"),
     ],
     ids=lambda command: command[-2],
@@ -182,7 +183,14 @@ def test_every_command_tries_its_output_before_it_loads_a_model(
 )
 @pytest.mark.parametrize(
     "command",
-    [("trace", "-o"), ("agree", "-o"), ("suites", "check", "-o"), ("evaluate",), ("export", "--overwrite")],
+    [
+        ("trace", "-o"),
+        ("agree", "-o"),
+        ("suites", "check", "-o"),
+        ("data", "check", "ioi", "-o"),
+        ("evaluate",),
+        ("export", "--overwrite"),
+    ],
     ids=lambda command: command[0],
 )
 def test_a_place_that_cannot_be_written_is_refused_before_a_model_is_loaded(
@@ -210,7 +218,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     def load(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    for name in ("commands.load", "dictionaries.load_bare"):
+    for name in ("tasks.load", "tasks.load_tokenizer", "dictionaries.load_bare", "datacheck.load_bare"):
         monkeypatch.setattr(f"featcircuits.cli.{name}", load)
     assert call(*arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()

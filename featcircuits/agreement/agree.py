@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from featcircuits.attribution.effects import NodeEffects, check_errors, node_eff
 from featcircuits.attribution.nodes import Estimator, Method, method_named
 from featcircuits.behaviour import require_behaviour
 from featcircuits.belonging import check_task
+from featcircuits.errors import InputError
 from featcircuits.nodes import Node
 from featcircuits.progress import Progress, silent
 from featcircuits.ranges import MOST, Range, check_number
@@ -85,10 +86,25 @@ class Agreement:
         }
 
 
+EDGE_NODES = 40
+
 DEFAULT_METHODS = (
     "atp", "atp-drop", "atp-qk", "atp-star", "atp-hop1", "relp", "ig-inputs:steps=2", "ig-inputs:steps=5",
     "ig", "ig:steps=3:rule=gauss", "ig-chain", "ig-conductance", "secant", "blend",
 )  # fmt: skip
+
+
+def edge_nodes_of(given: int | None, bases: Collection[str]) -> int:
+    """Among how many nodes edges are compared; refuses a number where no features are, which alone have edges."""
+    if given is None:
+        return EDGE_NODES if "features" in bases else 0
+    check_number("edge_nodes", given, Range(0, MOST))
+    if given and "features" not in bases:
+        raise InputError(
+            f"edge_nodes is {given}, but edges are compared among features alone, which bases ({', '.join(bases)}) "
+            "leave out; leave edge_nodes out too"
+        )
+    return given
 
 
 def agree(
@@ -98,7 +114,7 @@ def agree(
     *,
     bases: Iterable[str] = ("features", "whole"),
     top: int = 100,
-    edge_nodes: int = 40,
+    edge_nodes: int | None = None,
     batch_size: int = 16,
     check: bool = True,
     progress: Progress = silent,
@@ -106,7 +122,7 @@ def agree(
     """Node effects of every method against exact patching, per basis and kind of site.
 
     Compared are single effects (example, position, node) of features, of error terms and of whole
-    outputs; and mean effects of the edges among the `edge_nodes` strongest nodes by exact patching
+    outputs; and mean effects of the edges among the `edge_nodes` (40) strongest features and errors by exact patching
     (0: none). Only nodes that move between the two runs of a pair count: where the prompts begin
     alike, and where a feature has one value in both runs, the effect is 0 by every method. Raises
     `InputError` for unknown methods, options and bases before anything runs, and for a task of
@@ -114,7 +130,8 @@ def agree(
     """
     check_task(spliced, task, check)
     check_number("top", top, Range(1, MOST))
-    check_number("edge_nodes", edge_nodes, Range(0, MOST))
+    bases = tuple(bases)
+    n_edge_nodes = edge_nodes_of(edge_nodes, bases)
     parsed = [parse_method(text) for text in methods]
     require_behaviour(spliced, task)
     models = {basis: in_basis(spliced, basis) for basis in bases}
@@ -142,8 +159,8 @@ def agree(
         truth, moves = _columns(_of(exact), basis), _columns(moving(model, task, batch_size), basis)
         for method in parsed:
             score(method, _columns(_of(effects(method)), basis), truth, moves)
-        if basis == "features" and edge_nodes:
-            nodes = sorted(exact.nodes(), key=lambda row: -abs(row[1]))[:edge_nodes]
+        if basis == "features" and n_edge_nodes:
+            nodes = sorted(exact.nodes(), key=lambda row: -abs(row[1]))[:n_edge_nodes]
             chosen = [node for node, _, _ in nodes]
             for method, estimates, truths in _edge_columns(model, task, chosen, parsed, batch_size, check):
                 # these nodes all move; where both are 0 the two are not joined

@@ -24,10 +24,10 @@ from featcircuits.attribution.nodes.exact import ExactPatching
 from featcircuits.attribution.selection import NodeSet, Selection, select_above
 from featcircuits.attribution.sparse import Tally
 from featcircuits.baselines import Baseline, check_baseline, mean_states
-from featcircuits.belonging import check_task
+from featcircuits.belonging import check_task, identity_of, request_of
 from featcircuits.connections import Connection
 from featcircuits.errors import InputError, shortened
-from featcircuits.ledger import InMemory, Ledger, Part, columns
+from featcircuits.ledger import InMemory, Ledger, Part, Stamped, columns
 from featcircuits.nodes import METRIC, Node, Place, nodes_of
 from featcircuits.progress import Progress, silent
 from featcircuits.ranges import MOST, Range, check_number
@@ -131,7 +131,10 @@ def edge_effects(
     fixed = None if isinstance(nodes, NodeEffects) else NodeSet(nodes, spliced, task.places)
     same = effects is not None and method_named(effects.method, effects.options) == estimator
     arcs = arcs_of(spliced)
-    ledger, batch_size = ledger or InMemory(), fitting_batch(spliced, task, batch_size)
+    batch_size = fitting_batch(spliced, task, batch_size)
+    among = node_threshold if isinstance(nodes, NodeEffects) else list(map(str, nodes))
+    settings = (method, options, baseline or "paired", batch_size, among, sources_per_target)
+    ledger = Stamped(ledger or InMemory(), request_of(identity_of(spliced), task, *settings))
     count = task.count_batches(batch_size)
     todo = ledger.todo(STAGE, count)
     batches = _batches(spliced, task, effects, baseline or "paired", batch_size, todo)

@@ -14,9 +14,9 @@ from featcircuits.attribution.nodes import check_method, default_method, effects
 from featcircuits.attribution.nodes.exact import error_effects
 from featcircuits.attribution.sparse import Tally
 from featcircuits.baselines import Baseline, check_baseline, mean_states
-from featcircuits.belonging import Identity, check_same, check_task, identity_of
+from featcircuits.belonging import Identity, check_same, check_task, identity_of, request_of
 from featcircuits.errors import InputError, known, shortened
-from featcircuits.ledger import InMemory, Ledger, Part, columns
+from featcircuits.ledger import InMemory, Ledger, Part, Stamped, columns
 from featcircuits.nodes import Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
@@ -221,7 +221,9 @@ def node_effects(
     if not keep_examples:
         task.check_places()
     identity = identity_of(spliced)
-    ledger, batch_size = ledger or InMemory(), fitting_batch(spliced, task, batch_size)
+    batch_size = fitting_batch(spliced, task, batch_size)
+    request = request_of(identity, task, method, options, baseline, errors, batch_size, keep_examples)
+    ledger = Stamped(ledger or InMemory(), request)
     count = task.count_batches(batch_size)
     todo = ledger.todo(STAGE, count)
     means = mean_states(spliced, task, batch_size) if baseline == "mean" and todo else None

@@ -101,7 +101,8 @@ def _digest(circuit: Circuit) -> str:
 
 def _recorded_size(folder: Path) -> int | None:
     """The batch size of the run that is gone on with: it may have been chosen by the memory that was free then."""
-    size = (recorded(folder) or {}).get("config", {}).get("batch_size")
+    settings = (recorded(folder) or {}).get("config")
+    size = settings.get("batch_size") if isinstance(settings, dict) else None
     return size if isinstance(size, int) and size > 0 else None
 
 
@@ -177,7 +178,7 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
     check_error_terms(config.errors)
     sizes = _sizes(config.sizes)
     began = time.monotonic()
-    with runs.adding(run, asdict(config)):
+    with runs.adding(run / runs.REPORT, asdict(config)):
         report = _evaluated(config, run, sizes)
         with together(run, instead_of=(runs.REPORT, runs.EVALUATION, runs.PLOT)) as folder:
             runs.write_json(folder / runs.REPORT, report.to_json())
@@ -213,12 +214,14 @@ def export_run(run: Path, formats: str, top: int | None, overwrite: bool) -> Non
     names = dict.fromkeys(name.strip() for name in formats.split(",") if name.strip())
     if unknown := [name for name in names if name not in EXPORTERS]:
         raise InputError(f"unknown export format {unknown[0]!r}; known: {', '.join(EXPORTERS)}")
+    if not names:
+        raise InputError(f"no export format was given; known: {', '.join(EXPORTERS)}")
     paths = {name: run / f"circuit{EXPORTERS[name].suffix}" for name in names}
     for path in paths.values():
         check_replaceable(path, overwrite)
     circuit = Circuit.load(run / runs.CIRCUIT)
     circuit = circuit if top is None else strongest(circuit, top)
-    with runs.adding(run, {"to": formats}), together(run) as folder:
+    with runs.adding(next(iter(paths.values())), {"to": formats, "top": top}), together(run) as folder:
         for name, path in paths.items():
             EXPORTERS[name].write(circuit, folder / path.name)
     for name, path in paths.items():

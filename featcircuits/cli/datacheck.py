@@ -20,8 +20,8 @@ from featcircuits.suites import load_suite
 
 def check_data(config: DataConfig, task: str, show: int, output: Path | None) -> None:
     """Read, judge, print, and write the figures where that was asked for."""
-    if output is not None and output.exists():
-        raise InputError(f"{output} exists; choose another file, or remove it first")
+    if output is not None:
+        runs.check_new_file(output)
     if config.split not in ("train", "test"):
         raise InputError(f"split is {config.split!r}; a suite's task has 'train' and 'test'")
     read = read_task(config, task, config.split)
@@ -35,8 +35,7 @@ def check_data(config: DataConfig, task: str, show: int, output: Path | None) ->
     console.print(behaviour_table(found, read.tokenizer))
     say(RIGHT)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_json(output, _record(found, read, encoder))
+        runs.write_new_json(output, _record(found, read, encoder))
 
 
 def _model(config: DataConfig) -> SplicedModel:

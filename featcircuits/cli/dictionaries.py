@@ -21,15 +21,13 @@ from featcircuits.suites import load_suite
 from featcircuits.text import Rows, read_rows, rows_of
 from featcircuits.training import Recipe, sample_rows, train_suite
 from featcircuits.training.suite import sites_named
-from featcircuits.writing import check_writable, make_folder, write_errors
+from featcircuits.writing import check_writable
 
 
 def check_run(config: CheckConfig, output: Path | None) -> None:
     """Measure, print the table, and write the figures where that was asked for."""
     if output is not None:
-        check_writable(output)
-        if output.exists():
-            raise InputError(f"{output} exists; choose another file, or remove it first")
+        runs.check_new_file(output)
     if config.task and config.text:
         raise InputError("give a task or a text, not both")
     if config.longest is not None and not config.text:
@@ -44,9 +42,7 @@ def check_run(config: CheckConfig, output: Path | None) -> None:
     console.print(health_table(found))
     console.print(fit_table(found))
     if output is not None:
-        with write_errors(output):
-            make_folder(output.parent)
-        runs.write_json(output, found.to_json(), overwrite=False)
+        runs.write_new_json(output, found.to_json())
     say(f"{found.n_rows} rows of {name}, {found.n_tokens} tokens, {since(began)}" + (f": {output}" if output else ""))
 
 

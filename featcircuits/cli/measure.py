@@ -7,10 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from featcircuits import runs
-from featcircuits.agreement.agree import DEFAULT_METHODS, agree, parse_method
+from featcircuits.agreement.agree import DEFAULT_METHODS, agree, edge_nodes_of, parse_method
 from featcircuits.agreement.audit import audit
 from featcircuits.agreement.bases import check_basis
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
+from featcircuits.belonging import check_circuit
+from featcircuits.circuit import Circuit
 from featcircuits.cli.commands import method_of, since
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import agreement_tables, audit_table, cost_table
@@ -29,6 +31,7 @@ def agree_run(config: AgreeConfig, output: Path) -> None:
         parse_method(text)
     for basis in bases:
         check_basis(basis)
+    edge_nodes_of(config.edge_nodes, bases)
     check_format(config.pictures)
     began = time.monotonic()
     with runs.workplace(output, asdict(config)):
@@ -57,5 +60,6 @@ def audit_run(run: Path, limit: int) -> None:
     traced = TraceConfig.read(run / runs.CONFIG, {})
     method, options = method_of(traced)
     spliced, task = model_and_task(traced, traced.device, traced_part(traced, limit))
+    check_circuit(spliced, Circuit.load(run / runs.CIRCUIT), f"{run}: circuit", check=True, whole=True)
     found = audit(spliced, task, method, batch_size=traced.batch_size or 16, **options)
     console.print(audit_table(found))

@@ -36,6 +36,7 @@ from featcircuits.diagnostics.directions import along, outside, ratio, row_part
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError
 from featcircuits.nodes import Node, nodes_of
+from featcircuits.ranges import ROWS, check_number
 from featcircuits.sites import Site
 from featcircuits.splice import SplicedModel, frozen
 from featcircuits.states import States, states_of
@@ -109,6 +110,7 @@ def illusion(
     circuit of another model.
     """
     check_task(spliced, task, check)
+    check_number("max_rows", max_rows, ROWS)
     if isinstance(circuit, Circuit):
         check_circuit(spliced, circuit, check=check, whole=False)
     if not task.paired:

@@ -22,6 +22,7 @@ from featcircuits.evaluation.ablations import Ablation, Values
 from featcircuits.metrics import Answers
 from featcircuits.nodes import Node, Place
 from featcircuits.progress import Progress, silent
+from featcircuits.ranges import ROWS, check_number
 from featcircuits.sites import Site, resid
 from featcircuits.splice import SplicedModel, Start, check_finite
 from featcircuits.states import Objective
@@ -115,6 +116,7 @@ class AblatedModel:
 
     def __post_init__(self) -> None:
         check_error_terms(self.errors)
+        check_number("max_rows", self.max_rows, ROWS)
 
     def metric(self, task: Task, subgraphs: Sequence[Subgraph], progress: Progress = silent) -> Tensor:
         """F of each subgraph on each example: [subgraph, example], float64 on the CPU."""

@@ -21,7 +21,7 @@ from featcircuits.evaluation.ablated import NEVER, AblatedModel, Ranks, Subgraph
 from featcircuits.evaluation.ablations import ablation_named
 from featcircuits.nodes import Node, nodes_of
 from featcircuits.progress import Progress, silent
-from featcircuits.ranges import SEEDS, Range, check_number
+from featcircuits.ranges import ROWS, SEEDS, Range, check_number
 from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
 
@@ -73,6 +73,7 @@ def bound_missed(
     check_number("samples", samples, Range(10, 100_000))
     check_number("confidence", confidence, Range(0.5, 0.999999), float)
     check_number("seed", seed, SEEDS)
+    check_number("max_rows", max_rows, ROWS)
     open_nodes = _unverified(effects, set(nodes_of(verified)))
     if not open_nodes:
         raise InputError("every node that moves is verified; there is nothing to bound")

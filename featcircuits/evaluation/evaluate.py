@@ -79,6 +79,8 @@ def evaluate(
     check_error_terms(errors)
     check_number("draws", draws, Range(0, MOST_DRAWS))
     check_number("seed", seed, SEEDS)
+    if ranking is not None and sizes is not None and not len(sizes):
+        raise InputError("a ranking is for the curve, which sizes=() leaves out; leave out one of the two")
     scope = scope_of(spliced, start_layer, embed)
     _check_match(circuit, task)
     require_behaviour(spliced, task)

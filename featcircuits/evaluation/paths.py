@@ -26,6 +26,7 @@ from featcircuits.errors import InputError
 from featcircuits.metrics import Answers
 from featcircuits.nodes import METRIC, Node, Place
 from featcircuits.progress import Progress, silent
+from featcircuits.ranges import ROWS, check_number
 from featcircuits.sites import Site
 from featcircuits.splice import ReadingEdit, SplicedModel, check_finite
 from featcircuits.states import Objective
@@ -70,6 +71,7 @@ def explained_effect(
     """
     check_task(spliced, task, check)
     check_circuit(spliced, circuit, check=check, whole=True)
+    check_number("max_rows", max_rows, ROWS)
     if not task.paired:
         raise InputError(f"{task.name}: a path hypothesis swaps clean for corrupted values, and there are no pairs")
     if circuit.places != task.places:

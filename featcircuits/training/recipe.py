@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from featcircuits.errors import InputError
+from featcircuits.ranges import LARGEST_SEED, MOST, check_number, ranged
 
 
 @dataclass(frozen=True)
@@ -19,25 +20,23 @@ class Recipe:
     """
 
     architecture: str = "batchtopk"
-    features: int = 512
-    k: float = 10.0
-    steps: int = 2000
-    batch_size: int = 1024
-    learning_rate: float = 1e-3
-    seed: int = 0
+    features: int = ranged(512, 1, 1 << 20)
+    k: float = ranged(10.0, 0, 1 << 20, above=True)
+    steps: int = ranged(2000, 1, MOST)
+    batch_size: int = ranged(1024, 1, 1 << 24)
+    learning_rate: float = ranged(1e-3, 0, 10, above=True)
+    seed: int = ranged(0, 0, LARGEST_SEED)
     keep_sinks: bool = False
 
     def check(self) -> None:
         """Refuse an unknown architecture and numbers that no training can have."""
         if self.architecture not in ARCHITECTURES:
             raise InputError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
-        for name, least in (("features", 1), ("steps", 1), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 < self.k <= self.features:
+        for option in fields(self):
+            if "range" in option.metadata:
+                check_number(option.name, getattr(self, option.name), option.metadata["range"], type(option.default))
+        if self.k > self.features:
             raise InputError(f"k is {self.k}; it must be above 0 and at most the number of features, {self.features}")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0")
 
 
 def _batchtopk(width: int, recipe: Recipe, device: str) -> Any:
