@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from safetensors import safe_open
 
 import featcircuits as fc
 from featcircuits.metrics import metric_named
+from featcircuits.sinks import usual_tokens
 from featcircuits.splice import SplicedModel
+from featcircuits.text import rows_of, token_batches
 
 FOLDER = Path(__file__).parents[1] / "saes" / "grammar-4l"
 SUITE = tomllib.loads((FOLDER / "suite.toml").read_text(encoding="utf-8"))
@@ -90,6 +93,21 @@ def test_dictionaries_are_as_good_as_asked_for(name: str) -> None:
     assert site["l0"] <= 32
     assert site["loss_recovered"] >= 0.97
     assert site["dead_features"] <= 0.05 * site["n_features"]
+
+
+def test_no_token_is_a_sink(spliced: SplicedModel) -> None:
+    """So the suite's figures and its training are the same with sinks kept; the card says so."""
+    files = (FOLDER / SUITE["tasks"][task]["test"] for task in TASKS)
+    prompts = [row for path in files for row in rows_of(fc.Task.from_jsonl(path, spliced.tokenizer).take(40))]
+    batches = token_batches(prompts, 512)
+    usual = usual_tokens(spliced, batches, spliced.sites)
+    for tokens in batches:
+        for site, x in spliced.record(tokens)[1].items():
+            assert torch.equal(usual.at(site, x, tokens), tokens.mask > 0), site
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name, site in SUITE["sites"].items():
+        assert (site["sink_tokens"], site["sink_tokens_training"]) == (0, 0)
+        assert re.search(rf"\| `{name}` \| .* \| 0 \(0\) \|", card)
 
 
 @pytest.mark.parametrize("task", TASKS)

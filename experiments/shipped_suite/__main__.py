@@ -2,7 +2,8 @@
 
     python -m experiments.shipped_suite
 
-`--only tasks`, `model`, `saes` or `card` repeats one step on what is there.
+`--only tasks`, `model`, `saes` or `card` repeats one step on what is there; `--only figures` measures the
+dictionaries again, as training does at its end.
 """
 
 import argparse
@@ -13,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from experiments.shipped_suite import model as language_model
 from experiments.shipped_suite.accuracy import Accuracy, accuracy
 from experiments.shipped_suite.card import card
 from experiments.shipped_suite.grammar import corpus
 from experiments.shipped_suite.pairs import BEHAVIOURS, write_tasks
-from featcircuits.health.figures import mean_loss
-from featcircuits.loading import load_bare
+from featcircuits.health.figures import mean_loss, measure
+from featcircuits.loading import load, load_bare
+from featcircuits.sinks import usual_tokens
+from featcircuits.sites import Site
 from featcircuits.sources import sha256
+from featcircuits.splice import SplicedModel
 from featcircuits.tasks import Task
+from featcircuits.text import Rows, token_batches
 from featcircuits.training import Recipe, train_suite
 from featcircuits.training.record import toml_text
 
@@ -67,8 +73,39 @@ def build_saes(folder: Path) -> None:
     suite["recipe"]["minutes"] = round((time.monotonic() - began) / 60, 1)
     shutil.rmtree(folder / "sites", ignore_errors=True)
     (trained / "sites").rename(folder / "sites")
+    for site, record in suite["sites"].items():
+        path = folder / record["source"]
+        save_file(load_file(path), path)  # without metadata, as these files have been from the beginning
+        suite["sites"][site]["sha256"] = sha256(path)
     shutil.rmtree(trained)
     (folder / "suite.toml").write_text(toml_text(suite), encoding="utf-8")
+
+
+def measure_saes(folder: Path) -> None:
+    """The dictionaries' figures on the tenth of the sentences that they were not trained on, into suite.toml."""
+    path = folder / "suite.toml"
+    suite = tomllib.loads(path.read_text(encoding="utf-8"))
+    spliced = load(suite=folder)
+    rows = spliced.tokenizer(list(corpus(SEED + 1, SENTENCES_SAES)))["input_ids"]
+    n_held_out = len(rows) // 10
+    figures, together = measure(spliced, rows[-n_held_out:])
+    left_out = sinks(spliced, rows[:-n_held_out])
+    for site, found in figures.items():
+        suite["sites"][str(site)] |= {**found.record(), "sink_tokens_training": left_out[site]}
+    path.write_text(toml_text(suite), encoding="utf-8")
+    print(f"all at once: {together.recovered:.2%} / {together.recovered_mean:.2%}")
+
+
+def sinks(spliced: SplicedModel, rows: Rows) -> dict[Site, int]:
+    """How many tokens are sinks at each site."""
+    batches = token_batches(rows, 256)
+    usual = usual_tokens(spliced, batches, spliced.sites)
+    found = dict.fromkeys(spliced.sites, 0)
+    for tokens in batches:
+        _, seen = spliced.record(tokens)
+        for site, x in seen.items():
+            found[site] += int(tokens.mask.sum() - usual.at(site, x, tokens).sum())
+    return found
 
 
 def write_card(folder: Path, minutes: float | None) -> None:
@@ -117,7 +154,7 @@ def main() -> None:
     """Runs the steps in turn."""
     parser = argparse.ArgumentParser(description="Rebuilds the shipped suite from nothing.")
     parser.add_argument("--out", type=Path, default=Path("saes") / NAME)
-    parser.add_argument("--only", choices=STEPS, action="append", help="repeat one step")
+    parser.add_argument("--only", choices=(*STEPS, "figures"), action="append", help="repeat one step")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -128,6 +165,8 @@ def main() -> None:
         build_model(options.out / "model")
     if "saes" in steps:
         build_saes(options.out)
+    if "figures" in steps:
+        measure_saes(options.out)
     if "card" in steps:
         minutes = None if options.only else (time.monotonic() - began) / 60
         write_card(options.out, minutes)
