@@ -72,13 +72,13 @@ class Behaviour:
             where = "pairs right on both sides" if self.paired else "prompts right"
             raise InputError(
                 f"{self.task}: the model answers {sum(self.right)} of {len(self)} {where}, and a circuit needs "
-                f"{LEAST_RIGHT:.0%}{self._swapped()}. only_right (--only-right) drops those that it gets wrong, "
+                f"{LEAST_RIGHT:.0%}; {self._swapped()}only_right (--only-right) drops those that it gets wrong, "
                 "keep_wrong (--keep-wrong) goes on with all"
             )
 
     def _swapped(self) -> str:
         reversed_ = [not (a or b) for a, b in zip(self.right_clean, self.right_corrupted, strict=False)]
-        return "; are the answers swapped?" if reversed_ and sum(reversed_) > 0.5 * len(self) else ""
+        return "are the answers swapped? " if reversed_ and sum(reversed_) > 0.5 * len(self) else ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with the shares and means."""

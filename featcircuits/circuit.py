@@ -145,7 +145,9 @@ class Circuit:
             return replace(found, labels=labels)
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except KeyError as error:
+            raise InputError(f"the graph is not a circuit's: it lacks {shortened(error.args[0])}") from None
+        except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the graph is not a circuit's: {type(error).__name__} {error}") from None
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:

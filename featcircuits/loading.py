@@ -158,6 +158,8 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
         device = torch.device(device)
     except RuntimeError:
         raise InputError(f"unknown device {device!r}; use 'cpu', 'cuda', 'cuda:<number>' or 'auto'") from None
+    if device.type == "meta":
+        raise InputError("device 'meta' holds no numbers to compute with; use 'cpu', 'cuda' or 'cuda:<number>'")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device '{device}' was asked for, but PyTorch finds no CUDA device here; use device='cpu'")
     try:

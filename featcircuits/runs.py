@@ -33,7 +33,10 @@ ACTIVATIONS, CHECKPOINTS = "activations", "checkpoints"
 def check_free(output: Path) -> None:
     """Refuse a folder that holds something already."""
     with write_errors(output):
-        full = output.exists() and (not output.is_dir() or any(output.iterdir()))
+        taken = output.exists() and not output.is_dir()
+        full = output.is_dir() and any(output.iterdir())
+    if taken:
+        raise InputError(f"{output} is a file; choose another folder, or remove it first")
     if full:
         partial = partial_of(output)
         left = f" ({partial} is left of a run that was killed, and can be removed too)" if begun(partial) else ""

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits.errors import InputError
+from featcircuits.reading import read_text
 from featcircuits.tasks import Task
 from featcircuits.tokens import Tokens
 
 Rows = list[list[int]]
+
+
+MOST_BYTES = 1 << 34
+"""Of a file of text."""
 
 
 def read_rows(path: Path, tokenizer: Any, longest: int) -> Rows:
@@ -19,17 +24,24 @@ def read_rows(path: Path, tokenizer: Any, longest: int) -> Rows:
 
     Raises `InputError` for a file that is missing, not UTF-8, or without text.
     """
+    return token_rows(path, read_lines(path), tokenizer, longest)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines that are not blank; raises `InputError` for a file that is missing, not UTF-8, or without text."""
+    lines = [line for line in read_text(path, MOST_BYTES, "text file").splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"{path}: there is no text in it; give one sentence or document a line")
+    return lines
+
+
+def token_rows(path: Path, lines: list[str], tokenizer: Any, longest: int) -> Rows:
+    """Lines of the file as rows of token ids, cut to `longest` tokens; those without a token are left out."""
     if tokenizer is None:
         raise InputError(f"{path}: the model has no tokenizer to read text with")
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise InputError(f"{path}: not a readable text file ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error}); convert it first") from None
-    rows = [ids[:longest] for ids in tokenizer(lines)["input_ids"] if ids] if lines else []
+    rows = [ids[:longest] for ids in tokenizer(lines)["input_ids"] if ids]
     if not rows:
-        raise InputError(f"{path}: there is no text in it; give one sentence or document a line")
+        raise InputError(f"{path}: its lines hold no token of the model's; give one sentence or document a line")
     return rows
 
 

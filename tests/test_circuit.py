@@ -269,7 +269,7 @@ def test_foreign_files_are_refused_and_nothing_is_unpickled(tmp_path: Path) -> N
 def test_a_graph_of_something_else_is_refused() -> None:
     import networkx as nx
 
-    with pytest.raises(fc.InputError, match="the graph is not a circuit's"):
+    with pytest.raises(fc.InputError, match="the graph is not a circuit's: it lacks 'places'"):
         Circuit.from_networkx(nx.DiGraph([(1, 2)]))
 
 

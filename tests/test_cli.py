@@ -357,7 +357,7 @@ def test_a_suite_is_trained_checked_and_traced(command: Command, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["check", "--text", "nothing.txt"], ["nothing.txt: not a readable text file"]),
+        (["check", "--text", "nothing.txt"], ["nothing.txt: no such text file"]),
         (["check", "--text", "a.txt", "--task", "ioi"], ["give a task or a text, not both"]),
         (["check", "--task", "iou"], ["has no task 'iou'"]),
         (["check", "--suite", "nowhere"], ["unknown suite 'nowhere'"]),
@@ -566,6 +566,8 @@ def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["trace", "--nodes", "atp:share=prompt"], "its options: none; blend has it"),
         (["trace", "--edges", "none", "--keep-edges", "top=5"], "leave the rule out, or ask for edges"),
+        (["suites", "check", "--text", "nothing.txt"], "nothing.txt: no such text file"),
+        (["suites", "train", "--model", "m", "--text", "nothing.txt"], "nothing.txt: no such text file"),
         (["suites", "check", "--task", "ioi", "--longest", "9"], "longest cuts the lines of a text"),
         (["trace", "--edges", "igg"], "unknown method 'igg'"),
         (["trace", "--nodes", "blend"], "method 'blend' has no coefficients to make edges of"),

@@ -316,8 +316,8 @@ def encoder_decoder() -> Any:
         (ModelWithValueHead, r"ModelWithValueHead is not .* the transformers model inside it, model.pretrained_model"),
         (lambda model: encoder_decoder(), r"T5ForConditionalGeneration has an encoder and a decoder"),
         (lambda model: model.model, r"LlamaModel is not the causal language model of family 'llama' .*AutoModel"),
-        (lambda model: {"model": model}, r"the model is a dict; give a name, a folder or a loaded transformers model"),
-        (lambda model: model.config, r"the model is a LlamaConfig; give a name"),
+        (lambda model: {"model": model}, r"the model is of type dict; give a name, a folder or a loaded"),
+        (lambda model: model.config, r"the model is of type LlamaConfig; give a name"),
     ],
 )  # fmt: skip
 def test_what_is_no_model_is_named_with_the_way_to_the_model(wrapped: Callable[[Any], Any], message: str) -> None:

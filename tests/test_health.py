@@ -409,7 +409,12 @@ def test_the_recorded_figures_come_out_on_text_of_the_same_kind() -> None:
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [(None, "not a readable text file"), (b"\n  \n", "no text in it"), (b"\xff\xfe\x00", "not UTF-8 text")],
+    [
+        (None, "no such text file"),
+        (b"\n  \n", "no text in it"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
+        (b"a\0b", "the character NUL"),
+    ],
 )
 def test_bad_text_is_refused(tmp_path: Path, content: bytes | None, part: str) -> None:
     path = tmp_path / "text.txt"

@@ -438,7 +438,12 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, dev
 
 @pytest.mark.parametrize(
     ("options", "part"),
-    [({"device": "xpu"}, "cannot use it here"), ({"dtype": torch.int8}, "unknown dtype 'torch.int8'")],
+    [
+        ({"device": "xpu"}, "cannot use it here"),
+        ({"device": "meta"}, "holds no numbers"),
+        ({"device": torch.device("meta")}, "holds no numbers"),
+        ({"dtype": torch.int8}, "unknown dtype 'torch.int8'"),
+    ],
 )
 def test_devices_and_dtypes_that_cannot_be_are_refused(options: dict[str, Any], part: str) -> None:
     assert part in refusal(model_of(), DICTIONARIES, **options)

@@ -18,7 +18,7 @@ from featcircuits.loading import load_bare
 from featcircuits.progress import Progress
 from featcircuits.splice import SplicedModel
 from featcircuits.suites import load_suite
-from featcircuits.text import Rows, read_rows, rows_of
+from featcircuits.text import Rows, read_lines, rows_of, token_rows
 from featcircuits.training import Recipe, sample_rows, train_suite
 from featcircuits.training.suite import sites_named
 from featcircuits.writing import check_writable
@@ -47,11 +47,11 @@ def check_run(config: CheckConfig, output: Path | None) -> None:
 
 
 def _checked_on(config: CheckConfig) -> tuple[SplicedModel, str, Rows]:
-    """The model with its suite, the text's name and its rows."""
+    """The model with its suite, the text's name and its rows; the text is read before the model is loaded."""
     if config.text:
         path = Path(config.text)
-        spliced = load_for(config, config.device)
-        rows = read_rows(path, spliced.tokenizer, _longest(config.longest or 128, spliced))
+        lines, spliced = read_lines(path), load_for(config, config.device)
+        rows = token_rows(path, lines, spliced.tokenizer, _longest(config.longest or 128, spliced))
         return spliced, path.name, _some(rows, config.limit)
     suite = load_suite(config.suite)
     task = config.task or next(iter(suite.tasks), None)
@@ -72,10 +72,11 @@ def train_run(config: TrainConfig, output: Path) -> None:
     recipe = Recipe(**{name: getattr(config, name) for name in Recipe.__dataclass_fields__})
     recipe.check()
     began = time.monotonic()
+    lines = read_lines(Path(config.text)) if config.text else []
     bare = load_bare(config.model, device=config.device, dtype=config.dtype)
     sites_named(bare, config.sites)
     with watching(console) as progress:
-        text, rows = _trained_on(config, bare, progress)
+        text, rows = _trained_on(config, lines, bare, progress)
         suite = train_suite(
             bare, rows, output, recipe,
             sites=config.sites, name=config.name, licence=config.licence, text=text, progress=progress,
@@ -84,12 +85,12 @@ def train_run(config: TrainConfig, output: Path) -> None:
     say(f"suite of {len(suite['sites'])} sites in {output}, {since(began)}")
 
 
-def _trained_on(config: TrainConfig, bare: SplicedModel, progress: Progress) -> tuple[str, Rows]:
-    """The text's name and its rows."""
+def _trained_on(config: TrainConfig, lines: list[str], bare: SplicedModel, progress: Progress) -> tuple[str, Rows]:
+    """The text's name and the rows that its lines make."""
     longest = _longest(config.longest, bare)
     if config.text:
         path = Path(config.text)
-        return path.name, read_rows(path, bare.tokenizer, longest)
+        return path.name, token_rows(path, lines, bare.tokenizer, longest)
     rows = sample_rows(bare, config.sample, longest, config.seed, progress)
     return f"{config.sample} texts of {longest} tokens sampled from the model", rows
 

@@ -45,7 +45,7 @@ def unwrapped(model: Any) -> PreTrainedModel:
         remedy = _LOAD if inner is None else f"pass the transformers model inside it, model.{inner}"
         raise InputError(f"{name} is not a transformers model, so that its layers cannot be found; {remedy}")
     if not isinstance(model, PreTrainedModel):
-        raise InputError(f"the model is a {name}; give a name, a folder or a loaded transformers model")
+        raise InputError(f"the model is of type {name}; give a name, a folder or a loaded transformers model")
     if getattr(model.config, "is_encoder_decoder", False):
         raise InputError(f"{name} has an encoder and a decoder; only causal language models can be traced")
     return model

@@ -235,7 +235,8 @@ def setting(record: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
     if value is None:
         return None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or _overflows(value):
-        raise InputError(f"{name} is {shortened(value)}, but must be {_KINDS[kind]}")
+        bound = ", below 2^63" if _overflows(value) else ""
+        raise InputError(f"{name} is {shortened(value)}, but must be {_KINDS[kind]}{bound}")
     return value
 
 
