@@ -221,6 +221,16 @@ def complete(parts: dict[int, Part], stage: str, count: int) -> dict[int, Part]:
     return parts
 
 
+def check_examples(parts: Mapping[int, Part], count: int) -> None:
+    """Refuse parts of batches that were cut with another size: they do not cover the task's examples once each."""
+    found = sum(int(part["examples"]) for part in parts.values())
+    if found != count:
+        raise InputError(
+            f"the finished batches hold {found} examples and the task has {count}: some were cut with another batch "
+            "size; use that size, or another folder"
+        )
+
+
 def _header(path: Path) -> Mapping[str, str]:
     return _header_and_part(path)[0]
 

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits.errors import InputError, shortened
+from featcircuits.reading import parse_json
 
 _UNLOCKABLE = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
 """What file systems say that have no locks."""
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
+"""A lock file is written to; a link in a folder of someone else's would lead to a file of the user's."""
 
 
 def lock(handle: int) -> bool | None:
@@ -74,12 +77,14 @@ def _taken(path: Path, output: Path, settings: Mapping[str, Any]) -> int:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o666)
         except FileNotFoundError:
             continue
         try:
             if lock(handle) is False:
                 raise InputError(_refusal(_owner(handle), output, settings))
+            if os.fstat(handle).st_nlink > 1:
+                raise InputError(f"{path} is a link to another file; remove it first")
             if _is(handle, path):
                 return handle
         except BaseException:
@@ -99,8 +104,8 @@ def _is(handle: int, path: Path) -> bool:
 def _owner(handle: int) -> Mapping[str, Any]:
     """What the holder wrote; it may not have come to it yet."""
     for _ in range(20):
-        with suppress(ValueError):
-            found = json.loads(os.pread(handle, 1 << 20, 0))
+        with suppress(InputError, UnicodeDecodeError):
+            found = parse_json(os.pread(handle, 1 << 20, 0).decode(), "the lock")
             if isinstance(found, dict):
                 return found
         time.sleep(0.02)
@@ -110,7 +115,8 @@ def _owner(handle: int) -> Mapping[str, Any]:
 def _refusal(owner: Mapping[str, Any], output: Path, settings: Mapping[str, Any]) -> str:
     who = "another process"
     if owner:
-        who = f"process {owner.get('pid')} on {owner.get('host')}, started {owner.get('started')},"
+        pid, host, started = (shortened(owner.get(name)).strip("'") for name in ("pid", "host", "started"))
+        who = f"process {pid} on {host}, started {started},"
     theirs = owner.get("settings")
     other = differences(theirs, settings, "there", "here") if isinstance(theirs, dict) else ""
     with_other = f" with other settings ({other})" if other else ""

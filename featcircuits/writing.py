@@ -258,7 +258,8 @@ def _move_out(ready: Path) -> None:
 
 def _own(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     try:
-        return sorted(Path(entry.path) for entry in os.scandir(folder) if pattern.fullmatch(entry.name))
+        entries = (entry for entry in os.scandir(folder) if pattern.fullmatch(entry.name) and not entry.is_symlink())
+        return sorted(Path(entry.path) for entry in entries)
     except OSError:
         return []
 

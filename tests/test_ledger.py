@@ -218,6 +218,21 @@ def test_a_folder_of_another_run_is_refused_whatever_was_done_to_it(
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
+@pytest.mark.parametrize(("after", "stage"), [(2, "node"), (4, "node"), (5, "edge")])
+def test_batches_of_another_size_are_not_added(
+    work: tuple[SplicedModel, fc.Task], tmp_path: Path, after: int, stage: str
+) -> None:
+    """7 examples by 2 are 4 batches, by 3 they are 3; the request says nothing of it."""
+    folder = interrupted(work, tmp_path / "p", after=after)
+    if stage == "edge":
+        for path in folder.glob("nodes-*"):
+            path.unlink()
+    with pytest.raises(
+        fc.InputError, match=r"hold \d examples and the task has 7: some were cut with another batch size"
+    ):
+        traced(*work, ledger=OnDisk(folder, {"run": 1}), **{**OPTIONS, "batch_size": 3})
+
+
 def test_a_slower_process_compares_its_request_too(tmp_path: Path) -> None:
     """Both began when there was no folder."""
     quick, slow = OnDisk(tmp_path / "p", {"run": 1}), OnDisk(tmp_path / "p", {"run": 2})

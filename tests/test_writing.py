@@ -265,6 +265,31 @@ def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
 
 
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_links_in_a_foreign_folder_lead_nowhere(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    """A run folder from somebody else must not have the user's own files written or moved."""
+    mine, run = tmp_path / "mine", tmp_path / "run"
+    mine.mkdir()
+    run.mkdir()
+    (mine / "file").write_text("mine")
+    (run / ".featcircuits-00000000.ready").symlink_to(mine)
+    (run / ".featcircuits-00000001.draft").symlink_to(mine)
+    link(mine / "file", run / "lock")
+    writing.recover(run)
+    with pytest.raises((InputError, OSError)), claimed(run / "lock", run, {}):
+        pass
+    assert (mine / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000, b'{"pid": "' + b"9" * 10_000 + b'"}'])
+def test_a_damaged_record_of_the_owner_does_not_matter(tmp_path: Path, content: bytes) -> None:
+    with claimed(tmp_path / "lock", tmp_path / "R", {}):
+        (tmp_path / "lock").write_bytes(content)
+        with pytest.raises(InputError, match="is writing .*R; wait until it ends") as caught:
+            claimed(tmp_path / "lock", tmp_path / "R", {}).__enter__()
+        assert len(str(caught.value)) < 500
+
+
 def test_differences_are_named_in_words_and_cut_short() -> None:
     first = {"a": {"x": 1, "y": (1, 2)}, "b": None, "same": 0}
     second = {"a": {"x": 2, "y": [1, 2]}, "b": "x" * 100, "same": 0}

@@ -27,7 +27,7 @@ from featcircuits.baselines import Baseline, check_baseline, mean_states
 from featcircuits.belonging import check_task, identity_of, request_of
 from featcircuits.connections import Connection
 from featcircuits.errors import InputError, shortened
-from featcircuits.ledger import InMemory, Ledger, Part, Stamped, columns
+from featcircuits.ledger import InMemory, Ledger, Part, Stamped, check_examples, columns
 from featcircuits.nodes import METRIC, Node, Place, nodes_of
 from featcircuits.progress import Progress, silent
 from featcircuits.ranges import MOST, Range, check_number
@@ -148,6 +148,7 @@ def edge_effects(
             found = _estimated_edges(spliced, states, estimator, coefficients, chosen, arcs)
         ledger.put(STAGE, number, _part(spliced, task, states, found, sources_per_target))
     parts = ledger.parts(STAGE, count)
+    check_examples(parts, len(task))
     tallies = {
         arc: Tally.total(columns(parts, f"{_name(arc)}/keys"), columns(parts, f"{_name(arc)}/sums"), len(task))
         for arc in arcs
@@ -167,7 +168,7 @@ def _part(
     tallies: dict[Connection, Tally] = {}
     for arc, edges in found:
         _tally(tallies.setdefault(arc, Tally()), states, spliced, arc, edges, len(task.places))
-    part: dict[str, Tensor] = {}
+    part = {"examples": torch.tensor(len(states.batch.index))}
     for arc, tally in tallies.items():
         if sources_per_target is not None:
             # an edge may come in several pieces, so only a whole batch tells which are strong

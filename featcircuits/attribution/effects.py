@@ -16,7 +16,7 @@ from featcircuits.attribution.sparse import Tally
 from featcircuits.baselines import Baseline, check_baseline, mean_states
 from featcircuits.belonging import Identity, check_same, check_task, identity_of, request_of
 from featcircuits.errors import InputError, known, shortened
-from featcircuits.ledger import InMemory, Ledger, Part, Stamped, columns
+from featcircuits.ledger import InMemory, Ledger, Part, Stamped, check_examples, columns
 from featcircuits.nodes import Node, Place
 from featcircuits.progress import Progress, silent
 from featcircuits.sites import Site
@@ -243,6 +243,7 @@ def node_effects(
             keep_states = held <= KEPT_BYTES
             kept = kept if keep_states else {}
     parts = ledger.parts(STAGE, count)
+    check_examples(parts, len(task))
     corrupted = columns(parts, "corrupted")
     return NodeEffects(
         method=method,
@@ -285,7 +286,7 @@ def _part(
     keep_examples: bool,
 ) -> Part:
     """What a batch adds: metrics, sums over its examples, and single effects where they are kept."""
-    part = {"clean": states.metric_clean.cpu()}
+    part = {"examples": torch.tensor(len(states.batch.index)), "clean": states.metric_clean.cpu()}
     if states.metric_patched is not None:
         part["corrupted"] = states.metric_patched.cpu()
     for site, (features, error, _) in effects.items():

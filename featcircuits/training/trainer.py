@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.checksums import intact, seal
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, first_line
 from featcircuits.progress import Progress, silent
 from featcircuits.training.activations import shuffled
 from featcircuits.training.recipe import ARCHITECTURES, Recipe
@@ -102,7 +102,7 @@ def _save_state(trainer: Any, folder: Path) -> None:
         trainer.save_trainer_state(folder)
     except RuntimeError as error:
         raise InputError(
-            f"{folder.parent}: the state of the training cannot be written ({str(error).splitlines()[0][:200]}); "
+            f"{folder.parent}: the state of the training cannot be written ({first_line(error)}); "
             "free some space on the disk, and repeat the command"
         ) from None
 
@@ -130,10 +130,17 @@ def _steps(folder: Path) -> list[Path]:
 
 def _inference_weights(sae: Any) -> dict[str, Tensor]:
     """The weights as sae_lens writes them for inference: JumpReLU, decoder norms folded in."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     with tempfile.TemporaryDirectory() as folder:
-        weights, _ = sae.save_inference_model(Path(folder))
+        try:
+            weights, _ = sae.save_inference_model(Path(folder))
+        except SafetensorError as error:
+            raise InputError(
+                f"{tempfile.gettempdir()}, the folder for temporary files, takes no more ({first_line(error)}); "
+                "free some space there, or name another folder in TMPDIR"
+            ) from None
         return load_file(weights)
 
 
