@@ -196,7 +196,7 @@ def _tokenizer(source: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"model {source!r} could not be loaded: {first_line(error)}") from None
+        raise InputError(f"the tokenizer of model {source!r} could not be loaded: {first_line(error)}") from None
 
 
 def _pretrained(

@@ -337,12 +337,22 @@ def test_an_adapters_folder_is_named(tmp_path: Path) -> None:
         fc.load(tmp_path, {"embed": fc.dictionaries.identity(WIDTH)})
 
 
-def test_an_error_without_words_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("AutoModelForCausalLM", r"^model '.*' could not be loaded: ValueError$"),
+        ("AutoTokenizer", r"^the tokenizer of model '.*' could not be loaded: ValueError$"),
+    ],
+)
+def test_an_error_without_words_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, message: str
+) -> None:
     (tmp_path / "config.json").write_text("{}")
 
     def fail(*_: Any, **__: Any) -> Any:
         raise ValueError
 
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
-    with pytest.raises(fc.InputError, match="could not be loaded: ValueError"):
-        fc.load(tmp_path, {"embed": fc.dictionaries.identity(WIDTH)})
+    monkeypatch.setattr(getattr(transformers, part), "from_pretrained", fail)
+    tokenizer = None if part == "AutoTokenizer" else object()
+    with pytest.raises(fc.InputError, match=message):
+        fc.load(tmp_path, {"embed": fc.dictionaries.identity(WIDTH)}, tokenizer=tokenizer)
