@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from featcircuits.arguments import expect
-from featcircuits.errors import InputError
+from featcircuits.encoding import unknown_id
+from featcircuits.errors import InputError, shortened
 from featcircuits.examples import Example
 from featcircuits.tasks import Batch, Task
 
@@ -90,6 +91,9 @@ def _table(tokenizer: Any, words: Iterable[tuple[str, str]]) -> Table:
                     f"{couple[0]!r} has {len(one)} tokens and {couple[1]!r} {len(other)}; "
                     "replacement needs words of as many tokens"
                 )
+            for word, ids in zip(couple, (one, other), strict=True):
+                if not ids or unknown_id(tokenizer) in ids:
+                    raise InputError(f"{shortened(word)} is not in the tokenizer's vocabulary; give words that are")
             for source, target in ((one, other), (other, one)):
                 if table.setdefault(source, target) != target:
                     raise InputError(f"{couple[0]!r} or {couple[1]!r} stands in two couples")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from featcircuits.encoding import Encoder
 from featcircuits.errors import InputError
 from featcircuits.reading import read_text
 from featcircuits.tasks import Task
@@ -36,13 +37,23 @@ def read_lines(path: Path) -> list[str]:
 
 
 def token_rows(path: Path, lines: list[str], tokenizer: Any, longest: int) -> Rows:
-    """Lines of the file as rows of token ids, cut to `longest` tokens; those without a token are left out."""
+    """Lines of the file as rows of token ids, cut to `longest` tokens; those without a token are left out.
+
+    A line that begins with the BOS token already gets no second one.
+    """
     if tokenizer is None:
         raise InputError(f"{path}: the model has no tokenizer to read text with")
-    rows = [ids[:longest] for ids in tokenizer(lines)["input_ids"] if ids]
+    front = list(Encoder.of(tokenizer).front)
+    rows = [_once(front, ids)[:longest] for ids in tokenizer(lines)["input_ids"] if ids]
     if not rows:
         raise InputError(f"{path}: its lines hold no token of the model's; give one sentence or document a line")
     return rows
+
+
+def _once(front: list[int], ids: list[int]) -> list[int]:
+    """Without the tokens in front where the text's own first ones are the same."""
+    size = len(front)
+    return ids[size:] if front and ids[size : 2 * size] == front else ids
 
 
 def rows_of(task: Task) -> Rows:

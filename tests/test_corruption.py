@@ -131,3 +131,13 @@ def test_only_the_embedding_is_noised() -> None:
     )
     assert EMBED in both.sites
     assert torch.allclose(bare.total_effect, both.total_effect, rtol=tolerance("llama"))
+
+
+@pytest.mark.parametrize("couple", [("Mary", "Zorp"), ("Zorp", "Mary"), ("Zorp", "Blarp"), ("", "")])
+def test_words_outside_the_vocabulary_are_not_replaced(couple: tuple[str, str]) -> None:
+    """Any unknown word of a prompt would become the other of the couple."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    ids = tokenizer("Flurb saw Mary")["input_ids"]
+    task = Task.from_tokens([ids], None, [5], metric="log_probability")
+    with pytest.raises(fc.InputError, match="is not in the tokenizer's vocabulary"):
+        fc.symmetric_replacement(task, tokenizer, [couple])

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import featcircuits as fc
 from featcircuits.encoding import Encoder, unknown_id
 from featcircuits.examples import Span
+from featcircuits.text import read_rows
 from tests.tokenizers import CHAT, byte_level, sentence_pieces
 
 MODEL = Path(__file__).parents[1] / "saes" / "grammar-4l" / "model"
@@ -100,6 +101,14 @@ def test_a_token_that_also_stands_for_unknown_words_can_be_an_answer(
 def test_a_text_that_begins_twice_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, sentence_pieces(), {"prefix": "<s><s>The author", "answer": " is"})
     assert "task.jsonl, line 1: the prompt begins twice with '<s>'; remove one" in message
+
+
+def test_lines_of_a_text_begin_once_too(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\xef\xbb\xbfThe author is\r\n\n<s>The author is here\n")
+    tokenizer = sentence_pieces()
+    rows = read_rows(path, tokenizer, 4)
+    assert [tokens(tokenizer, row) for row in rows] == [["<s>", "▁The", "▁author", "▁is"]] * 2
 
 
 # prepend
