@@ -70,15 +70,16 @@ class Behaviour:
         """Raise `InputError` with the remedy where the model answers too few examples right."""
         if self.judged and self.share_right < LEAST_RIGHT:
             where = "pairs right on both sides" if self.paired else "prompts right"
+            drop = "only_right (--only-right) drops those that it gets wrong, " if any(self.right) else ""
             raise InputError(
                 f"{self.task}: the model answers {sum(self.right)} of {len(self)} {where}, and a circuit needs "
-                f"{LEAST_RIGHT:.0%}; {self._swapped()}only_right (--only-right) drops those that it gets wrong, "
-                "keep_wrong (--keep-wrong) goes on with all"
+                f"{LEAST_RIGHT:.0%}. {self.swapped()}{drop}keep_wrong (--keep-wrong) goes on with all"
             )
 
-    def _swapped(self) -> str:
+    def swapped(self) -> str:
+        """A guess at why, where most pairs are answered the other way round."""
         reversed_ = [not (a or b) for a, b in zip(self.right_clean, self.right_corrupted, strict=False)]
-        return "are the answers swapped? " if reversed_ and sum(reversed_) > 0.5 * len(self) else ""
+        return "Are the answers swapped? " if reversed_ and sum(reversed_) > 0.5 * len(self) else ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with the shares and means."""
@@ -137,7 +138,8 @@ def only_right(task: Task, found: Behaviour) -> Task:
     kept = [number for number, right in enumerate(found.right) if right]
     if not kept:
         raise InputError(
-            f"{task.name}: the model answers none of {len(task)} examples right; only_right leaves nothing"
+            f"{task.name}: the model answers none of {len(task)} examples right, and only_right leaves nothing. "
+            f"{found.swapped()}keep_wrong (--keep-wrong) goes on with all"
         )
     return task.only(kept)
 

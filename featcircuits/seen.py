@@ -50,7 +50,7 @@ class Comparison:
     """How a task's prompts compare with those that a circuit was traced on.
 
     `held_out`: whether none of them was traced on; None where that is unknown. `n_seen`: how many examples
-    have a clean prompt that was. `notes`: sentences for a reader, the first of them about this.
+    have a prompt that was, clean or corrupted. `notes`: sentences for a reader, the first of them about this.
     """
 
     held_out: bool | None
@@ -128,10 +128,13 @@ def _words(task: Task, most: int) -> list[list[int] | None]:
 
 
 def _seen(record: Mapping[str, Any], task: Task) -> int:
-    """How many examples have a clean prompt that a record names."""
+    """How many examples have a prompt, clean or corrupted, that a record names."""
     flat = base64.b64decode(record["hashes"], validate=True)
     known = {flat[begin : begin + _BYTES] for begin in range(0, len(flat), _BYTES)}
-    return sum(_hash(example.clean) in known for example in task.examples)
+    return sum(
+        any(_hash(prompt) in known for prompt in (example.clean, example.corrupted) if prompt is not None)
+        for example in task.examples
+    )
 
 
 def _other_words(record: Mapping[str, Any], task: Task, count: int) -> dict[int, tuple[list[int], int]]:

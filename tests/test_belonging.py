@@ -133,6 +133,17 @@ def test_weights_that_change_in_place_are_noticed() -> None:
     assert {site for site in marks if marks[site] != changed[site]} == {"resid_1"}
 
 
+@pytest.mark.parametrize("row", [0, 3, 7, -1])
+def test_a_single_row_that_changes_past_autograd_is_noticed(row: int) -> None:
+    model = fc.load()
+    marks = identity_of(model)
+    model.dictionaries["resid_2"].tensors()["W_enc"].data[row] += 3
+    now = identity_of(model)
+    assert {site for site in marks.dictionaries if marks.dictionaries[site] != now.dictionaries[site]} == {"resid_2"}
+    model.model.gpt_neox.layers[1].mlp.dense_h_to_4h.weight.data[row, 5] += 1.0
+    assert identity_of(model).weights != marks.weights
+
+
 def test_a_fingerprint_survives_a_change_of_dtype_but_for_float16(made: Made) -> None:
     weights = {dtype: identity_of(in_dtype(dtype)) for dtype in (torch.float32, torch.float64, torch.bfloat16)}
     assert len({identity.weights for identity in weights.values()}) == 1
