@@ -16,9 +16,10 @@ demo: .venv/package
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2
 
-# 20,000 cases of damaged and hostile input; about ten minutes
+# 20,000 cases of damaged and hostile input, and a kill at every point of writing; about twenty minutes
 fuzz: .venv/dev
 	$(BIN)/python -m tests.fuzz
+	FEATCIRCUITS_KILL_EVERY=1 $(BIN)/python -m pytest -n 2 tests/test_runs.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ def main() -> None:
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     Path("saes").symlink_to(ROOT / "saes")
     shutil.copy(ROOT / "saes/grammar-4l/tasks/ioi_train.jsonl", "pairs.jsonl")
-    Path("text.txt").write_text("The boy that the girls like is here .\n" * 40, encoding="utf-8")
+    Path("text.txt").write_text("The boy that the girls like is here .\n" * 400, encoding="utf-8")
     for line in commands():
         run(line)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -34,11 +35,12 @@ def begun(length: int, *roles: str) -> Example:
     other = prompt(length, paired=True)
     clean, corrupted = ((1, 2, *tokens[2:]) for tokens in (other.clean, other.corrupted or ()))
     spans = tuple((role, Span(number, number + 1)) for number, role in enumerate(roles, start=1))
-    return Example(clean, corrupted, (1,), (2,), spans)
+    return Example(clean, corrupted if corrupted != clean else None, (1,), (2,), spans)
 
 
 def task_of(*examples: Example, **options: str) -> fc.Task:
-    return fc.Task(examples, **options)
+    settings: dict[str, Any] = {"keep_wrong": True, **options}  # of random models
+    return fc.Task(examples, **settings)
 
 
 @pytest.mark.parametrize(

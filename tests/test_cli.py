@@ -347,9 +347,10 @@ def test_a_suite_is_trained_checked_and_traced(command: Command, tmp_path: Path)
         assert line in found.out
     assert "keep_sinks = false" in (tmp_path / "mine" / "suite.toml").read_text()
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {"README.md", "sites", "suite.toml"}
-    assert command("suites", "check", "--suite", tmp_path / "mine", "--text", text, "--no-check-fit").code == 0
+    own = ("--suite", tmp_path / "mine", "--model", SUITE / "model")
+    assert command("suites", "check", *own, "--text", text, "--no-check-fit").code == 0
     task = ("--task", SUITE / "tasks" / "ioi_train.jsonl", "--aggregate", "sum", "--no-check-fit")
-    assert command(*TRACE, "--suite", tmp_path / "mine", *task, "-o", tmp_path / "run").code == 0
+    assert command(*TRACE, *own, *task, "-o", tmp_path / "run").code == 0
     again = command(*train)
     assert (again.code, "is not empty" in again.err) == (2, True)
 

@@ -17,6 +17,7 @@ from featcircuits.cli.tables import edge_table, node_table
 from featcircuits.nodes import METRIC, Node
 from featcircuits.sites import Site
 
+ROOT = Path(__file__).parents[1]
 ROLES = ("[/x]", "[red]a", "[bold", ":smile:", "[link=file:///etc/passwd]b[/link]", "\\[x]")
 
 
@@ -63,8 +64,8 @@ def test_colours_still_come_from_styles() -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_no_encoding_ends_a_run(encoding: str, tmp_path: Path) -> None:
     task = tmp_path / "täsk 日本.jsonl"
-    line = '{"clean_prefix": "The boy", "patch_prefix": "The boys", "clean_answer": " is", "patch_answer": " are"}\n'
-    task.write_text(line * 2, encoding="utf-8")
+    lines = (ROOT / "saes" / "grammar-4l" / "tasks" / "agreement_simple_train.jsonl").read_text(encoding="utf-8")
+    task.write_text("".join(lines.splitlines(keepends=True)[:2]), encoding="utf-8")
     arguments = ["trace", "--task", task, "--nodes", "atp", "--edges", "none", "-o", tmp_path / "run"]
     done = subprocess.run(
         [sys.executable, "-m", "featcircuits", *map(str, arguments)],

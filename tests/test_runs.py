@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from tests.test_cli import call
 
 TRACE = ("trace", "--nodes", "atp", "--limit", "4", "--batch-size", "2", "--keep-nodes", "top=20", "--edges", "none")
 EVALUATE = ("--limit", "2", "--sizes", "3", "--draws", "2", "--overwrite")
-EVERY = [pytest.param(13, id="some points"), pytest.param(1, id="every point", marks=pytest.mark.slow)]
+EVERY_POINT = int(os.environ.get("FEATCIRCUITS_KILL_EVERY", "5"))
+"""How many points of writing lie between two kills; 1 with `make fuzz`."""
+EVERY = [pytest.param(13, id="some points"), pytest.param(EVERY_POINT, id="more points", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")

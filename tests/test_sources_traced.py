@@ -61,10 +61,21 @@ def suite_in(folder: Path, site: str, source: str) -> Path:
 def command(suite: Path, run: Path) -> list[list[str]]:
     """Random weights agree with no dictionary, so the check of the fit is left out."""
     task = SHIPPED / "tasks" / "agreement_simple_train.jsonl"
-    trace = ["trace", "--suite", str(suite), "--task", str(task), "--limit", "4", "--keep-nodes", "threshold=0"]
+    trace = [
+        "trace",
+        "--suite",
+        str(suite),
+        "--task",
+        str(task),
+        "--limit",
+        "4",
+        "--keep-nodes",
+        "threshold=0",
+        "--keep-wrong",
+    ]
     return [
         [*trace, "--no-check-fit", "-o", str(run)],
-        ["evaluate", str(run), "--task", str(task), "--limit", "4", "--draws", "1"],
+        ["evaluate", str(run), *own, "--draws", "1"],
     ]
 
 
