@@ -61,18 +61,8 @@ def suite_in(folder: Path, site: str, source: str) -> Path:
 def command(suite: Path, run: Path) -> list[list[str]]:
     """Random weights agree with no dictionary, so the check of the fit is left out."""
     task = SHIPPED / "tasks" / "agreement_simple_train.jsonl"
-    trace = [
-        "trace",
-        "--suite",
-        str(suite),
-        "--task",
-        str(task),
-        "--limit",
-        "4",
-        "--keep-nodes",
-        "threshold=0",
-        "--keep-wrong",
-    ]
+    own = ["--task", str(task), "--limit", "4", "--keep-wrong"]
+    trace = ["trace", "--suite", str(suite), *own, "--keep-nodes", "threshold=0"]
     return [
         [*trace, "--no-check-fit", "-o", str(run)],
         ["evaluate", str(run), *own, "--draws", "1"],
