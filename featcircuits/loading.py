@@ -194,7 +194,9 @@ def _tokenizer(source: str) -> Any:
 
     _check_folder(source)
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        found("a")  # some damage shows only when it is used
+        return found
     except Exception as error:  # what damaged files make the libraries raise has no bounds; some raise Exception itself
         raise InputError(f"the tokenizer of model {source!r} could not be loaded: {first_line(error)}") from None
 

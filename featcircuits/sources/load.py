@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from featcircuits.dictionaries import Affine
-from featcircuits.errors import InputError, shortened
+from featcircuits.errors import InputError, first_line, shortened
 from featcircuits.inside import check_links
 from featcircuits.sources.circuit_tracer import CIRCUIT_TRACER
 from featcircuits.sources.contract import Found, Source, SourceInfo, checked, info_of
@@ -96,4 +96,6 @@ def _found(path: Path, load: Load) -> Found:
             _ = info_of("", found).site
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+    except (RuntimeError, TypeError, IndexError) as error:  # torch's, of tensors that do not fit each other
+        raise InputError(f"{path}: its tensors do not fit each other ({first_line(error)})") from None
     return found

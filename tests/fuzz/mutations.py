@@ -110,7 +110,7 @@ def _repeat(rng: random.Random, where: Any, key: Any) -> None:
 
 
 def _bury(rng: random.Random, where: Any, key: Any) -> None:
-    for _ in range(rng.choice((1, 5, 70, 500))):
+    for _ in range(rng.choice((1, 5, 70, 200))):
         where[key] = rng.choice(([where[key]], {"a": where[key]}))
 
 

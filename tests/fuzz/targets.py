@@ -221,14 +221,16 @@ def dictionary(rng: random.Random, folder: Path) -> None:
     found = load_source(path)
     assert 0 < found.width <= 1 << 20
     assert all(tensor.isfinite().all() for tensor in found.tensors().values() if tensor.is_floating_point())
-    features = found.encode(torch.randn(3, found.read_width, generator=torch.Generator().manual_seed(0)))
+    features = found.to(torch.device("cpu"), torch.float32).encode(
+        torch.randn(3, found.read_width, generator=torch.Generator().manual_seed(0))
+    )
     assert features.shape == (3, found.n_features)
 
 
 def _spoiled_tensor(rng: random.Random, tensor: torch.Tensor) -> torch.Tensor:
     match rng.randrange(8):
         case 0:
-            return tensor[:0]
+            return tensor.flatten()[:0]
         case 1:
             return tensor[None]
         case 2:
