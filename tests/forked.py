@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import importlib
 import io
 import json
 import os
@@ -37,9 +38,10 @@ class Ended(NamedTuple):
 class Forker:
     """The process that all others are forked from."""
 
-    def __init__(self) -> None:
+    def __init__(self, *also: str) -> None:
+        """`also`: modules to load beforehand."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forked"],
+            [sys.executable, "-m", "tests.forked", *also],
             cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", "MPLBACKEND": "agg"}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
@@ -74,6 +76,8 @@ def _serve() -> None:
     from featcircuits.config import TraceConfig
 
     torch.set_num_threads(1)
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     tasks.load, tasks.load_tokenizer = functools.lru_cache(tasks.load), functools.lru_cache(tasks.load_tokenizer)
     config = TraceConfig()
     tasks.load_for(config, None, tasks.load_tokenizer(config.model, config.suite))

@@ -109,7 +109,8 @@ def test_an_evaluation_or_export_stopped_anywhere_has_written_all_its_files_or_n
 
 
 @pytest.mark.slow
-def test_a_training_killed_anywhere_ends_with_the_same_bytes(forked: Forker, tmp_path: Path) -> None:
+def test_a_training_killed_anywhere_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    forked = Forker("sae_lens", "tests.test_training")
     calls = forked("train", tmp_path / "whole" / "mine").calls
     assert calls > 100
     for at in range(1, calls + 1, 5):
@@ -120,6 +121,7 @@ def test_a_training_killed_anywhere_ends_with_the_same_bytes(forked: Forker, tmp
             assert again.code == 0, again.err
             assert names(out.parent) == ["mine"]
         assert files(out) == files(tmp_path / "whole" / "mine")
+    forked.close()
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(40, marks=pytest.mark.slow)])
