@@ -19,7 +19,7 @@ test: .venv/dev
 # 20,000 cases of damaged and hostile input, and a kill at every point of writing; about twenty minutes
 fuzz: .venv/dev
 	$(BIN)/python -m tests.fuzz
-	FEATCIRCUITS_KILL_EVERY=1 $(BIN)/python -m pytest -n 2 tests/test_runs.py
+	FEATCIRCUITS_THOROUGH=1 $(BIN)/python -m pytest -n 2 tests/test_runs.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

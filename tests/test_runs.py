@@ -16,9 +16,10 @@ from tests.test_cli import call
 
 TRACE = ("trace", "--nodes", "atp", "--limit", "4", "--batch-size", "2", "--keep-nodes", "top=20", "--edges", "none")
 EVALUATE = ("--limit", "2", "--sizes", "3", "--draws", "2", "--overwrite")
-EVERY_POINT = int(os.environ.get("FEATCIRCUITS_KILL_EVERY", "5"))
-"""How many points of writing lie between two kills; 1 with `make fuzz`."""
-EVERY = [pytest.param(13, id="some points"), pytest.param(EVERY_POINT, id="more points", marks=pytest.mark.slow)]
+THOROUGH = "FEATCIRCUITS_THOROUGH" in os.environ
+"""Kills at every point of writing take many minutes: `make fuzz` asks for them."""
+thorough = pytest.mark.skipif(not THOROUGH, reason="many minutes of kills; `make fuzz` runs them")
+EVERY = [pytest.param(13, id="some points"), pytest.param(1, id="every point", marks=thorough)]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_a_training_killed_anywhere_ends_with_the_same_bytes(tmp_path: Path) -> 
     forked = Forker("sae_lens", "tests.test_training")
     calls = forked("train", tmp_path / "whole" / "mine").calls
     assert calls > 100
-    for at in range(1, calls + 1, 5):
+    for at in range(1, calls + 1, 5 if THOROUGH else 40):
         out = tmp_path / str(at) / "mine"
         assert forked("train", out, at=at).code == -9
         if not out.exists():
@@ -124,7 +125,7 @@ def test_a_training_killed_anywhere_ends_with_the_same_bytes(tmp_path: Path) -> 
     forked.close()
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(40, marks=thorough)])
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
