@@ -40,8 +40,9 @@ def cumulative(share: float) -> Rule:
 
     def mask(sizes: np.ndarray) -> np.ndarray:
         before = np.concatenate([[0.0], np.cumsum(sizes)[:-1]])
-        # rounding must not ask for entries beyond the last one that has an effect
-        return (before < share * sizes.sum() * (1 - 1e-12)) & (sizes > 0)
+        # rounding must not ask for entries beyond the last one that has an effect, nor do without the first
+        short = before < share * sizes.sum() * (1 - 1e-12)
+        return (short | (np.arange(len(sizes)) == 0)) & (sizes > 0)
 
     return mask
 
