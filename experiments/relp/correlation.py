@@ -77,7 +77,7 @@ def cells(outputs: SplicedModel, task: fc.Task, method: str, **options: Any) -> 
 
 def moving_cells(outputs: SplicedModel, task: fc.Task) -> dict[str, np.ndarray]:
     """Which of them move in some prompt."""
-    return by_kind({site: errors.any(0) for site, (_, errors) in moving(outputs, task, BATCH).items()})
+    return by_kind({site: np.asarray(errors.any(0)) for site, (_, errors) in moving(outputs, task, BATCH).items()})
 
 
 def by_kind(found: Mapping[Site, np.ndarray]) -> dict[str, np.ndarray]:
