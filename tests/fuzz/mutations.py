@@ -125,9 +125,9 @@ def _alter(rng: random.Random, where: Any, key: Any) -> None:
     if isinstance(old, bool):
         where[key] = int(old)
     elif isinstance(old, int):
-        where[key] = rng.choice((old + 1, -old, float(old), str(old), old * 1000))
+        where[key] = rng.choice((old + 1, -old, old / 2 if abs(old) < 2**60 else 0.5, f"{old:x}", old * 1000))
     elif isinstance(old, float):
-        where[key] = rng.choice((-old, old * 1e300, int(old), str(old)))
+        where[key] = rng.choice((-old, old * 1e300, int(old) if abs(old) < 2**60 else 1, str(old)))
     elif isinstance(old, str):
         where[key] = spoiled_text(rng, old)
 
