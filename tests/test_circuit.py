@@ -370,3 +370,10 @@ def test_inputs_are_labelled_with_their_words() -> None:
     assert graph.nodes["input@0"]["label"] == "input@0: boy | girl | ..."
     assert graph.nodes["embed/3@0"]["words"] == "boy | girl | ..."
     assert Circuit.from_networkx(graph).labels == {}
+
+
+def test_a_graph_whose_effect_no_float_holds_is_refused() -> None:
+    graph = small().to_networkx()
+    graph.nodes["embed/3@0"]["effect"] = 10**400
+    with pytest.raises(fc.InputError, match="not a circuit's"):
+        Circuit.from_networkx(graph)
