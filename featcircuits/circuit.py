@@ -147,7 +147,7 @@ class Circuit:
             raise
         except KeyError as error:
             raise InputError(f"the graph is not a circuit's: it lacks {shortened(error.args[0])}") from None
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"the graph is not a circuit's: {type(error).__name__} {error}") from None
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
