@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import featcircuits as fc
-from featcircuits.examples import Example, Span
-from featcircuits.loading import load_bare
-from featcircuits.sites import all_sites
-from featcircuits.splice import SplicedModel
-from featcircuits.tracing import trace_with_ranking
+from featcircuits.loading.load import load_bare
+from featcircuits.model.sites import all_sites
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.examples import Example, Span
+from featcircuits.tracing.trace import trace_with_ranking
 
 
 def in_neurons(folder: str) -> SplicedModel:

@@ -10,19 +10,19 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from featcircuits import dictionaries
-from featcircuits.attribution.nodes import METHODS, Estimator
 from featcircuits.dictionaries.normalisation import NORMALISATIONS
+from featcircuits.estimators import METHODS, Estimator
 from featcircuits.evaluation.ablations import ABLATIONS
 from featcircuits.export import EXPORTERS
-from featcircuits.metrics import METRICS
-from featcircuits.models import FAMILIES, Family
-from featcircuits.models.families import Fused
+from featcircuits.model.architecture import FAMILIES, Family
+from featcircuits.model.families import Fused
+from featcircuits.model.sites import KINDS
 from featcircuits.propagation import RULE_SETS, RULES
-from featcircuits.sites import KINDS
 from featcircuits.sources import source_kinds
 from featcircuits.sources.refused import REASONS
 from featcircuits.suites import Suite, load_suite, named_suites
-from featcircuits.suites.listing import parts_of
+from featcircuits.suites.summary import parts_of
+from featcircuits.tasks.metrics import METRICS
 
 HEAD = """# What is supported
 

@@ -17,45 +17,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featcircuits import dictionaries, export, sources
-    from featcircuits.agreement import agree, audit
-    from featcircuits.attribution.edges import edge_effects
-    from featcircuits.attribution.effects import node_effects
-    from featcircuits.behaviour import behaviour_of
-    from featcircuits.circuit import Circuit
-    from featcircuits.corruption import symmetric_replacement
-    from featcircuits.diagnostics import illusion
+    from featcircuits.agreement import agree
+    from featcircuits.checks.audit import audit
+    from featcircuits.checks.bound import bound_missed
+    from featcircuits.checks.illusion import illusion
+    from featcircuits.checks.patching import patch
+    from featcircuits.checks.paths import explained_effect
+    from featcircuits.circuit.circuit import Circuit
+    from featcircuits.effects.edges import edge_effects
+    from featcircuits.effects.nodes import node_effects
     from featcircuits.errors import InputError
-    from featcircuits.evaluation import bound_missed, evaluate, explained_effect, patch
+    from featcircuits.evaluation import evaluate
     from featcircuits.health import check_suite
-    from featcircuits.loading import load
-    from featcircuits.nodes import Node
+    from featcircuits.loading.load import load
+    from featcircuits.model.nodes import Node
+    from featcircuits.model.sites import Site
     from featcircuits.selection import select
-    from featcircuits.sites import Site
-    from featcircuits.tasks import Task
-    from featcircuits.tracing import trace
+    from featcircuits.tasks.behaviour import behaviour_of
+    from featcircuits.tasks.corruption import symmetric_replacement
+    from featcircuits.tasks.task import Task
+    from featcircuits.tracing.trace import trace
     from featcircuits.training import train_suite
 
 _HOMES = {
-    "Circuit": "featcircuits.circuit",
+    "Circuit": "featcircuits.circuit.circuit",
     "InputError": "featcircuits.errors",
-    "Node": "featcircuits.nodes",
-    "Site": "featcircuits.sites",
-    "Task": "featcircuits.tasks",
+    "Node": "featcircuits.model.nodes",
+    "Site": "featcircuits.model.sites",
+    "Task": "featcircuits.tasks.task",
     "agree": "featcircuits.agreement",
-    "audit": "featcircuits.agreement",
-    "behaviour_of": "featcircuits.behaviour",
-    "bound_missed": "featcircuits.evaluation",
+    "audit": "featcircuits.checks.audit",
+    "behaviour_of": "featcircuits.tasks.behaviour",
+    "bound_missed": "featcircuits.checks.bound",
     "check_suite": "featcircuits.health",
-    "edge_effects": "featcircuits.attribution.edges",
+    "edge_effects": "featcircuits.effects.edges",
     "evaluate": "featcircuits.evaluation",
-    "explained_effect": "featcircuits.evaluation",
-    "illusion": "featcircuits.diagnostics",
-    "load": "featcircuits.loading",
-    "node_effects": "featcircuits.attribution.effects",
-    "patch": "featcircuits.evaluation",
+    "explained_effect": "featcircuits.checks.paths",
+    "illusion": "featcircuits.checks.illusion",
+    "load": "featcircuits.loading.load",
+    "node_effects": "featcircuits.effects.nodes",
+    "patch": "featcircuits.checks.patching",
     "select": "featcircuits.selection",
-    "symmetric_replacement": "featcircuits.corruption",
-    "trace": "featcircuits.tracing",
+    "symmetric_replacement": "featcircuits.tasks.corruption",
+    "trace": "featcircuits.tracing.trace",
     "train_suite": "featcircuits.training",
 }
 _MODULES = ("dictionaries", "export", "sources")

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from featcircuits.models import architecture_of
-from featcircuits.sites import EMBED, Site, resid
+from featcircuits.model.architecture import architecture_of
+from featcircuits.model.sites import EMBED, Site, resid
 
 
 @dataclass

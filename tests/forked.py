@@ -73,7 +73,7 @@ def _serve() -> None:
     import torch
 
     from featcircuits.cli import commands, dictionaries, measure, tasks  # noqa: F401
-    from featcircuits.config import TraceConfig
+    from featcircuits.cli.config import TraceConfig
 
     torch.set_num_threads(1)
     for name in sys.argv[1:]:

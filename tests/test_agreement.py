@@ -20,18 +20,19 @@ from torch import Tensor
 
 import featcircuits as fc
 from experiments.relp import correlation
-from featcircuits.agreement import Agreement, Score, agree, audit
+from featcircuits.agreement import Agreement, Score, agree
 from featcircuits.agreement.bases import in_basis
-from featcircuits.agreement.cost import measured
 from featcircuits.agreement.moving import moving
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
 from featcircuits.agreement.scores import Comparison, compare
-from featcircuits.attribution.nodes import Method
+from featcircuits.checks.audit import audit
+from featcircuits.checks.patching import swapped
 from featcircuits.cli.tables import agreement_tables
 from featcircuits.dictionaries import whole
-from featcircuits.evaluation.patching import swapped
-from featcircuits.sites import Site
-from featcircuits.states import SiteState, States, states_of
+from featcircuits.estimators import Method
+from featcircuits.model.sites import Site
+from featcircuits.runs.cost import measured
+from featcircuits.states.states import SiteState, States, states_of
 from tests.tiny import FAMILIES, LAYERS, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
 
 SHIPPED = Path(__file__).parents[1] / "saes" / "grammar-4l"
@@ -190,7 +191,7 @@ def test_a_move_counts_in_half_precision_however_large_the_activation() -> None:
 def test_exact_patching_runs_a_row_for_each_node_that_moves(
     shipped: fc.SplicedModel, basis: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featcircuits.attribution.nodes import exact
+    from featcircuits.estimators import exact
 
     model, task = in_basis(shipped, basis), pairs_of(shipped, "ioi", 2)
     rows, patched = [], exact.patched_metric

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import featcircuits as fc
-from featcircuits.alignment import ANYWHERE, FROM_THE_END, POSITION, ROLE, Alignment
-from featcircuits.baselines import mean_states
-from featcircuits.circuit import Circuit
-from featcircuits.decomposition import encode
+from featcircuits.circuit.circuit import Circuit, NodeScore
+from featcircuits.dictionaries.decomposition import encode
 from featcircuits.evaluation import Mean
-from featcircuits.evaluation.folds import parts
-from featcircuits.examples import Example, Span
-from featcircuits.sites import Site
+from featcircuits.evaluation.intervals import parts
+from featcircuits.model.sites import Site
+from featcircuits.states.baselines import mean_states
+from featcircuits.tasks.alignment import ANYWHERE, FROM_THE_END, POSITION, ROLE, Alignment
+from featcircuits.tasks.examples import Example, Span
 from tests.tiny import VOCABULARY, random_task, spliced_model, tiny_model
 
 EXACT = 1e-5
@@ -192,9 +192,7 @@ def test_parts_of_a_task_have_its_places_and_intervals() -> None:
         examples=tuple(Example(e.clean, e.corrupted, (2,), (1,), e.roles) for e in task.examples)
     )
     effects = fc.node_effects(spliced, task, "atp", keep_examples=False)
-    circuit = Circuit(
-        {node: fc.circuit.NodeScore(effect) for node, effect, _ in effects.nodes()}, {}, task.places, "role"
-    )
+    circuit = Circuit({node: NodeScore(effect) for node, effect, _ in effects.nodes()}, {}, task.places, "role")
     reports = [fc.evaluate(spliced, circuit, one, sizes=(), draws=0) for one in (task, turned)]
     (valid,) = [report for report in reports if report.invalid is None]  # one of the two shows the behaviour
     assert valid.interval is not None

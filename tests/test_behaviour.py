@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featcircuits as fc
-from featcircuits.behaviour import AMONG, LEAST_RIGHT, Behaviour, only_right, require_behaviour, right_answers
-from featcircuits.circuit import NodeScore
-from featcircuits.examples import Example
-from featcircuits.splice import SplicedModel
+from featcircuits.circuit.circuit import NodeScore
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.behaviour import AMONG, LEAST_RIGHT, Behaviour, only_right, require_behaviour, right_answers
+from featcircuits.tasks.examples import Example
 from tests.tiny import random_task, spliced_model, tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -194,7 +194,7 @@ def test_only_the_right_examples_are_kept(shipped: SplicedModel, agreement: fc.T
 @pytest.mark.skipif(not (SHARED / "models" / "stories260K").is_dir(), reason="stories260K is not here")
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_pairs_of_a_real_model_are_done(split: str) -> None:
-    from featcircuits.loading import load_bare
+    from featcircuits.loading.load import load_bare
 
     bare = load_bare(SHARED / "models" / "stories260K")
     task = fc.Task.from_jsonl(

@@ -11,10 +11,10 @@ import torch
 import transformers
 
 import featcircuits as fc
-from featcircuits.belonging import identity_in, identity_of
-from featcircuits.evaluation import explained_effect
-from featcircuits.fingerprints import fingerprint_of, tokenizer_fingerprint
-from featcircuits.splice import SplicedModel
+from featcircuits.checks.paths import explained_effect
+from featcircuits.model.fingerprints import fingerprint_of, tokenizer_fingerprint
+from featcircuits.provenance.belonging import identity_in, identity_of
+from featcircuits.splicing.spliced import SplicedModel
 from tests.tiny import VOCABULARY, random_dictionary, random_task, spliced_model, tiny_model, traced
 
 SITES = ["embed", "mlp_0", "resid_0", "resid_1", "resid_2"]
@@ -390,7 +390,7 @@ def test_names_stand_for_sites_and_nodes_in_every_door(made: Made) -> None:
 
 
 def test_a_ledger_of_another_model_task_or_method_is_refused(made: Made) -> None:
-    from featcircuits.ledger import InMemory
+    from featcircuits.runs.ledger import InMemory
 
     ledger = InMemory()
     first = fc.node_effects(made.model, made.task, "atp", ledger=ledger)
@@ -415,7 +415,7 @@ def test_a_ledger_of_another_model_task_or_method_is_refused(made: Made) -> None
 
 
 def test_a_trace_takes_from_a_ledger_what_is_its_own(made: Made) -> None:
-    from featcircuits.ledger import InMemory
+    from featcircuits.runs.ledger import InMemory
 
     ledger = InMemory()
     options: dict[str, Any] = {"nodes": "atp", "keep_nodes": "top=30", "ledger": ledger}

@@ -14,9 +14,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import featcircuits as fc
-from featcircuits.capabilities import check_capabilities, fitting_architecture
-from featcircuits.models import FAMILIES as ROWS
-from featcircuits.models import Fused, architecture_of
+from featcircuits.loading.capabilities import check_capabilities, fitting_architecture
+from featcircuits.model.architecture import FAMILIES as ROWS
+from featcircuits.model.architecture import Fused, architecture_of
 from tests.tiny import EAGER_ONLY, FAMILIES, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model
 
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import featcircuits as fc
-from featcircuits.circuit import Circuit, Endpoint, NodeScore
-from featcircuits.nodes import AGGREGATES, METRIC, Node, Place, input_node
-from featcircuits.sites import all_sites
+from featcircuits.circuit.circuit import Circuit, Endpoint, NodeScore
+from featcircuits.model.nodes import AGGREGATES, METRIC, Node, Place, input_node
+from featcircuits.model.sites import all_sites
 
 SITES = all_sites(3)
 finite = st.floats(-1e6, 1e6)

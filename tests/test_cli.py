@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from featcircuits import cli
-from featcircuits.circuit import Circuit
+from featcircuits.circuit.circuit import Circuit
 from featcircuits.cli import watch
 from featcircuits.cli.output import PlainConsole
 from featcircuits.evaluation.report import Report
@@ -744,7 +744,7 @@ def test_a_dry_run_estimates_and_leaves_nothing(command: Command, tmp_path: Path
 
 
 def test_an_interrupted_run_can_be_finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from featcircuits import tracing
+    from featcircuits.tracing import trace as tracing
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

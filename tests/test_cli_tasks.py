@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from featcircuits import cli
-from featcircuits.circuit import Circuit
+from featcircuits.circuit.circuit import Circuit
 
 ROOT = Path(__file__).parents[1]
 TASKS = ROOT / "saes" / "grammar-4l" / "tasks"
@@ -226,8 +226,8 @@ def test_single_prompts_and_suites_tasks_are_checked(command: Command, tmp_path:
 def test_pairs_that_differ_at_an_unprotected_first_token_are_told_the_remedy() -> None:
     from types import SimpleNamespace
 
-    from featcircuits.behaviour import Behaviour
     from featcircuits.cli.judgement import notes
+    from featcircuits.tasks.behaviour import Behaviour
 
     two = (0.0, 0.0)
     found = Behaviour("task", "logit_difference", two, two, (True, True), (True, True), (0, 0), (0, 1))

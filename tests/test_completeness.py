@@ -18,9 +18,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 import featcircuits as fc
-from featcircuits.models import FAMILIES as ROWS
-from featcircuits.models import Family, architecture_of
-from featcircuits.models.families import LLAMA
+from featcircuits.model.architecture import FAMILIES as ROWS
+from featcircuits.model.architecture import Family, architecture_of
+from featcircuits.model.families import LLAMA
 from tests.tiny import LAYERS, VOCABULARY, WIDTH, n_hooks, random_task, tiny_model
 
 HALF = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoTokenizer
 
 import featcircuits as fc
-from featcircuits.corruption import Noise, symmetric_replacement
-from featcircuits.sites import EMBED
-from featcircuits.tasks import Task
+from featcircuits.model.sites import EMBED
+from featcircuits.tasks.corruption import Noise, symmetric_replacement
+from featcircuits.tasks.task import Task
 from tests.tiny import FAMILIES, n_hooks, random_task, spliced_model, tiny_model, tolerance, traced
 
 MODEL = Path(__file__).parents[1] / "saes" / "grammar-4l" / "model"

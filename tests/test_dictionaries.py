@@ -22,7 +22,7 @@ from featcircuits.dictionaries import (
 )
 from featcircuits.dictionaries.base import check_numbers
 from featcircuits.dictionaries.offloaded import offloaded
-from featcircuits.fingerprints import fingerprint_of
+from featcircuits.model.fingerprints import fingerprint_of
 from featcircuits.sources import load_source
 from tests.kinds import KINDS, MATRICES, activations, dictionary, weights
 from tests.tiny import WIDTH, tiny_model

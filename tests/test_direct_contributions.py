@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import featcircuits as fc
-from featcircuits.decomposition import encode
 from featcircuits.dictionaries import Affine
-from featcircuits.sites import Site, resid
-from featcircuits.splice import SplicedModel
+from featcircuits.dictionaries.decomposition import encode
+from featcircuits.model.sites import Site, resid
+from featcircuits.splicing.spliced import SplicedModel
 from tests.tiny import HEADS, WIDTH, random_task, spliced_model, tiny_model
 
 LAYER = 1

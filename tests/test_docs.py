@@ -15,13 +15,13 @@ import typer
 import featcircuits as fc
 from experiments import supported
 from experiments.shipped_suite import words
-from featcircuits.behaviour import AMONG, LEAST_RIGHT
 from featcircuits.cli import app
-from featcircuits.loading import load_bare, load_tokenizer
-from featcircuits.metrics import METRICS
-from featcircuits.naming import LONGEST
+from featcircuits.inputs.names import LONGEST
+from featcircuits.loading.load import load_bare, load_tokenizer
 from featcircuits.selection import SELECTIONS
-from featcircuits.taskfiles import _OPTIONAL, _PAIRED, _UNPAIRED, MOST_ANSWERS
+from featcircuits.tasks.behaviour import AMONG, LEAST_RIGHT
+from featcircuits.tasks.jsonl import _OPTIONAL, _PAIRED, _UNPAIRED, MOST_ANSWERS
+from featcircuits.tasks.metrics import METRICS
 from tests.tokenizers import CHAT, byte_level
 
 ROOT = Path(__file__).parents[1]

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import featcircuits as fc
-from featcircuits.attribution.edges import EdgeEffects
-from featcircuits.connections import Through, connections
-from featcircuits.metrics import metric_named
-from featcircuits.nodes import METRIC, Node
-from featcircuits.sites import Site, all_sites
-from featcircuits.splice import SplicedModel
+from featcircuits.effects.edges import EdgeEffects
+from featcircuits.model.connections import Through, connections
+from featcircuits.model.nodes import METRIC, Node
+from featcircuits.model.sites import Site, all_sites
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.metrics import metric_named
 from tests.tiny import (
     ALL_SITES,
     FAMILIES,

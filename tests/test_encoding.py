@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import featcircuits as fc
-from featcircuits.encoding import Encoder, unknown_id
-from featcircuits.examples import Span
-from featcircuits.text import read_rows
+from featcircuits.tasks.encoding import Encoder, unknown_id
+from featcircuits.tasks.examples import Span
+from featcircuits.tasks.token_rows import read_rows
 from tests.tokenizers import CHAT, byte_level, sentence_pieces
 
 MODEL = Path(__file__).parents[1] / "saes" / "grammar-4l" / "model"

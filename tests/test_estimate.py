@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from featcircuits import estimate as module
-from featcircuits.splice import SplicedModel
-from featcircuits.tasks import Task
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.task import Task
+from featcircuits.tracing import estimate as module
 from tests.tiny import random_task, spliced_model, tiny_model
 
 ROUNDS, PER_EXAMPLE, ONCE, WARM_UP = 5, 3.0, 7.0, 2.0

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import featcircuits as fc
-from featcircuits.attribution.attending import Pattern, attending, key_effect, per_head
-from featcircuits.attribution.nodes.atp_star import AtPStar, FiniteFirstHop, QueryKeyFix
-from featcircuits.attribution.readers import attention_effects
-from featcircuits.attribution.writes import reads, writes
-from featcircuits.sites import EMBED, Site, all_sites, resid
-from featcircuits.splice import SplicedModel
-from featcircuits.states import States, states_of
+from featcircuits.estimators.atp_star import AtPStar, FiniteFirstHop, QueryKeyFix
+from featcircuits.estimators.first_hop import attention_effects
+from featcircuits.estimators.writes import reads, writes
+from featcircuits.model.sites import EMBED, Site, all_sites, resid
+from featcircuits.propagation.open_attention import Pattern, attending, key_effect, per_head
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.states import States, states_of
 from tests.tiny import (
     FAMILIES,
     LAYERS,

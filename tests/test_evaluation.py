@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featcircuits as fc
-from featcircuits.circuit import Circuit, NodeScore
-from featcircuits.decomposition import encode
+from featcircuits.circuit.circuit import Circuit, NodeScore
+from featcircuits.dictionaries.decomposition import encode
 from featcircuits.evaluation.curves import check_sizes, default_sizes, shuffled
-from featcircuits.evaluation.scores import area, area_from_one, invalid_reason
-from featcircuits.examples import Example
-from featcircuits.metrics import metric_named
-from featcircuits.nodes import Node
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
+from featcircuits.evaluation.faithfulness import area, area_from_one, invalid_reason
+from featcircuits.model.nodes import Node
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.examples import Example
+from featcircuits.tasks.metrics import metric_named
 from tests.tiny import FAMILIES, KINDS, LAYERS, random_task, spliced_model, tiny_model
 
 families = st.sampled_from(FAMILIES)

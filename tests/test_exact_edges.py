@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 import featcircuits as fc
-from featcircuits.attribution.direct import arcs_of
-from featcircuits.circuit import Circuit, Endpoint, NodeScore
+from featcircuits.checks.paths import explained_effect
+from featcircuits.circuit.circuit import Circuit, Endpoint, NodeScore
 from featcircuits.dictionaries import Affine, Dictionary, relu
-from featcircuits.evaluation.paths import explained_effect
-from featcircuits.examples import Example
-from featcircuits.models import INPUTS
-from featcircuits.nodes import METRIC, Node
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
+from featcircuits.effects.direct import arcs_of
+from featcircuits.model.architecture import INPUTS
+from featcircuits.model.nodes import METRIC, Node
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.examples import Example
 from tests.tiny import (
     FAMILIES,
     KINDS,

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import featcircuits as fc
-from featcircuits.circuit import Circuit, NodeScore
+from featcircuits.circuit.circuit import Circuit, NodeScore
 from featcircuits.export import EXPORTERS
 from featcircuits.export.layout import drawn
-from featcircuits.manifest import words_at
-from featcircuits.nodes import METRIC, Node
+from featcircuits.model.nodes import METRIC, Node
+from featcircuits.provenance.manifest import words_at
 from tests.test_circuit import circuits, same, small
 
 READERS: dict[str, Callable[[Path], nx.DiGraph]] = {

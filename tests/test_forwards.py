@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 import featcircuits as fc
-from featcircuits.models import architecture_of
+from featcircuits.model.architecture import architecture_of
 from featcircuits.propagation import propagation, secants
 from tests.tiny import VOCABULARY, WIDTH, random_task, spliced_model, tiny_model
 

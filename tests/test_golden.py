@@ -15,10 +15,10 @@ from torch import Tensor
 import featcircuits as fc
 from featcircuits.evaluation.ablated import NEVER, AblatedModel, Subgraph
 from featcircuits.evaluation.ablations import Ablation, Resample, ablation_named
+from featcircuits.evaluation.faithfulness import share
 from featcircuits.evaluation.scope import scope_of
-from featcircuits.evaluation.scores import share
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel
 
 FOLDER = Path(__file__).parent / "golden"
 SFC = ("sfc_gpt_neox_parallel", "sfc_gpt_neox_sequential")

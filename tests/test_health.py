@@ -24,13 +24,13 @@ from featcircuits.health.check import site_fits
 from featcircuits.health.figures import measure, with_site_at
 from featcircuits.health.fit import unexplained
 from featcircuits.health.trace import _clean, check_states
-from featcircuits.sinks import bos_ids, limit_of, usual_anywhere
-from featcircuits.sites import KINDS as SITE_KINDS
-from featcircuits.sites import Site, all_sites
-from featcircuits.splice import SplicedModel
-from featcircuits.states import states_of
-from featcircuits.text import Rows, read_rows, rows_of
-from featcircuits.tokens import Tokens
+from featcircuits.model.sites import KINDS as SITE_KINDS
+from featcircuits.model.sites import Site, all_sites
+from featcircuits.model.tokens import Tokens
+from featcircuits.splicing.sinks import bos_ids, limit_of, usual_anywhere
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.states import states_of
+from featcircuits.tasks.token_rows import Rows, read_rows, rows_of
 from tests.tiny import (
     KINDS,
     VOCABULARY,

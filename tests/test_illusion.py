@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import featcircuits as fc
-from featcircuits.diagnostics import illusion
-from featcircuits.diagnostics.directions import along, outside, ratio, row_part
-from featcircuits.diagnostics.illusion import MESSAGE, Illusion, Limits
+from featcircuits.checks.directions import along, outside, ratio, row_part
+from featcircuits.checks.illusion import MESSAGE, Illusion, Limits, illusion
 from featcircuits.dictionaries import relu
-from featcircuits.nodes import Node
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
+from featcircuits.model.nodes import Node
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel
 from tests.tiny import FAMILIES, LAYERS, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
 
 

@@ -24,7 +24,7 @@ from featcircuits.dictionaries import (
     relu,
     topk,
 )
-from featcircuits.fingerprints import fingerprint_of
+from featcircuits.model.fingerprints import fingerprint_of
 from tests.kinds import KINDS, activations, dictionary, drawn, weights
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}

@@ -17,10 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import featcircuits as fc
-from featcircuits import runs
-from featcircuits.circuit import Circuit
-from featcircuits.ledger import InMemory, OnDisk
-from featcircuits.splice import SplicedModel
+from featcircuits.circuit.circuit import Circuit
+from featcircuits.runs import folder as runs
+from featcircuits.runs.ledger import InMemory, OnDisk
+from featcircuits.splicing.spliced import SplicedModel
 from tests.tiny import random_task, spliced_model, tiny_model, traced
 
 ROOT = Path(__file__).parents[1]

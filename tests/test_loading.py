@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 import featcircuits as fc
 from featcircuits.dictionaries import identity, relu
+from featcircuits.model.tokens import Tokens
 from featcircuits.suites import fingerprint, load_suite, named_suites
-from featcircuits.tokens import Tokens
 from tests.tiny import LAYERS, WIDTH, n_hooks, random_dictionary, tiny_model
 
 FAMILY = "gpt_neox_parallel"

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import featcircuits as fc
-from featcircuits import splice, states
-from featcircuits.attribution import effects
-from featcircuits.attribution.effects import NodeEffects
-from featcircuits.states import fitting_batch
+from featcircuits.effects import nodes as effects
+from featcircuits.effects.nodes import NodeEffects
+from featcircuits.splicing import spliced as splice
+from featcircuits.states import states
+from featcircuits.states.states import fitting_batch
 from tests.tiny import random_task, spliced_model, tiny_model, traced
 
 METHODS = ("exact", "atp", "ig", "ig-inputs", "relp", "atp-drop")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import featcircuits as fc
-from featcircuits.circuit import NodeScore
-from featcircuits.examples import Example, Span
-from featcircuits.naming import LONGEST, OTHER, check_name, check_place, check_role
-from featcircuits.nodes import METRIC, Node, input_node
-from featcircuits.sites import Site
+from featcircuits.circuit.circuit import NodeScore
+from featcircuits.inputs.names import LONGEST, OTHER, check_name, check_place, check_role
+from featcircuits.model.nodes import METRIC, Node, input_node
+from featcircuits.model.sites import Site
+from featcircuits.tasks.examples import Example, Span
 
 MODEL = Path(__file__).parents[1] / "saes" / "grammar-4l" / "model"
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import featcircuits as fc
-from featcircuits.baselines import mean_states
-from featcircuits.decomposition import encode
-from featcircuits.examples import Example, Span
-from featcircuits.metrics import metric_named
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
-from featcircuits.tasks import Batch
+from featcircuits.dictionaries.decomposition import encode
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.baselines import mean_states
+from featcircuits.tasks.examples import Example, Span
+from featcircuits.tasks.metrics import metric_named
+from featcircuits.tasks.task import Batch
 from tests.tiny import (
     ALL_SITES,
     EAGER_ONLY,

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
-from featcircuits.circuit import Circuit, NodeScore
+from featcircuits.circuit.circuit import Circuit, NodeScore
 from featcircuits.cli.output import PlainConsole, printable
 from featcircuits.cli.tables import edge_table, node_table
-from featcircuits.nodes import METRIC, Node
-from featcircuits.sites import Site
+from featcircuits.model.nodes import METRIC, Node
+from featcircuits.model.sites import Site
 
 ROOT = Path(__file__).parents[1]
 ROLES = ("[/x]", "[red]a", "[bold", ":smile:", "[link=file:///etc/passwd]b[/link]", "\\[x]")

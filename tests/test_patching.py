@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import featcircuits as fc
+from featcircuits.checks.bound import bound_missed, bound_of
+from featcircuits.checks.patching import Patching, patch, swapped
 from featcircuits.dictionaries import relu
-from featcircuits.evaluation.bound import bound_missed, bound_of
-from featcircuits.evaluation.patching import Patching, patch, swapped
-from featcircuits.nodes import Node
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
+from featcircuits.model.nodes import Node
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel
 from tests.tiny import FAMILIES, LAYERS, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import featcircuits as fc
-from featcircuits.attribution.nodes.quadrature import points
-from featcircuits.decomposition import encode
 from featcircuits.dictionaries import relu, whole
-from featcircuits.sites import EMBED, Site, all_sites, resid
-from featcircuits.splice import SplicedModel
+from featcircuits.dictionaries.decomposition import encode
+from featcircuits.estimators.quadrature import points
+from featcircuits.model.sites import EMBED, Site, all_sites, resid
+from featcircuits.splicing.spliced import SplicedModel
 from tests.test_estimators import batch_states, close
 from tests.tiny import (
     FAMILIES,

@@ -13,11 +13,11 @@ import transformers
 from transformers import PreTrainedModel
 
 import featcircuits as fc
-from featcircuits.attribution.attending import attending
-from featcircuits.models import architecture_of
-from featcircuits.sites import resid
-from featcircuits.splice import Start
-from featcircuits.tokens import Tokens
+from featcircuits.model.architecture import architecture_of
+from featcircuits.model.sites import resid
+from featcircuits.model.tokens import Tokens
+from featcircuits.propagation.open_attention import attending
+from featcircuits.splicing.spliced import Start
 from tests.tiny import (
     FAMILIES,
     LAYERS,

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 import featcircuits as fc
 from featcircuits.dictionaries import Affine, Origin
-from featcircuits.manifest import dictionaries_of
-from featcircuits.sites import Site
+from featcircuits.model.sites import Site
+from featcircuits.provenance.manifest import dictionaries_of
 from featcircuits.sources import load_source
 from featcircuits.suites.places import elsewhere
 from tests.source_files import copied, stored

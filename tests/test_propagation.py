@@ -19,15 +19,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import featcircuits as fc
 import featcircuits.propagation
-from featcircuits.models import architecture_of
+from featcircuits.model.architecture import architecture_of
+from featcircuits.model.sites import EMBED, Site, all_sites, resid
+from featcircuits.model.tokens import Tokens
 from featcircuits.propagation import RULES as RULES_THERE_ARE
 from featcircuits.propagation import propagation, rule_names
+from featcircuits.propagation.attention_kernels import around_attention
 from featcircuits.propagation.carry import carry
-from featcircuits.propagation.pattern import around_attention
 from featcircuits.propagation.rules import entered
-from featcircuits.sites import EMBED, Site, all_sites, resid
-from featcircuits.splice import SplicedModel, gradients
-from featcircuits.tokens import Tokens
+from featcircuits.splicing.spliced import SplicedModel, gradients
 from tests.tiny import (
     EAGER_ONLY,
     FAMILIES,

@@ -11,9 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featcircuits as fc
-from featcircuits.circuit import Circuit, Endpoint, NodeScore
-from featcircuits.nodes import METRIC, Node
-from featcircuits.prune import beginning, choose, cumulative, parse_rule, prune, reachable, strongest, threshold, top
+from featcircuits.circuit.circuit import Circuit, Endpoint, NodeScore
+from featcircuits.circuit.pruning import (
+    beginning,
+    choose,
+    cumulative,
+    parse_rule,
+    prune,
+    reachable,
+    strongest,
+    threshold,
+    top,
+)
+from featcircuits.model.nodes import METRIC, Node
 from tests.test_circuit import circuits
 
 numbers = st.floats(-100, 100, allow_subnormal=False)  # half of the smallest one is 0

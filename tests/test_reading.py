@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from featcircuits.errors import InputError, first_line, known, shortened
-from featcircuits.reading import parse_json, read_json, read_text, read_toml, read_yaml
+from featcircuits.files.reading import parse_json, read_json, read_text, read_toml, read_yaml
 
 READERS: dict[str, Callable[[Path], Any]] = {"json": read_json, "toml": read_toml, "yaml": read_yaml, "txt": read_text}
 

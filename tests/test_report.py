@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import featcircuits as fc
-from featcircuits.circuit import Circuit, NodeScore
+from featcircuits.circuit.circuit import Circuit, NodeScore
 from featcircuits.cli.tables import curve_table, report_table
 from featcircuits.evaluation.plot import draw_curve, plot_curve
 from featcircuits.evaluation.report import Curve, Report

@@ -12,14 +12,14 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import featcircuits as fc
-from featcircuits.metrics import METRICS
-from featcircuits.models import architecture_of
+from featcircuits.model.architecture import architecture_of
+from featcircuits.model.sites import EMBED, Site, all_sites, resid
+from featcircuits.model.tokens import Tokens
 from featcircuits.propagation import secants
-from featcircuits.propagation.pattern import around_attention
+from featcircuits.propagation.attention_kernels import around_attention
 from featcircuits.propagation.secant import logarithmic_mean, slope
-from featcircuits.sites import EMBED, Site, all_sites, resid
-from featcircuits.splice import SplicedModel, gradients
-from featcircuits.tokens import Tokens
+from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.tasks.metrics import METRICS
 from tests import explicit
 from tests.test_propagation import in_float64
 from tests.tiny import (

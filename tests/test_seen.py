@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import featcircuits as fc
-from featcircuits import seen
-from featcircuits.circuit import Circuit
-from featcircuits.seen import compared, prompts_of
+from featcircuits.circuit.circuit import Circuit
+from featcircuits.provenance import prompts as seen
+from featcircuits.provenance.prompts import compared, prompts_of
 from tests.tiny import random_task, spliced_model, tiny_model
 
 THE, THAT, NEAR, A = 1, 2, 3, 4

@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featcircuits as fc
-from featcircuits.attribution.effects import NodeEffects, node_effects
-from featcircuits.circuit import Circuit, NodeScore
+from featcircuits.circuit.circuit import Circuit, NodeScore
+from featcircuits.circuit.pruning import beginning, cumulative, threshold, top
 from featcircuits.dictionaries import identity
-from featcircuits.nodes import Node
+from featcircuits.effects.nodes import NodeEffects, node_effects
+from featcircuits.model.nodes import Node
+from featcircuits.model.sites import Site
 from featcircuits.progress import silent
-from featcircuits.prune import beginning, cumulative, threshold, top
 from featcircuits.selection import SELECTIONS, Selection, selection_named
 from featcircuits.selection.evidence import Evidence
 from featcircuits.selection.ratio import sign_share
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
-from featcircuits.tracing import trace_with_ranking
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tracing.trace import trace_with_ranking
 from tests.tiny import LAYERS, WIDTH, made_linear, random_task, spliced_model, tiny_model
 
 SEARCHING = ("iterated", "mask:steps=3", "greedy:pool=40")

@@ -14,10 +14,10 @@ import torch
 from safetensors import safe_open
 
 import featcircuits as fc
-from featcircuits.metrics import metric_named
-from featcircuits.sinks import usual_tokens
-from featcircuits.splice import SplicedModel
-from featcircuits.text import rows_of, token_batches
+from featcircuits.splicing.sinks import usual_tokens
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.metrics import metric_named
+from featcircuits.tasks.token_rows import rows_of, token_batches
 
 FOLDER = Path(__file__).parents[1] / "saes" / "grammar-4l"
 SUITE = tomllib.loads((FOLDER / "suite.toml").read_text(encoding="utf-8"))

@@ -20,9 +20,8 @@ from torch import Tensor
 import featcircuits as fc
 from featcircuits import dictionaries
 from featcircuits.dictionaries import Affine
-from featcircuits.sites import Site
+from featcircuits.model.sites import Site
 from featcircuits.sources import (
-    contract,
     describe,
     files,
     load,
@@ -30,6 +29,7 @@ from featcircuits.sources import (
     read_source,
     sha256,
     site_of_hook,
+    source,
     source_kinds,
 )
 
@@ -316,7 +316,7 @@ def test_releases_and_repositories_out_of_the_cache() -> None:
 
 def test_the_example_of_the_page_reads_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parents[1] / "docs" / "howto" / "source.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {**vars(dictionaries), **vars(files), **vars(contract)}
+    names: dict[str, Any] = {**vars(dictionaries), **vars(files), **vars(source)}
     exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
     monkeypatch.setattr(load, "SOURCES", (names["MINE"], *load.SOURCES))
     w = {"encoder": torch.eye(4)[:, :3], "encoder_bias": torch.zeros(4), "decoder": torch.eye(4)[:, :3]}

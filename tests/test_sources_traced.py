@@ -13,8 +13,8 @@ import pytest
 import torch
 import transformers
 
-from featcircuits.circuit import Circuit
-from featcircuits.sites import Site
+from featcircuits.circuit.circuit import Circuit
+from featcircuits.model.sites import Site
 from tests.test_cli import call
 from tests.test_sources import FOLDER, golden
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import featcircuits as fc
-from featcircuits.decomposition import encode
-from featcircuits.sites import EMBED, Site, resid
-from featcircuits.splice import SplicedModel, Start, gradients
-from featcircuits.tokens import Tokens
+from featcircuits.dictionaries.decomposition import encode
+from featcircuits.model.sites import EMBED, Site, resid
+from featcircuits.model.tokens import Tokens
+from featcircuits.splicing.spliced import SplicedModel, Start, gradients
 from tests.tiny import (
     ALL_SITES,
     EAGER_ONLY,

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 import featcircuits as fc
-from featcircuits.inside import inside, link_in
+from featcircuits.files.containment import inside, link_in
 from featcircuits.sources import load_source
 from featcircuits.suites import load_suite
-from featcircuits.suites.hub import size_here
-from featcircuits.suites.listing import parts_of
+from featcircuits.suites.cache import size_here
+from featcircuits.suites.summary import parts_of
 from tests.test_suites import HEAD, sae_lens_folder, suite_of
 from tests.tiny import random_dictionary, tiny_model
 
@@ -133,7 +133,7 @@ def test_a_record_of_the_weights_that_there_are(tmp_path: Path) -> None:
 
 
 def loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcircuits.loading._pretrained", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("featcircuits.loading.load._pretrained", lambda *given: pytest.fail("the model was loaded"))
 
 
 def test_sites_that_are_missing_or_outside_are_found_before_the_model_is_loaded(

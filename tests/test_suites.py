@@ -21,19 +21,19 @@ from torch import Tensor
 
 import featcircuits as fc
 from featcircuits.cli import tasks
+from featcircuits.cli.config import TraceConfig
 from featcircuits.cli.listing import suite_table
 from featcircuits.cli.tasks import load_for, read_task
-from featcircuits.config import TraceConfig
 from featcircuits.dictionaries import Affine, jumprelu
-from featcircuits.manifest import dictionaries_of
-from featcircuits.models import FAMILIES
-from featcircuits.sites import Site, all_sites, chosen, in_ranges
+from featcircuits.model.architecture import FAMILIES
+from featcircuits.model.sites import Site, all_sites, chosen, in_ranges
+from featcircuits.model.tokens import Tokens
+from featcircuits.provenance.manifest import dictionaries_of
 from featcircuits.sources import site_of_hook
 from featcircuits.suites import SHIPPED, Suite, load_suite, named_suites
 from featcircuits.suites.adapting import adaptation, after_gain, centred, mlp_gain, moved, value_offset
-from featcircuits.suites.hub import need_of, release_named
-from featcircuits.suites.listing import Part, parts_of
-from featcircuits.tokens import Tokens
+from featcircuits.suites.cache import need_of, release_named
+from featcircuits.suites.summary import Part, parts_of
 from tests.tiny import ALL_SITES, HEADS, LAYERS, VOCABULARY, WIDTH, random_dictionary, spliced_model, tiny_model
 
 PUBLISHED = sorted(set(named_suites()) - {SHIPPED})

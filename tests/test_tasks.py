@@ -17,10 +17,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 import featcircuits as fc
-from featcircuits.examples import Example, Span
-from featcircuits.metrics import METRICS, NEEDS_CORRUPTED_ANSWERS, Answers, metric_named
-from featcircuits.naming import OTHER
-from featcircuits.tokens import Tokens
+from featcircuits.inputs.names import OTHER
+from featcircuits.model.tokens import Tokens
+from featcircuits.tasks.examples import Example, Span
+from featcircuits.tasks.metrics import METRICS, NEEDS_CORRUPTED_ANSWERS, Answers, metric_named
 
 MODEL = Path(__file__).parents[1] / "saes" / "grammar-4l" / "model"
 PAIR = {"clean_prefix": "The author", "patch_prefix": "The authors", "clean_answer": " is", "patch_answer": " are"}

@@ -19,15 +19,15 @@ import featcircuits as fc
 from featcircuits.dictionaries import jumprelu
 from featcircuits.errors import InputError
 from featcircuits.health import measure
-from featcircuits.models import architecture_of
+from featcircuits.model.architecture import architecture_of
+from featcircuits.model.sites import parse_all
+from featcircuits.model.tokens import Tokens
 from featcircuits.progress import silent
-from featcircuits.sites import parse_all
 from featcircuits.sources import sha256
-from featcircuits.splice import SplicedModel
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.suites import load_suite
-from featcircuits.text import Rows, token_batches
-from featcircuits.tokens import Tokens
-from featcircuits.training import Recipe, activations, record, sample_rows, suite, train_suite, trainer
+from featcircuits.tasks.token_rows import Rows, token_batches
+from featcircuits.training import Recipe, activations, sample_rows, suite_record, train, train_suite, trainer
 from featcircuits.training.activations import collect, opened, shape_at, shuffled
 from tests.tiny import VOCABULARY, tiny_model
 
@@ -176,7 +176,7 @@ def test_a_site_whose_features_all_die_costs_none_of_the_others(
             "threshold": none.clone(),
         }
 
-    monkeypatch.setattr(suite, "train", fake)
+    monkeypatch.setattr(train, "train", fake)
     out = tmp_path / "mine"
     with pytest.raises(InputError, match="every feature died in training at attn_1; leave these sites out"):
         train_suite(bare_model(), random_rows(), out, RECIPE, sites=SITES)
@@ -365,13 +365,13 @@ def test_without_the_extra_the_remedy_is_named(tmp_path: Path, monkeypatch: pyte
     def absent(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(record, "version", absent)
+    monkeypatch.setattr(suite_record, "version", absent)
     with pytest.raises(InputError, match=r"pip install 'featcircuits\[train\]'"):
         train_suite(bare_model(), random_rows(), tmp_path / "mine", RECIPE)
 
 
 def test_sites_by_kind_and_by_name() -> None:
-    found = suite.sites_named(bare_model(), ["resid", "attn_z_1", "embed", "resid_0"])
+    found = train.sites_named(bare_model(), ["resid", "attn_z_1", "embed", "resid_0"])
     assert list(map(str, found)) == ["embed", "resid_0", "attn_z_1", "resid_1", "resid_2"]
 
 
@@ -395,7 +395,11 @@ def test_toml_reads_back() -> None:
     import tomllib
 
     table = {"a": 1, "b": 'x "y"', "t": {"n": 0.5, "files": {"a.b": "c"}, "empty": {}}}
-    assert tomllib.loads(record.toml_text(table)) == {"a": 1, "b": 'x "y"', "t": {"n": 0.5, "files": {"a.b": "c"}}}
+    assert tomllib.loads(suite_record.toml_text(table)) == {
+        "a": 1,
+        "b": 'x "y"',
+        "t": {"n": 0.5, "files": {"a.b": "c"}},
+    }
 
 
 def test_token_batches_hold_every_row_once() -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from featcircuits import writing
-from featcircuits.circuit import Circuit
-from featcircuits.config import EvaluateConfig
+from featcircuits.circuit.circuit import Circuit
+from featcircuits.cli.config import EvaluateConfig
 from featcircuits.errors import InputError
 from featcircuits.export import EXPORTERS
-from featcircuits.locks import claimed, differences, held
+from featcircuits.files import writing
+from featcircuits.files.locks import claimed, differences, held
 
 EMPTY = Circuit({}, {}, (None,), "sum")
 
@@ -256,7 +256,7 @@ def test_a_claim_names_its_owner_and_what_differs(tmp_path: Path) -> None:
 
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from featcircuits.locks import claimed\n"
+        "import os, sys; from pathlib import Path; from featcircuits.files.locks import claimed\n"
         "with claimed(Path(sys.argv[1]), Path('R'), {}):\n    os._exit(3)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "lock"], timeout=60, check=False).returncode == 3

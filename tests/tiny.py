@@ -14,9 +14,9 @@ import featcircuits as fc
 from featcircuits.dictionaries import Dictionary, abstopk, gated, groupmax, jumprelu, relu, topk
 from featcircuits.dictionaries.base import Options
 from featcircuits.dictionaries.normalisation import ConstantNorm, LayerNorm
-from featcircuits.sites import Site, all_sites
-from featcircuits.splice import SplicedModel
-from featcircuits.tokens import Tokens
+from featcircuits.model.sites import Site, all_sites
+from featcircuits.model.tokens import Tokens
+from featcircuits.splicing.spliced import SplicedModel
 
 LAYERS, WIDTH, HEADS, VOCABULARY = 3, 16, 2, 40
 _SHARED: dict[str, Any] = {

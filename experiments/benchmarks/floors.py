@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import featcircuits as fc
-from featcircuits.splice import SplicedModel, Start, frozen
+from featcircuits.splicing.spliced import SplicedModel, Start, frozen
 
 
 def two_forwards_one_backward(spliced: SplicedModel, task: fc.Task) -> None:

@@ -17,8 +17,8 @@ import torch
 import transformers
 
 import featcircuits as fc
-from featcircuits.sites import all_sites
-from featcircuits.splice import SplicedModel
+from featcircuits.model.sites import all_sites
+from featcircuits.splicing.spliced import SplicedModel
 
 SHAPES: Mapping[str, Any] = {
     "pythia-70m": lambda: transformers.GPTNeoXConfig(

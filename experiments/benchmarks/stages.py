@@ -11,13 +11,13 @@ import torch
 
 import featcircuits as fc
 from experiments.benchmarks import floors
-from featcircuits.attribution.edges import EdgeEffects
-from featcircuits.attribution.effects import NodeEffects, effects_of
-from featcircuits.attribution.nodes import Estimator, method_named
+from featcircuits.effects.edges import EdgeEffects
+from featcircuits.effects.nodes import NodeEffects, effects_of
+from featcircuits.estimators import Estimator, method_named
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
 from featcircuits.evaluation.ablations import ablation_named
-from featcircuits.splice import SplicedModel
-from featcircuits.states import states_of
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.states import states_of
 
 Work = Callable[[], object]
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import featcircuits as fc
 from featcircuits.dictionaries import Dictionary
-from featcircuits.loading import DTYPES
-from featcircuits.sites import all_sites
-from featcircuits.splice import SplicedModel
+from featcircuits.loading.load import DTYPES
+from featcircuits.model.sites import all_sites
+from featcircuits.splicing.spliced import SplicedModel
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from experiments.frontier.models import Case, Folders, folder_case, suite_cases
 from experiments.frontier.page import fill, write_tables
 from experiments.frontier.pictures import draw
 from experiments.frontier.prompts import overlap, spread
-from featcircuits.runs import check_free
+from featcircuits.runs.folder import check_free
 
 Rows = dict[str, list[dict[str, Any]]]
 

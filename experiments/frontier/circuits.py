@@ -10,9 +10,9 @@ import featcircuits as fc
 from experiments.frontier.models import METHODS, PLAIN, REFERENCE, Case
 from experiments.selection.cells import Ordered, Setting, ablated_model, cell, judged
 from featcircuits.agreement.agree import parse_method
-from featcircuits.agreement.cost import measured
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
-from featcircuits.evaluation.scores import share
+from featcircuits.evaluation.faithfulness import share
+from featcircuits.runs.cost import measured
 
 SETTINGS = (Setting("mean", "nodes"), Setting("paired", "nodes"))
 CANDIDATES = ("atp", "relp", "relp:rules=attnlrp", "ig", "ig-inputs", "ig-chain", "secant", "blend")

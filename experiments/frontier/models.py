@@ -11,7 +11,7 @@ import featcircuits as fc
 from experiments.neurons_and_features import with_roles
 from experiments.selection.pairs import tasks
 from featcircuits.evaluation import scope_of
-from featcircuits.splice import SplicedModel
+from featcircuits.splicing.spliced import SplicedModel
 
 METHODS = (
     "atp", "atp-drop", "atp-qk", "atp-star", "atp-hop1", "relp", "relp:rules=with_ah", "relp:rules=gim",

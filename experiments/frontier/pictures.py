@@ -21,8 +21,8 @@ from experiments.frontier.tables import (
     scored,
 )
 from featcircuits.agreement.plot import marker_of
-from featcircuits.evaluation.folds import interval
-from featcircuits.pictures import save
+from featcircuits.evaluation.intervals import interval
+from featcircuits.files.pictures import save
 
 _COLOURS = {"mean": "tab:blue", "paired": "tab:orange"}
 

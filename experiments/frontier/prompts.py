@@ -11,7 +11,7 @@ from experiments.frontier.circuits import SETTINGS, ordered
 from experiments.frontier.models import PLAIN, Case
 from experiments.selection.cells import Setting, ablated_model
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
-from featcircuits.evaluation.scores import share
+from featcircuits.evaluation.faithfulness import share
 
 METHODS = ("atp", "relp", "secant", "blend")
 COUNTS = (5, 10, 20, 40, 80, 160)

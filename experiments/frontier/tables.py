@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.frontier.models import PLAIN
 from featcircuits.agreement.scores import TOO_ALIKE
-from featcircuits.evaluation.folds import interval
+from featcircuits.evaluation.intervals import interval
 
 Row = Mapping[str, Any]
 Results = Mapping[str, Sequence[Row]]

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import featcircuits as fc
-from featcircuits.pictures import save
-from featcircuits.runs import check_free
-from featcircuits.splice import SplicedModel
-from featcircuits.tracing import trace_with_ranking
+from featcircuits.files.pictures import save
+from featcircuits.runs.folder import check_free
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tracing.trace import trace_with_ranking
 
 TASKS = ("agreement_simple", "agreement_nounpp", "agreement_rc", "agreement_within_rc")
 METHODS: Mapping[str, dict[str, Any]] = {"ig": {"steps": 10}, "relp": {}, "atp": {}}

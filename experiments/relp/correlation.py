@@ -23,10 +23,10 @@ from experiments.relp.prompts import ioi_tasks
 from featcircuits.agreement.bases import in_basis
 from featcircuits.agreement.moving import moving
 from featcircuits.agreement.scores import compare
-from featcircuits.evaluation.patching import swapped
-from featcircuits.loading import load_bare
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
+from featcircuits.checks.patching import swapped
+from featcircuits.loading.load import load_bare
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel
 
 SHIPPED = Path("saes/grammar-4l")
 MODELS = (

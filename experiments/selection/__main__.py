@@ -20,7 +20,7 @@ import torch
 import featcircuits as fc
 from experiments.selection.cells import SETTINGS, Ordered, Scores, Setting, cell, judged, orders
 from experiments.selection.pairs import tasks
-from featcircuits.runs import check_free
+from featcircuits.runs.folder import check_free
 from featcircuits.selection import DEFAULT_SELECTION
 
 RULES = ("effect", "helpful", "ratio", "ranks", "iterated", "mask", "greedy")

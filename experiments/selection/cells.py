@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 import featcircuits as fc
-from featcircuits.agreement.cost import measured
-from featcircuits.attribution.effects import NodeEffects
+from featcircuits.effects.nodes import NodeEffects
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.ablations import ablation_named
-from featcircuits.evaluation.folds import FOLDS, interval, parts
-from featcircuits.evaluation.scores import area, area_from_one, share
-from featcircuits.nodes import Node
-from featcircuits.splice import SplicedModel
+from featcircuits.evaluation.faithfulness import area, area_from_one, share
+from featcircuits.evaluation.intervals import FOLDS, interval, parts
+from featcircuits.model.nodes import Node
+from featcircuits.runs.cost import measured
+from featcircuits.splicing.spliced import SplicedModel
 
 SEARCHING = ("iterated", "mask", "greedy")
 """Rules that run ablated models: judged under the ablation they ran."""

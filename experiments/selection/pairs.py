@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import featcircuits as fc
-from featcircuits.splice import SplicedModel
+from featcircuits.splicing.spliced import SplicedModel
 
 
 def tasks(spliced: SplicedModel, name: str, train: int | None, test: int | None) -> tuple[fc.Task, fc.Task]:

@@ -22,15 +22,15 @@ from experiments.shipped_suite.card import card
 from experiments.shipped_suite.grammar import corpus
 from experiments.shipped_suite.pairs import BEHAVIOURS, write_tasks
 from featcircuits.health.figures import mean_loss, measure
-from featcircuits.loading import load, load_bare
-from featcircuits.sinks import usual_tokens
-from featcircuits.sites import Site
+from featcircuits.loading.load import load, load_bare
+from featcircuits.model.sites import Site
 from featcircuits.sources import sha256
-from featcircuits.splice import SplicedModel
-from featcircuits.tasks import Task
-from featcircuits.text import Rows, token_batches
+from featcircuits.splicing.sinks import usual_tokens
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.task import Task
+from featcircuits.tasks.token_rows import Rows, token_batches
 from featcircuits.training import Recipe, train_suite
-from featcircuits.training.record import toml_text
+from featcircuits.training.suite_record import toml_text
 
 NAME = "grammar-4l"
 DESCRIPTION = (

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from featcircuits.metrics import metric_named
-from featcircuits.splice import SplicedModel
-from featcircuits.tasks import Task
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.metrics import metric_named
+from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)

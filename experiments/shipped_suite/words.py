@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from experiments.shipped_suite import vocabulary as words
-from featcircuits.loading import load_tokenizer
+from featcircuits.loading.load import load_tokenizer
 
 HEAD = """# The words of the shipped model
 

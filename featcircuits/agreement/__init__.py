@@ -1,7 +1,6 @@
-"""How far estimators are from exact patching on a user's own model, what each costs, and what adds up."""
+"""How far estimators are from exact patching on a user's own model, and what each costs."""
 
 from featcircuits.agreement.agree import Agreement, Score, agree
-from featcircuits.agreement.audit import Residual, audit
-from featcircuits.agreement.cost import Cost
+from featcircuits.runs.cost import Cost
 
-__all__ = ["Agreement", "Cost", "Residual", "Score", "agree", "audit"]
+__all__ = ["Agreement", "Cost", "Score", "agree"]

@@ -9,21 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from featcircuits.agreement.bases import in_basis
-from featcircuits.agreement.cost import Cost, measured
 from featcircuits.agreement.moving import moving
 from featcircuits.agreement.scores import Comparison, compare
-from featcircuits.attribution.edges import edge_effects
-from featcircuits.attribution.effects import NodeEffects, check_errors, node_effects
-from featcircuits.attribution.nodes import Estimator, Method, method_named
-from featcircuits.behaviour import require_behaviour
-from featcircuits.belonging import check_task
+from featcircuits.effects.edges import edge_effects
+from featcircuits.effects.nodes import NodeEffects, check_errors, node_effects
 from featcircuits.errors import InputError
-from featcircuits.nodes import Node
+from featcircuits.estimators import Estimator, Method, method_named
+from featcircuits.inputs.ranges import MOST, Range, check_number
+from featcircuits.model.nodes import Node
+from featcircuits.model.sites import Site
 from featcircuits.progress import Progress, silent
-from featcircuits.ranges import MOST, Range, check_number
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
-from featcircuits.tasks import Task
+from featcircuits.provenance.belonging import check_task
+from featcircuits.runs.cost import Cost, measured
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.behaviour import require_behaviour
+from featcircuits.tasks.task import Task
 
 REFERENCE = "exact"
 Columns = Mapping[tuple[str, str], np.ndarray]

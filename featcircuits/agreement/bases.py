@@ -8,8 +8,8 @@ from typing import Any
 
 from featcircuits.dictionaries import identity, whole
 from featcircuits.errors import InputError
-from featcircuits.sites import all_sites
-from featcircuits.splice import SplicedModel
+from featcircuits.model.sites import all_sites
+from featcircuits.splicing.spliced import SplicedModel
 
 
 def _features(spliced: SplicedModel) -> SplicedModel:

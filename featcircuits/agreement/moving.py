@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcircuits.attribution.effects import single
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
-from featcircuits.states import states_of
-from featcircuits.tasks import Task
+from featcircuits.effects.nodes import single
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.states import states_of
+from featcircuits.tasks.task import Task
 
 
 def moving(spliced: SplicedModel, task: Task, batch_size: int) -> Mapping[Site, tuple[np.ndarray, np.ndarray]]:

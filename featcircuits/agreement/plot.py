@@ -11,7 +11,7 @@ import numpy as np
 
 from featcircuits.agreement.agree import REFERENCE, Agreement, name_of
 from featcircuits.agreement.scores import TOO_ALIKE
-from featcircuits.pictures import save
+from featcircuits.files.pictures import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

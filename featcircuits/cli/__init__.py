@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from featcircuits.cli.config import AgreeConfig, EvaluateConfig, TraceConfig
 from featcircuits.cli.data import data
 from featcircuits.cli.endings import Commands
 from featcircuits.cli.options import with_settings
 from featcircuits.cli.output import survive_encodings
 from featcircuits.cli.suites import suites
-from featcircuits.config import AgreeConfig, EvaluateConfig, TraceConfig
 
 app = typer.Typer(
     cls=Commands,

@@ -11,34 +11,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featcircuits import runs
-from featcircuits.attribution.nodes import Method, default_method
-from featcircuits.baselines import check_known
-from featcircuits.circuit import Circuit
+from featcircuits.circuit.circuit import Circuit
+from featcircuits.circuit.pruning import strongest
+from featcircuits.cli.config import EvaluateConfig, TraceConfig
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_table, report_table
 from featcircuits.cli.tasks import check_choice, evaluated_part, judged, model_and_task, traced_part
 from featcircuits.cli.watch import watching
-from featcircuits.config import EvaluateConfig, TraceConfig
 from featcircuits.errors import InputError, shortened
-from featcircuits.estimate import estimate
+from featcircuits.estimators import Method, default_method
 from featcircuits.evaluation import evaluate
 from featcircuits.evaluation.ablated import check_error_terms
 from featcircuits.evaluation.ablations import ablation_kind
 from featcircuits.evaluation.plot import plot_curve
 from featcircuits.evaluation.report import Report
 from featcircuits.export import EXPORTERS
-from featcircuits.ledger import AcrossProcesses, OnDisk, recorded
-from featcircuits.manifest import manifest_of
-from featcircuits.processes import Processes, joined
-from featcircuits.prune import strongest
-from featcircuits.ranges import read_number
-from featcircuits.seen import compared
-from featcircuits.splice import SplicedModel
-from featcircuits.states import fitting_batch
-from featcircuits.tasks import Task
-from featcircuits.tracing import Plan, Trace, planned, rules_of, trace_with_ranking
-from featcircuits.writing import check_replaceable, together
+from featcircuits.files.writing import check_replaceable, together
+from featcircuits.inputs.ranges import read_number
+from featcircuits.provenance.manifest import manifest_of
+from featcircuits.provenance.prompts import compared
+from featcircuits.runs import folder as runs
+from featcircuits.runs.ledger import AcrossProcesses, OnDisk, recorded
+from featcircuits.runs.processes import Processes, joined
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.baselines import check_known
+from featcircuits.states.states import fitting_batch
+from featcircuits.tasks.task import Task
+from featcircuits.tracing.estimate import estimate
+from featcircuits.tracing.trace import Plan, Trace, planned, rules_of, trace_with_ranking
 
 
 def trace_run(config: TraceConfig, output: Path, top: int) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from featcircuits.cli.config import DataConfig
 from featcircuits.cli.options import with_settings
-from featcircuits.config import DataConfig
 
 data = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Check task files.")
 

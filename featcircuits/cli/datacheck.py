@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from featcircuits import runs
-from featcircuits.behaviour import Behaviour, behaviour_of
+from featcircuits.cli.config import DataConfig
 from featcircuits.cli.judgement import RIGHT, behaviour_table, line_table, notes, prompt_lines, unknown_words
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tasks import Read, read_task
-from featcircuits.config import DataConfig
-from featcircuits.encoding import Encoder
 from featcircuits.errors import InputError
-from featcircuits.loading import load_bare
-from featcircuits.splice import SplicedModel
+from featcircuits.loading.load import load_bare
+from featcircuits.runs import folder as runs
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.suites import load_suite
+from featcircuits.tasks.behaviour import Behaviour, behaviour_of
+from featcircuits.tasks.encoding import Encoder
 
 
 def check_data(config: DataConfig, task: str, show: int, output: Path | None) -> None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from featcircuits import runs
 from featcircuits.cli.commands import since
+from featcircuits.cli.config import CheckConfig, TrainConfig
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import fit_table, health_table, trained_table
 from featcircuits.cli.tasks import Wanted, load_for, model_and_task
 from featcircuits.cli.watch import watching
-from featcircuits.config import CheckConfig, TrainConfig
 from featcircuits.errors import InputError
+from featcircuits.files.writing import check_writable
 from featcircuits.health import check_suite
-from featcircuits.loading import load_bare
+from featcircuits.loading.load import load_bare
 from featcircuits.progress import Progress
-from featcircuits.splice import SplicedModel
+from featcircuits.runs import folder as runs
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.suites import load_suite
-from featcircuits.text import Rows, read_lines, rows_of, token_rows
+from featcircuits.tasks.token_rows import Rows, read_lines, rows_of, token_rows
 from featcircuits.training import Recipe, sample_rows, train_suite
-from featcircuits.training.suite import sites_named
-from featcircuits.writing import check_writable
+from featcircuits.training.train import sites_named
 
 
 def check_run(config: CheckConfig, output: Path | None) -> None:

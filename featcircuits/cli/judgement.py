@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from featcircuits.behaviour import AMONG, Behaviour, mean, standard_deviation
-from featcircuits.encoding import Encoder, Entry, Prompt
+from featcircuits.tasks.behaviour import AMONG, Behaviour, mean, standard_deviation
+from featcircuits.tasks.encoding import Encoder, Entry, Prompt
 
 _SHOWN_WORDS = 8
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from featcircuits.cli.output import console, printable
 from featcircuits.suites import Suite, load_suite, named_suites
-from featcircuits.suites.listing import Part, parts_of
+from featcircuits.suites.summary import Part, parts_of
 
 
 def list_suites() -> None:

@@ -6,20 +6,20 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from featcircuits import runs
 from featcircuits.agreement.agree import DEFAULT_METHODS, agree, edge_nodes_of, parse_method
-from featcircuits.agreement.audit import audit
 from featcircuits.agreement.bases import check_basis
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
-from featcircuits.belonging import check_circuit
-from featcircuits.circuit import Circuit
+from featcircuits.checks.audit import audit
+from featcircuits.circuit.circuit import Circuit
 from featcircuits.cli.commands import method_of, since
+from featcircuits.cli.config import AgreeConfig, TraceConfig
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import agreement_tables, audit_table, cost_table
 from featcircuits.cli.tasks import Wanted, check_choice, judged, model_and_task, traced_part
 from featcircuits.cli.watch import watching
-from featcircuits.config import AgreeConfig, TraceConfig
-from featcircuits.pictures import check_format
+from featcircuits.files.pictures import check_format
+from featcircuits.provenance.belonging import check_circuit
+from featcircuits.runs import folder as runs
 
 
 def agree_run(config: AgreeConfig, output: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from featcircuits.config import Config
-from featcircuits.ranges import read_number
+from featcircuits.cli.config import Config
+from featcircuits.inputs.ranges import read_number
 
 
 def with_settings(settings: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:

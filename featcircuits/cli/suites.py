@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from featcircuits.cli.config import CheckConfig, TrainConfig
 from featcircuits.cli.options import with_settings
-from featcircuits.config import CheckConfig, TrainConfig
 
 suites = typer.Typer(
     invoke_without_command=True,

@@ -10,13 +10,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from featcircuits.agreement import Agreement, Residual
+from featcircuits.agreement import Agreement
 from featcircuits.agreement.agree import name_of
 from featcircuits.agreement.scores import TOO_ALIKE, Comparison
-from featcircuits.circuit import Circuit
+from featcircuits.checks.audit import Residual
+from featcircuits.circuit.circuit import Circuit
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.health import Health
-from featcircuits.tracing import Counts
+from featcircuits.tracing.trace import Counts
 
 
 def node_table(circuit: Circuit, count: int = 15) -> Table:

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from featcircuits.behaviour import behaviour_of, only_right
+from featcircuits.cli.config import AgreeConfig, CheckConfig, DataConfig, EvaluateConfig, TraceConfig
 from featcircuits.cli.judgement import behaviour_table
-from featcircuits.config import AgreeConfig, CheckConfig, DataConfig, EvaluateConfig, TraceConfig
-from featcircuits.encoding import Encoder, Entry, entries_of
 from featcircuits.errors import InputError
-from featcircuits.loading import load, load_tokenizer
-from featcircuits.splice import SplicedModel
+from featcircuits.loading.load import load, load_tokenizer
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.suites import load_suite
-from featcircuits.taskfiles import read_lines
-from featcircuits.tasks import Task
+from featcircuits.tasks.behaviour import behaviour_of, only_right
+from featcircuits.tasks.encoding import Encoder, Entry, entries_of
+from featcircuits.tasks.jsonl import read_lines
+from featcircuits.tasks.task import Task
 
 Settings = TraceConfig | AgreeConfig | CheckConfig
 """What says which model and suite are meant, and how a task is read."""

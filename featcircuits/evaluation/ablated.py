@@ -13,20 +13,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featcircuits.baselines import DENSE_NUMBERS, Patched
-from featcircuits.circuit import Circuit
-from featcircuits.decomposition import precision
+from featcircuits.circuit.circuit import Circuit
 from featcircuits.dictionaries import Dictionary
+from featcircuits.dictionaries.decomposition import precision
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablations import Ablation, Values
-from featcircuits.metrics import Answers
-from featcircuits.nodes import Node, Place
+from featcircuits.inputs.ranges import ROWS, check_number
+from featcircuits.model.nodes import Node, Place
+from featcircuits.model.sites import Site, resid
 from featcircuits.progress import Progress, silent
-from featcircuits.ranges import ROWS, check_number
-from featcircuits.sites import Site, resid
-from featcircuits.splice import SplicedModel, Start, check_finite
-from featcircuits.states import Objective
-from featcircuits.tasks import Batch, Task
+from featcircuits.splicing.spliced import SplicedModel, Start, check_finite
+from featcircuits.states.baselines import DENSE_NUMBERS, Patched
+from featcircuits.states.states import Objective
+from featcircuits.tasks.metrics import Answers
+from featcircuits.tasks.task import Batch, Task
 
 ERRORS = ("nodes", "keep", "remove")
 

@@ -12,12 +12,12 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from featcircuits.alignment import POSITION
-from featcircuits.baselines import Means, Patched, mean_states, patched_by_run, patched_by_zero
 from featcircuits.errors import InputError
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel, check_finite
-from featcircuits.tasks import Batch, Task
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.states.baselines import Means, Patched, mean_states, patched_by_run, patched_by_zero
+from featcircuits.tasks.alignment import POSITION
+from featcircuits.tasks.task import Batch, Task
 
 Values = Callable[[Site], Patched]
 """site -> what ablated nodes become there."""
@@ -48,7 +48,7 @@ class Zero:
 class Mean:
     """The mean over all reference prompts at the same place of those that they have in common.
 
-    These are the finest there are, wherever the circuit's nodes stand (`featcircuits.alignment`).
+    These are the finest there are, wherever the circuit's nodes stand (`featcircuits.tasks.alignment`).
     """
 
     means: Means

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import Ranks, Subgraph
+from featcircuits.evaluation.faithfulness import area, area_from_one, share
 from featcircuits.evaluation.report import Curve
-from featcircuits.evaluation.scores import area, area_from_one, share
-from featcircuits.nodes import Node
+from featcircuits.model.nodes import Node
 
 Run = Callable[[Sequence[Subgraph]], Tensor]
 """Subgraphs -> F [subgraph, example]."""

@@ -9,11 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from featcircuits.alignment import ANYWHERE
-from featcircuits.baselines import MEANS_ANYWHERE
-from featcircuits.behaviour import require_behaviour
-from featcircuits.belonging import check_circuit, check_nodes, check_task
-from featcircuits.circuit import Circuit
+from featcircuits.circuit.circuit import Circuit
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import (
     AblatedModel,
@@ -25,17 +21,21 @@ from featcircuits.evaluation.ablated import (
 )
 from featcircuits.evaluation.ablations import Ablation, ablation_named
 from featcircuits.evaluation.curves import check_sizes, curve, default_sizes
-from featcircuits.evaluation.folds import interval, parts
+from featcircuits.evaluation.faithfulness import area, area_from_one, invalid_reason, share
+from featcircuits.evaluation.intervals import interval, parts
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.evaluation.scope import COUNTED, scope_of, varying
-from featcircuits.evaluation.scores import area, area_from_one, invalid_reason, share
-from featcircuits.nodes import Node, nodes_of
+from featcircuits.inputs.ranges import SEEDS, Range, check_number
+from featcircuits.model.nodes import Node, nodes_of
+from featcircuits.model.sites import EMBED
 from featcircuits.progress import Progress, silent
-from featcircuits.ranges import SEEDS, Range, check_number
-from featcircuits.seen import compared
-from featcircuits.sites import EMBED
-from featcircuits.splice import SplicedModel
-from featcircuits.tasks import Task
+from featcircuits.provenance.belonging import check_circuit, check_nodes, check_task
+from featcircuits.provenance.prompts import compared
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.baselines import MEANS_ANYWHERE
+from featcircuits.tasks.alignment import ANYWHERE
+from featcircuits.tasks.behaviour import require_behaviour
+from featcircuits.tasks.task import Task
 
 MOST_DRAWS = 1000
 """Each is a random circuit of as many nodes, and a run at every size."""

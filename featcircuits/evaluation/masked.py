@@ -13,15 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from featcircuits.baselines import Patched
-from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
+from featcircuits.dictionaries.decomposition import precision
 from featcircuits.evaluation.ablated import AblatedModel, objective_of
 from featcircuits.evaluation.ablations import Values
-from featcircuits.sites import Site, resid
-from featcircuits.splice import Start, frozen
-from featcircuits.states import Objective
-from featcircuits.tasks import Batch, Task
+from featcircuits.model.sites import Site, resid
+from featcircuits.splicing.spliced import Start, frozen
+from featcircuits.states.baselines import Patched
+from featcircuits.states.states import Objective
+from featcircuits.tasks.task import Batch, Task
 
 Masks = Mapping[Site, Tensor]
 """Per site [place, n_features + 1], the error's last."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from featcircuits.errors import InputError
 from featcircuits.evaluation.report import Curve, Report
-from featcircuits.pictures import save
+from featcircuits.files.pictures import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from featcircuits.errors import InputError
-from featcircuits.nodes import Node
-from featcircuits.sites import EMBED
-from featcircuits.splice import SplicedModel
+from featcircuits.model.nodes import Node
+from featcircuits.model.sites import EMBED
+from featcircuits.splicing.spliced import SplicedModel
 
 
 def scope_of(spliced: SplicedModel, start_layer: int, embed: bool | None = None) -> SplicedModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featcircuits.writing import write_whole
+from featcircuits.files.writing import write_whole
 
 
 def write_export(path: str | Path, content: bytes, overwrite: bool) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcircuits.export.files import write_export
-from featcircuits.export.xml import xml_graph
+from featcircuits.files.xml import xml_graph
 
 if TYPE_CHECKING:
     import networkx as nx
 
-    from featcircuits.circuit import Circuit
+    from featcircuits.circuit.circuit import Circuit
 
 _GEXF = "http://www.gexf.net/1.2draft"
 _VIZ = f"{_GEXF}/viz"

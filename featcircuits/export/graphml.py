@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcircuits.export.files import write_export
-from featcircuits.export.xml import xml_graph
+from featcircuits.files.xml import xml_graph
 
 if TYPE_CHECKING:
-    from featcircuits.circuit import Circuit
+    from featcircuits.circuit.circuit import Circuit
 
 _GRAPHML = "http://graphml.graphdrawing.org/xmlns"
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from featcircuits.arguments import expect
-from featcircuits.circuit import Circuit
-from featcircuits.nodes import METRIC
+from featcircuits.circuit.circuit import Circuit
+from featcircuits.inputs.arguments import expect
+from featcircuits.model.nodes import METRIC
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from featcircuits.circuit import Circuit
+    from featcircuits.circuit.circuit import Circuit
 
 
 def node_link(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> None:

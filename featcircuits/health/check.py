@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featcircuits.arguments import expect
-from featcircuits.belonging import check_task, checked_rows
-from featcircuits.decomposition import precision
+from featcircuits.dictionaries.decomposition import precision
 from featcircuits.errors import InputError
 from featcircuits.health.figures import Figures, Losses, measure
 from featcircuits.health.fit import REMEDY, Fit, fault_at, fit_at
+from featcircuits.inputs.arguments import expect
+from featcircuits.model.sites import KINDS, Site, all_sites
+from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
-from featcircuits.sinks import bos_ids, usual_anywhere
-from featcircuits.sites import KINDS, Site, all_sites
-from featcircuits.splice import SplicedModel, check_finite
-from featcircuits.tasks import Task
-from featcircuits.text import Rows, rows_of
-from featcircuits.tokens import Tokens
+from featcircuits.provenance.belonging import check_task, checked_rows
+from featcircuits.splicing.sinks import bos_ids, usual_anywhere
+from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.tasks.task import Task
+from featcircuits.tasks.token_rows import Rows, rows_of
 
 SAMPLE_ROWS, SAMPLE_TOKENS = 16, 256
 """How much of the text a dictionary is tried on at every site that it could be meant for."""
@@ -92,7 +92,7 @@ def check_suite(
     that leaves more variance unexplained than the mean would, or much less elsewhere than at its
     own site, is refused with an `InputError`, unless `check_fit=False`. Then come L0, variance
     unexplained, loss recovered and dead features on all of the text. `name`: of the text, for messages.
-    Sink tokens (`featcircuits.sinks`) are left out of all these figures, and keep their activation where
+    Sink tokens (`featcircuits.splicing.sinks`) are left out of all these figures, and keep their activation where
     dictionaries are spliced for the loss; with `keep_sinks` they are treated as all others but in the first trial.
     """
     expect("model", spliced, SplicedModel)

@@ -2,7 +2,7 @@
 
 One recorded forward per batch gives what every site holds; each dictionary is then spliced alone, in
 a forward that starts at its layer, and all of them together in one that reads its own activations.
-Sink tokens (`featcircuits.sinks`) count for none of the figures, and keep their activation in every
+Sink tokens (`featcircuits.splicing.sinks`) count for none of the figures, and keep their activation in every
 one of these forwards.
 """
 
@@ -16,15 +16,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from featcircuits.baselines import DENSE_NUMBERS
-from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
+from featcircuits.dictionaries.decomposition import precision
+from featcircuits.model.sites import Site, resid
+from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
-from featcircuits.sinks import UsualTokens, usual_tokens
-from featcircuits.sites import Site, resid
-from featcircuits.splice import SplicedModel, check_finite
-from featcircuits.text import Rows, token_batches
-from featcircuits.tokens import Tokens
+from featcircuits.splicing.sinks import UsualTokens, usual_tokens
+from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.states.baselines import DENSE_NUMBERS
+from featcircuits.tasks.token_rows import Rows, token_batches
 
 ROWS = 256
 """Rows of a forward, at most."""

@@ -3,7 +3,7 @@
 The figure is the share of variance left unexplained, `sum |error|^2 / sum |x - mean|^2` over tokens.
 At 1 a dictionary does no better than the site's mean alone, so above it its features say nothing
 about the activation: it belongs to another model, another site, or inputs of another scale. Sink
-tokens (`featcircuits.sinks`) are always left out: they would decide the figure alone, and most
+tokens (`featcircuits.splicing.sinks`) are always left out: they would decide the figure alone, and most
 published dictionaries were not trained on them.
 """
 
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
 from featcircuits.health.figures import explained
-from featcircuits.sinks import limit_of, norms
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
+from featcircuits.model.sites import Site
+from featcircuits.splicing.sinks import limit_of, norms
+from featcircuits.splicing.spliced import SplicedModel
 
 ABSURD = 1.0
 """The most variance a dictionary may leave unexplained; the mean alone leaves 1."""

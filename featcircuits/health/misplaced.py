@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from featcircuits.health.fit import Fit, errors_at, fit_at
-from featcircuits.sinks import limit_of, norms
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
+from featcircuits.model.sites import Site
+from featcircuits.splicing.sinks import limit_of, norms
+from featcircuits.splicing.spliced import SplicedModel
 
 PRODUCTS = 1 << 33
 """How many multiplications the first look may take before it makes do with fewer tokens."""

@@ -7,15 +7,15 @@ import warnings
 import torch
 from torch import Tensor
 
-from featcircuits.decomposition import precision
 from featcircuits.dictionaries import Dictionary
+from featcircuits.dictionaries.decomposition import precision
 from featcircuits.errors import InputError
 from featcircuits.health.fit import ABSURD, REMEDY, fault_at, fit_at, unexplained
 from featcircuits.health.misplaced import misplaced
-from featcircuits.sinks import bos_ids, usual_anywhere
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
-from featcircuits.states import SiteState, States
+from featcircuits.model.sites import Site
+from featcircuits.splicing.sinks import bos_ids, usual_anywhere
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.states import SiteState, States
 
 
 @torch.no_grad()

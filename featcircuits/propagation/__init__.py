@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from featcircuits.errors import InputError
-from featcircuits.models import Architecture, architecture_of
+from featcircuits.model.architecture import Architecture, architecture_of
 from featcircuits.propagation.attention import ah_rule, matmul_rule, soft_rule
 from featcircuits.propagation.mlps import exact_identity_rule, half_rule, identity_rule
 from featcircuits.propagation.norms import ln_rule, qk_norm_rule

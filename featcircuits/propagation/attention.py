@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from featcircuits.models import Architecture, Fused
+from featcircuits.model.architecture import Architecture, Fused
+from featcircuits.propagation.attention_kernels import Pattern, around_attention
 from featcircuits.propagation.carry import carry, propagates
-from featcircuits.propagation.pattern import Pattern, around_attention
 from featcircuits.propagation.rules import Handle, entered
 
 _TEMPERATURE = 2.0

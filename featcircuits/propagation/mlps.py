@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from featcircuits.errors import InputError
-from featcircuits.models import Architecture
+from featcircuits.model.architecture import Architecture
 from featcircuits.propagation.carry import carry, propagates, wide
 
 _STABILISER = 1e-6

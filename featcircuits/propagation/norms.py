@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from featcircuits.errors import InputError
-from featcircuits.models import Architecture
-from featcircuits.models.placement import device_of, in_memory
+from featcircuits.model.architecture import Architecture
+from featcircuits.model.placement import device_of, in_memory
 from featcircuits.propagation.carry import carry, propagates, wide
 
 

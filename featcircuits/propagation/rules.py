@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
-from featcircuits.models import Architecture
-from featcircuits.models.forwards import check_not_compiled
+from featcircuits.model.architecture import Architecture
+from featcircuits.model.forwards import check_not_compiled
 
 
 class Handle(Protocol):

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from featcircuits.attribution.effects import NodeEffects, check_effects
-from featcircuits.baselines import Baseline
-from featcircuits.belonging import check_task
-from featcircuits.circuit import NodeScore
+from featcircuits.circuit.circuit import NodeScore
+from featcircuits.effects.nodes import NodeEffects, check_effects
 from featcircuits.evaluation.scope import scope_of, varying
-from featcircuits.named import built, parse_named
-from featcircuits.nodes import Node
+from featcircuits.inputs.ranges import SEEDS, check_number
+from featcircuits.inputs.variants import built, parse_named
+from featcircuits.model.nodes import Node
 from featcircuits.progress import Progress, silent
-from featcircuits.ranges import SEEDS, check_number
+from featcircuits.provenance.belonging import check_task
 from featcircuits.selection.effect import ByEffect
 from featcircuits.selection.evidence import Evidence, strongest
 from featcircuits.selection.greedy import Greedy
@@ -26,8 +25,9 @@ from featcircuits.selection.iterated import IteratedPruning
 from featcircuits.selection.mask import LearnedMask
 from featcircuits.selection.ranks import MeanRank
 from featcircuits.selection.ratio import Ratio
-from featcircuits.splice import SplicedModel
-from featcircuits.tasks import Task
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.baselines import Baseline
+from featcircuits.tasks.task import Task
 
 
 class Selection(Protocol):

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from featcircuits.attribution.effects import NodeEffects
-from featcircuits.baselines import Baseline
-from featcircuits.circuit import NodeScore
+from featcircuits.circuit.circuit import NodeScore
+from featcircuits.effects.nodes import NodeEffects
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, check_error_terms
 from featcircuits.evaluation.ablations import ABLATIONS, ablation_kind, ablation_named
 from featcircuits.evaluation.scope import scope_of, varying
-from featcircuits.nodes import Node
+from featcircuits.model.nodes import Node
 from featcircuits.progress import Progress
-from featcircuits.splice import SplicedModel
-from featcircuits.tasks import Task
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.baselines import Baseline
+from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from featcircuits.baselines import Baseline
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
-from featcircuits.nodes import Node
-from featcircuits.ranges import MOST, ranged
+from featcircuits.inputs.ranges import MOST, ranged
+from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_search, strongest
-from featcircuits.tasks import Task
+from featcircuits.states.baselines import Baseline
+from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featcircuits.baselines import Baseline
-from featcircuits.nodes import Node
+from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence
-from featcircuits.tasks import Task
+from featcircuits.states.baselines import Baseline
+from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from featcircuits.baselines import Baseline
 from featcircuits.evaluation.ablated import AblatedModel
 from featcircuits.evaluation.masked import Masks, Prepared, mask_gradients, prepare
-from featcircuits.nodes import Node
-from featcircuits.ranges import MOST, ranged
+from featcircuits.inputs.ranges import MOST, ranged
+from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_search, strongest
 from featcircuits.selection.masks import at_nodes, masks_of
-from featcircuits.tasks import Task
+from featcircuits.states.baselines import Baseline
+from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featcircuits.baselines import Baseline
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
 from featcircuits.evaluation.masked import Prepared, masked_metric, prepare
-from featcircuits.nodes import Node
-from featcircuits.ranges import MOST, ranged
+from featcircuits.inputs.ranges import MOST, ranged
+from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_search
 from featcircuits.selection.masks import masks_of
-from featcircuits.tasks import Task
+from featcircuits.states.baselines import Baseline
+from featcircuits.tasks.task import Task
 
 _LOW, _HIGH = -0.1, 1.1
 """Masks are sigmoids stretched to this range and cut to [0, 1], so that most are 0 or 1 (Louizos et al. 2018)."""

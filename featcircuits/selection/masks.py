@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from featcircuits.decomposition import precision
+from featcircuits.dictionaries.decomposition import precision
 from featcircuits.evaluation.masked import Masks
-from featcircuits.nodes import Node, Place
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel
+from featcircuits.model.nodes import Node, Place
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel
 
 
 def masks_of(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featcircuits.attribution.effects import NodeEffects, node_effects
-from featcircuits.attribution.nodes import check_method, method_named
-from featcircuits.baselines import Baseline
+from featcircuits.effects.nodes import NodeEffects, node_effects
 from featcircuits.errors import InputError
-from featcircuits.nodes import Node
+from featcircuits.estimators import check_method, method_named
+from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence, strongest
-from featcircuits.tasks import Task
+from featcircuits.states.baselines import Baseline
+from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)

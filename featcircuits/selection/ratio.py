@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from featcircuits.baselines import Baseline
-from featcircuits.circuit import NodeScore
+from featcircuits.circuit.circuit import NodeScore
 from featcircuits.errors import InputError
-from featcircuits.nodes import Node
-from featcircuits.ranges import ranged
+from featcircuits.inputs.ranges import ranged
+from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence
-from featcircuits.tasks import Task
+from featcircuits.states.baselines import Baseline
+from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,42 @@
-"""Sources: dictionaries from the files of every library that writes them, one small file a family."""
+"""Sources: dictionaries from the files of every library that writes them, one small file per family.
 
-from featcircuits.sources.contract import SourceInfo
-from featcircuits.sources.files import check_hash
-from featcircuits.sources.hooks import site_of_hook
-from featcircuits.sources.hub import from_hub
-from featcircuits.sources.load import describe, load_source, read_source, sha256, source_kinds
-from featcircuits.sources.releases import describe_release, from_release
+Names are imported when first used: the table of SAELens's releases is read without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featcircuits.sources.files import check_hash
+    from featcircuits.sources.hooks import site_of_hook
+    from featcircuits.sources.hub import from_hub
+    from featcircuits.sources.load import describe, load_source, read_source, sha256, source_kinds
+    from featcircuits.sources.releases import describe_release, from_release
+    from featcircuits.sources.source import SourceInfo
+
+_HOMES = {
+    "SourceInfo": "source",
+    "check_hash": "files",
+    "describe": "load",
+    "describe_release": "releases",
+    "from_hub": "hub",
+    "from_release": "releases",
+    "load_source": "load",
+    "read_source": "load",
+    "sha256": "load",
+    "site_of_hook": "hooks",
+    "source_kinds": "load",
+}
 
 __all__ = [
     "SourceInfo", "check_hash", "describe", "describe_release", "from_hub", "from_release", "load_source",
     "read_source", "sha256", "site_of_hook", "source_kinds",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"featcircuits.sources.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'featcircuits.sources' has no attribute {name!r}")

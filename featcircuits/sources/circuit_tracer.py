@@ -15,7 +15,6 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Affine, jumprelu, relu, topk
 from featcircuits.errors import InputError, known, shortened
-from featcircuits.sources.contract import Found, Origin, Source, check_same_width
 from featcircuits.sources.files import (
     Load,
     check_floats,
@@ -30,6 +29,7 @@ from featcircuits.sources.files import (
     transposed,
 )
 from featcircuits.sources.refused import refuse
+from featcircuits.sources.source import Found, Origin, Source, check_same_width
 
 CONFIG = "config.yaml"
 

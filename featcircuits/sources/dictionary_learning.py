@@ -15,7 +15,6 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Affine, gated, jumprelu, relu, topk
 from featcircuits.errors import InputError, known, shortened
-from featcircuits.sources.contract import Found, Origin, Source, home
 from featcircuits.sources.files import (
     Load,
     check_floats,
@@ -31,6 +30,7 @@ from featcircuits.sources.files import (
 from featcircuits.sources.folding import with_unit_rows
 from featcircuits.sources.hooks import layer_of
 from featcircuits.sources.refused import refuse
+from featcircuits.sources.source import Found, Origin, Source, home
 
 WEIGHTS, CONFIG = "ae.pt", "config.json"
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcircuits import reading
 from featcircuits.errors import InputError, first_line, shortened
+from featcircuits.files import reading
 
 Load = Callable[[Path], dict[str, Tensor]]
 """`mapped` or `shapes`."""

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Affine, jumprelu
 from featcircuits.errors import InputError, shortened
-from featcircuits.sources.contract import Found, Origin, Source, check_same_width, home
 from featcircuits.sources.files import Load, check_floats, check_names, check_size, names_of, read_json, setting
 from featcircuits.sources.folding import at_least_float32
 from featcircuits.sources.refused import refuse
+from featcircuits.sources.source import Found, Origin, Source, check_same_width, home
 
 WEIGHTS, WEIGHTS_2, CONFIG = "params.npz", "params.safetensors", "config.json"
 

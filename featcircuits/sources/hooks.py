@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from featcircuits.errors import InputError, shortened
-from featcircuits.sites import EMBED, Site, resid
+from featcircuits.model.sites import EMBED, Site, resid
 
 _TRANSFORMER_LENS = re.compile(r"blocks\.(\d{1,6})\.(.+)")
 _OUTSIDE_BLOCKS = re.compile(r"hook_\w+|ln_final\.\w+")

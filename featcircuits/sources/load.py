@@ -9,15 +9,15 @@ from pathlib import Path
 
 from featcircuits.dictionaries import Affine
 from featcircuits.errors import InputError, first_line, shortened
-from featcircuits.inside import check_links
+from featcircuits.files.containment import check_links
 from featcircuits.sources.circuit_tracer import CIRCUIT_TRACER
-from featcircuits.sources.contract import Found, Source, SourceInfo, checked, info_of
 from featcircuits.sources.dictionary_learning import DICTIONARY_LEARNING
 from featcircuits.sources.files import Load, compare_hash, mapped, shapes
 from featcircuits.sources.files import sha256 as file_sha256
 from featcircuits.sources.gemma_scope import GEMMA_SCOPE, GEMMA_SCOPE_2
 from featcircuits.sources.plain import PLAIN
 from featcircuits.sources.sae_lens import SAE_LENS
+from featcircuits.sources.source import Found, Source, SourceInfo, checked, info_of
 from featcircuits.sources.sparsify import SPARSIFY
 
 SOURCES = (SAE_LENS, GEMMA_SCOPE_2, GEMMA_SCOPE, SPARSIFY, DICTIONARY_LEARNING, CIRCUIT_TRACER, PLAIN)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Affine, gated, jumprelu, relu, topk
 from featcircuits.errors import InputError
-from featcircuits.sources.contract import Found, Origin, Source
 from featcircuits.sources.files import Load, check_floats, k_of, metadata_of, names_of, number_of, transposed
+from featcircuits.sources.source import Found, Origin, Source
 
 _MATRICES = frozenset({"W_enc", "b_enc", "W_dec", "b_dec"})
 

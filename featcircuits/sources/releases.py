@@ -12,12 +12,12 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Affine
 from featcircuits.errors import InputError, first_line, known, shortened
-from featcircuits.releases import release_entry, release_names
 from featcircuits.sources import sae_lens as own
-from featcircuits.sources.contract import Found, SourceInfo, checked, info_of
 from featcircuits.sources.hub import fetch, from_hub
 from featcircuits.sources.load import describe
 from featcircuits.sources.refused import refuse
+from featcircuits.sources.release_table import release_entry, release_names
+from featcircuits.sources.source import Found, SourceInfo, checked, info_of
 
 _OWN_READERS = ("gemma_3", "sparsify")
 """SAELens asks the network for the first, whatever is cached, and fails on the second's files."""

@@ -17,10 +17,10 @@ from featcircuits.dictionaries import Affine, abstopk, gated, jumprelu, relu, to
 from featcircuits.dictionaries.base import Normalisation
 from featcircuits.dictionaries.normalisation import NORMALISATIONS
 from featcircuits.errors import InputError, known, shortened
-from featcircuits.sources.contract import Found, Origin, Source, home
 from featcircuits.sources.files import Load, check_floats, check_names, check_size, k_of, read_json, setting, transposed
 from featcircuits.sources.folding import with_unit_rows
 from featcircuits.sources.refused import refuse
+from featcircuits.sources.source import Found, Origin, Source, home
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Affine, abstopk, groupmax, topk
 from featcircuits.errors import InputError, known, shortened
-from featcircuits.sources.contract import Found, Origin, Source, home
 from featcircuits.sources.files import Load, check_floats, check_names, check_size, k_of, read_json, setting, transposed
+from featcircuits.sources.source import Found, Origin, Source, home
 
 WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
 

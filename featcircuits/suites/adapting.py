@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from featcircuits.dictionaries import Affine, LayerNorm
 from featcircuits.dictionaries.normalisation import Centred
 from featcircuits.errors import InputError
-from featcircuits.models import Architecture, Fused
-from featcircuits.models.placement import device_of, in_memory
-from featcircuits.sites import Site
+from featcircuits.model.architecture import Architecture, Fused
+from featcircuits.model.placement import device_of, in_memory
+from featcircuits.model.sites import Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

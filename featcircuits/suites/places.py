@@ -9,13 +9,13 @@ from torch import nn
 
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError, shortened
-from featcircuits.sites import STREAM, Site
+from featcircuits.model.sites import STREAM, Site
 from featcircuits.sources.hooks import is_transformer_lens, layer_of, module_of, site_of_hook
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from featcircuits.models import Architecture
+    from featcircuits.model.architecture import Architecture
 
 
 def check_places(

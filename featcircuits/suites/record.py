@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits.errors import InputError, known, shortened
-from featcircuits.inside import inside, link_in
-from featcircuits.naming import check_name
-from featcircuits.reading import read_toml
-from featcircuits.sites import Site
+from featcircuits.files.containment import inside, link_in
+from featcircuits.files.reading import read_toml
+from featcircuits.inputs.names import check_name
+from featcircuits.model.sites import Site
 
 FORMAT = 1
 

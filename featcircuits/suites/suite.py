@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcircuits.errors import InputError, known, shortened
-from featcircuits.inside import check_links, inside
-from featcircuits.sites import Site, chosen
+from featcircuits.files.containment import check_links, inside
+from featcircuits.model.sites import Site, chosen
 from featcircuits.suites.record import ORIGIN, path_in, read_record
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from featcircuits.dictionaries import Affine, Dictionary, identity, whole
 from featcircuits.dictionaries.base import check_numbers
 from featcircuits.dictionaries.offloaded import offloaded
 from featcircuits.errors import InputError, shortened
-from featcircuits.sites import Site
+from featcircuits.model.sites import Site
 from featcircuits.sources import describe, describe_release, from_release, load_source, read_source
 from featcircuits.sources.hub import fetch
 from featcircuits.suites.record import path_in

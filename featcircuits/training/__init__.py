@@ -2,6 +2,6 @@
 
 from featcircuits.training.recipe import ARCHITECTURES, Recipe
 from featcircuits.training.sampling import sample_rows
-from featcircuits.training.suite import train_suite
+from featcircuits.training.train import train_suite
 
 __all__ = ["ARCHITECTURES", "Recipe", "sample_rows", "train_suite"]

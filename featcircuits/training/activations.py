@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from featcircuits.checksums import intact, seal
+from featcircuits.files.checksums import intact, seal
+from featcircuits.files.writing import check_space, whole_folder
+from featcircuits.model.sites import Site
 from featcircuits.progress import Progress
-from featcircuits.sinks import bos_ids, limit_of, norms, usual_anywhere
-from featcircuits.sites import Site
-from featcircuits.splice import SplicedModel, check_finite
-from featcircuits.text import Rows, token_batches
-from featcircuits.writing import check_space, whole_folder
+from featcircuits.splicing.sinks import bos_ids, limit_of, norms, usual_anywhere
+from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.tasks.token_rows import Rows, token_batches
 
 ROWS = 256
 """Rows of a forward, at most."""
@@ -41,7 +41,7 @@ def collect(
 ) -> None:
     """Writes `folder`, a file of float32 numbers [token, width] per site; it appears whole or not at all.
 
-    A site's file holds all tokens but its sinks (`featcircuits.sinks`); with `keep_sinks` it holds all.
+    A site's file holds all tokens but its sinks (`featcircuits.splicing.sinks`); with `keep_sinks` it holds all.
     Raises `InputError` where the disk has no room for it, and for NaN or infinity.
     """
     shapes = {site: shape_at(spliced, rows, site) for site in sites}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from featcircuits.errors import InputError
-from featcircuits.ranges import LARGEST_SEED, MOST, check_number, ranged
+from featcircuits.inputs.ranges import LARGEST_SEED, MOST, check_number, ranged
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Recipe:
 
     `architecture`: a name in `ARCHITECTURES`. `k`: mean number of active features per token, which
     batchtopk and matryoshka hold by selection and jumprelu approaches by its sparsity loss.
-    `keep_sinks`: train on sink tokens (`featcircuits.sinks`), and measure them, like all others.
+    `keep_sinks`: train on sink tokens (`featcircuits.splicing.sinks`), and measure them, like all others.
     """
 
     architecture: str = "batchtopk"

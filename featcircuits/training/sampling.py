@@ -7,8 +7,8 @@ from torch import Tensor
 
 from featcircuits.errors import InputError
 from featcircuits.progress import Progress, silent
-from featcircuits.splice import SplicedModel
-from featcircuits.text import Rows
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.token_rows import Rows
 
 ROWS = 128
 """Rows that are written at once."""

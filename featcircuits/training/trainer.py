@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featcircuits.checksums import intact, seal
 from featcircuits.errors import InputError, first_line
+from featcircuits.files.checksums import intact, seal
+from featcircuits.files.writing import whole_folder
 from featcircuits.progress import Progress, silent
 from featcircuits.training.activations import shuffled
 from featcircuits.training.recipe import ARCHITECTURES, Recipe
-from featcircuits.writing import whole_folder
 
 DEAD = 1e-4
 """A feature that a smaller share of tokens activates is dead."""

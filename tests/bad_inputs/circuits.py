@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import featcircuits as fc
-from featcircuits.circuit import Circuit
+from featcircuits.circuit.circuit import Circuit
 from tests.bad_inputs.case import Case
 from tests.bad_inputs.shared import tiny
 from tests.test_circuit import damaged, small

@@ -12,8 +12,8 @@ from typing import Any
 from unittest.mock import patch
 
 import featcircuits as fc
-from featcircuits.ledger import FORMAT
-from featcircuits.locks import claimed
+from featcircuits.files.locks import claimed
+from featcircuits.runs.ledger import FORMAT
 from tests.bad_inputs.case import Case, command
 from tests.bad_inputs.shared import run_in, tiny
 
@@ -98,8 +98,8 @@ def partial_of(content: dict[str, str]) -> None:
 
 
 def traced(output: Path) -> None:
-    from featcircuits.runs import resumable
-    from featcircuits.tracing import trace_with_ranking
+    from featcircuits.runs.folder import resumable
+    from featcircuits.tracing.trace import trace_with_ranking
 
     made = tiny()
     with resumable(output, {"seed": 0}) as ledger:

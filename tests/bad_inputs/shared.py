@@ -9,8 +9,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 import featcircuits as fc
-from featcircuits.config import TraceConfig
-from featcircuits.splice import SplicedModel
+from featcircuits.cli.config import TraceConfig
+from featcircuits.splicing.spliced import SplicedModel
 from tests.bad_inputs.case import ROOT
 from tests.test_belonging import Made, small_model
 from tests.tiny import random_task, traced

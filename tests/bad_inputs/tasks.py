@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import featcircuits as fc
-from featcircuits.examples import Example
+from featcircuits.tasks.examples import Example
 from tests.bad_inputs.case import Case, command
 from tests.bad_inputs.shared import TASKS, shipped, tokenizer
 from tests.test_tasks import PAIR, SINGLE

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featcircuits.text import read_rows
+from featcircuits.tasks.token_rows import read_rows
 from featcircuits.training import train_suite
 from tests.bad_inputs.case import Case, command
 from tests.bad_inputs.shared import MODEL, tokenizer

@@ -20,20 +20,20 @@ import numpy as np
 import torch
 
 import featcircuits as fc
-from featcircuits.attribution.nodes import METHODS, Method
-from featcircuits.circuit import Circuit
-from featcircuits.config import AgreeConfig, CheckConfig, EvaluateConfig, TraceConfig, TrainConfig
+from featcircuits.circuit.circuit import Circuit
+from featcircuits.circuit.pruning import RULES, parse_rule
+from featcircuits.cli.config import AgreeConfig, CheckConfig, EvaluateConfig, TraceConfig, TrainConfig
+from featcircuits.estimators import METHODS, Method
 from featcircuits.export import EXPORTERS
-from featcircuits.nodes import Node
-from featcircuits.prune import RULES, parse_rule
+from featcircuits.model.nodes import Node
+from featcircuits.model.sites import Site, chosen
 from featcircuits.selection import SELECTIONS, selection_named
-from featcircuits.sites import Site, chosen
 from featcircuits.sources import describe, load_source
 from featcircuits.suites import load_suite
-from featcircuits.suites.listing import parts_of
-from featcircuits.tasks import Task
-from featcircuits.text import read_rows
-from featcircuits.training.record import toml_text
+from featcircuits.suites.summary import parts_of
+from featcircuits.tasks.task import Task
+from featcircuits.tasks.token_rows import read_rows
+from featcircuits.training.suite_record import toml_text
 from tests.fuzz.mutations import json_text, spoiled_bytes, spoiled_text, spoiled_value
 from tests.source_files import FAMILIES, config_of, copied, store, stored, weights_of
 from tests.test_circuit import same, small

@@ -1,1 +1,0 @@
-"""Attribution: how much each node, and each direct connection of two nodes, carries."""

@@ -1,0 +1,1 @@
+"""Checks of a circuit: paths, patches, missed nodes, illusions, totals."""

@@ -1,0 +1,157 @@
+"""What has to add up, on the user's own model and task: the conservation residuals."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from featcircuits.agreement.bases import in_basis
+from featcircuits.dictionaries.decomposition import encode, written
+from featcircuits.effects.edges import edge_effects
+from featcircuits.effects.nodes import NodeEffects, node_effects
+from featcircuits.estimators import default_method
+from featcircuits.model.nodes import Node
+from featcircuits.model.sites import Site
+from featcircuits.propagation import propagation
+from featcircuits.provenance.belonging import check_task
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.task import Task
+
+QUADRATURES = (("left", 10), ("midpoint", 10), ("gauss", 2), ("gauss", 3), ("gauss", 5), ("gauss", 10))
+
+
+COMPLETE = "secant"
+"""The estimator whose effects add up to the whole by construction."""
+
+
+class Residual(NamedTuple):
+    """One law: how far it is from holding, as a share of the size it speaks of."""
+
+    law: str
+    where: str
+    residual: float
+    exact: bool
+    """Whether only rounding may keep it from 0; the others have an error that is theirs by nature."""
+
+
+def audit(
+    spliced: SplicedModel, task: Task, method: str | None = None, *, batch_size: int = 16, **options: Any
+) -> list[Residual]:
+    """The residuals of the splice, of `method`'s effects on full cuts, of quadrature, edges and relevance."""
+    check_task(spliced, task)
+    method = method or default_method(task.paired, "paired")
+    rows = [
+        *_splice(spliced, task, batch_size),
+        *_forward_under_rules(spliced, task, batch_size),
+        *_edges(spliced, task, batch_size),
+    ]
+    if task.paired:
+        for name, own in {COMPLETE: {}, method: options}.items():
+            rows += _cuts(spliced, task, name, own, batch_size)
+        rows += _quadrature(spliced, task, batch_size)
+    return [*rows, *_relevance(spliced, task, batch_size)]
+
+
+def _splice(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]:
+    """Logits with every dictionary spliced in and nothing edited, and decode(f) + error against x."""
+    worst, parts = 0.0, dict.fromkeys(spliced.sites, 0.0)
+    for batch in task.batches(batch_size):
+        with torch.no_grad():
+            bare = spliced.run(batch.clean, answers_only=True)
+        logits, seen = spliced.record(batch.clean, spliced.with_reads(spliced.sites))
+        worst = max(worst, _relative(logits - bare, bare))
+        for site, dictionary in spliced.dictionaries.items():
+            x, read = seen[site], seen[spliced.read_site(site)]
+            features, error = encode(dictionary, x, read)
+            rebuilt = dictionary.decode(features, dictionary.statistics(read)) + error
+            parts[site] = max(parts[site], _relative(rebuilt - written(dictionary, x, read), x))
+    where, largest = max(parts.items(), key=lambda item: item[1])
+    return [
+        Residual("the unedited splice changes no logit", "logits", worst, True),
+        Residual("decode(features) + error = activation", str(where), largest, True),
+    ]
+
+
+def _forward_under_rules(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]:
+    batch = next(task.batches(batch_size))
+    with torch.no_grad():
+        bare = spliced.run(batch.clean, answers_only=True)
+    with propagation(spliced.model, "with_ah", spliced.architecture):
+        ruled = spliced.run(batch.clean, answers_only=True)
+    return [Residual("propagation rules change no logit", "logits", _relative(ruled.detach() - bare, bare), True)]
+
+
+def _full_cuts(spliced: SplicedModel) -> list[Site]:
+    """What a bypass lets past belongs to no node of its site."""
+    return [site for site, d in spliced.dictionaries.items() if site.kind == "resid" and not d.has_bypass]
+
+
+def _sum_at(effects: NodeEffects, site: Site) -> Tensor:
+    """All nodes of a site together [example]."""
+    entries = effects.entries(site)
+    features = torch.zeros(effects.shape[0], dtype=torch.float64).index_add_(0, entries[0].long(), entries[3])
+    return features + effects.error(site).double().sum(1)
+
+
+def _cuts(
+    spliced: SplicedModel, task: Task, method: str, options: Mapping[str, Any], batch_size: int
+) -> list[Residual]:
+    """Effects of all nodes of a residual site against m(corrupted) - m(clean)."""
+    effects = node_effects(spliced, task, method, batch_size=batch_size, **options)
+    total = effects.total_effect.double()
+    law = f"effects ({method}) of all nodes of a site = m(corrupted) - m(clean)"
+    return [
+        Residual(law, str(site), _relative(_sum_at(effects, site) - total, total), method == COMPLETE)
+        for site in _full_cuts(spliced)
+    ]
+
+
+def _quadrature(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]:
+    """The same for integrated gradients over rules and numbers of points: the error of the quadrature."""
+    cuts = _full_cuts(spliced)
+    model, rows = in_basis(spliced, "whole").only(cuts), []
+    for rule, steps in QUADRATURES if cuts else ():
+        effects = node_effects(model, task, "ig", batch_size=batch_size, rule=rule, steps=steps)
+        total = effects.total_effect.double()
+        worst = max(_relative(_sum_at(effects, site) - total, total) for site in cuts)
+        rows.append(Residual(f"quadrature of ig, {rule}, {steps} points", "worst residual site", worst, False))
+    return rows
+
+
+def _edges(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]:
+    """Edges out of a node, to all downstream nodes and the metric, against the node's effect."""
+    rows = []
+    baseline = "paired" if task.paired else "zero"
+    for method in ("atp", "relp", *([COMPLETE] if task.paired else [])):
+        effects = node_effects(spliced, task, method, baseline=baseline, batch_size=batch_size)
+        sums: dict[Node, float] = defaultdict(float)
+        for source, _, value in edge_effects(spliced, task, effects, node_threshold=0.0).edges():
+            sums[source] += value
+        nodes = {node: effect for node, effect, _ in effects.nodes()}
+        gaps = torch.tensor([sums[node] - effect for node, effect in nodes.items()], dtype=torch.float64)
+        sizes = torch.tensor(list(nodes.values()), dtype=torch.float64)
+        rows.append(
+            Residual(f"edges ({method}) out of a node = its effect", "worst node", _relative(gaps, sizes), True)
+        )
+    return rows
+
+
+def _relevance(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]:
+    """Relevance of the residual stream, layer by layer, under all rules; biases take their part of it."""
+    model = in_basis(spliced, "whole")
+    cuts = _full_cuts(model)
+    effects = node_effects(model, task, "relp", baseline="zero", rules="with_ah", batch_size=batch_size)
+    last = _sum_at(effects, cuts[-1])
+    law = "relevance (all rules) of a layer = the last layer's, up to biases"
+    return [Residual(law, str(site), _relative(_sum_at(effects, site) - last, last), False) for site in cuts[:-1]]
+
+
+def _relative(gap: Tensor, size: Tensor) -> float:
+    """Largest gap over largest size; 0 where there is nothing."""
+    if not len(gap):
+        return 0.0
+    return float(gap.abs().max() / size.abs().max().clamp(min=torch.finfo(torch.float64).tiny))

@@ -1,0 +1,148 @@
+"""How large an effect may have been missed: the subset-sampling bound of AtP* (Kramar et al. 2024, section 4.2).
+
+Random subsets of the nodes that were not verified are patched jointly. For each node, runs whose
+subset holds it are compared with those whose subset does not (Welch's t), which gives a confidence
+that its mean effect is below a threshold; the bound is the smallest threshold at which every node
+is. Rejecting all of them together is one claim, so no correction for their number is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from featcircuits.effects.nodes import NodeEffects, check_effects
+from featcircuits.errors import InputError
+from featcircuits.evaluation.ablated import NEVER, AblatedModel, Ranks, Subgraph
+from featcircuits.evaluation.ablations import ablation_named
+from featcircuits.inputs.ranges import ROWS, SEEDS, Range, check_number
+from featcircuits.model.nodes import Node, nodes_of
+from featcircuits.progress import Progress, silent
+from featcircuits.provenance.belonging import check_task
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.task import Task
+
+CAVEAT = (
+    "The bound is about a node's effect averaged over random contexts (other unverified nodes patched too). "
+    "Where nodes interact, the effect of patching the node alone can be larger."
+)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """With `confidence`, no unverified node has a mean |effect| above `theta` in random contexts."""
+
+    theta: float
+    confidence: float
+    n_nodes: int
+    samples: int
+    share: float
+    suspects: tuple[tuple[Node, float], ...]
+    """The nodes with the largest estimated effects in context, for patching alone."""
+    caveat: str = CAVEAT
+
+
+def bound_missed(
+    spliced: SplicedModel,
+    task: Task,
+    effects: NodeEffects,
+    verified: Collection[Node | str],
+    *,
+    samples: int = 300,
+    share: float = 0.1,
+    confidence: float = 0.99,
+    seed: int = 0,
+    batch_size: int = 16,
+    max_rows: int = 512,
+    check: bool = True,
+    progress: Progress = silent,
+) -> Bound:
+    """Bound the effects of all nodes that move between the runs of a pair and are not in `verified`.
+
+    `effects`: any estimator's result on the task; it says which nodes move. Each of the `samples`
+    random subsets holds a node with probability `share` and runs on every example of the task, so
+    a few examples will do. Raises `InputError` for unpaired tasks, settings out of range, and, unless `check` is
+    False, effects of another model.
+    """
+    check_task(spliced, task, check)
+    check_effects(spliced, task, effects, check)
+    check_number("share", share, Range(0.001, 0.999), float)
+    check_number("samples", samples, Range(10, 100_000))
+    check_number("confidence", confidence, Range(0.5, 0.999999), float)
+    check_number("seed", seed, SEEDS)
+    check_number("max_rows", max_rows, ROWS)
+    open_nodes = _unverified(effects, set(nodes_of(verified)))
+    if not open_nodes:
+        raise InputError("every node that moves is verified; there is nothing to bound")
+    coins = torch.rand(samples, len(open_nodes), generator=torch.Generator().manual_seed(seed)) < share
+    ablation = ablation_named("paired", spliced, task, batch_size, seed)
+    ablated = AblatedModel(spliced, ablation, batch_size=batch_size, max_rows=max_rows)
+    places, found = _columns(effects, open_nodes), []
+    steps = list(coins.split(max(1, max_rows // len(task))))
+    for part in progress(steps, "subset sampling", len(steps)):
+        subgraphs = [Subgraph(_ranks(spliced, task, places, coin), 1, complement=True) for coin in part]
+        found.append(ablated.metric(task, subgraphs).mean(1))
+    theta, estimates = bound_of(torch.cat(found).numpy(), coins.numpy(), confidence)
+    ranked = np.argsort(-np.abs(estimates))[:10]
+    suspects = tuple((open_nodes[i], float(estimates[i])) for i in ranked)
+    return Bound(theta, confidence, len(open_nodes), samples, share, suspects)
+
+
+def bound_of(results: np.ndarray, coins: np.ndarray, confidence: float) -> tuple[float, np.ndarray]:
+    """(bound, each node's estimated effect) from results [sample] and memberships [sample, node].
+
+    For one node the threshold at which |effect| >= theta is rejected is |estimate| + t * standard
+    error, with Welch's degrees of freedom; the bound is the largest. Infinite where a node was in
+    fewer than two samples, or out of fewer than two.
+    """
+    from scipy.stats import t
+
+    inside = coins.sum(0).astype(float)
+    counts = np.stack([inside, len(coins) - inside])
+    masks = np.stack([coins, ~coins]).astype(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = (masks * results[None, :, None]).sum(1) / counts
+        squares = (masks * (results[None, :, None] - means[:, None]) ** 2).sum(1)
+        variance = squares / (counts - 1) / counts
+        degrees = variance.sum(0) ** 2 / (variance**2 / (counts - 1)).sum(0)
+    estimates = means[1] - means[0]  # F falls where a node that carries the behaviour is patched
+    known = (counts >= 2).all(0)
+    thresholds = np.full(coins.shape[1], np.inf)
+    spread = np.sqrt(variance.sum(0)[known])
+    quantile = t.ppf(confidence, np.nan_to_num(degrees[known], nan=1e9))
+    thresholds[known] = np.abs(estimates[known]) + quantile * spread
+    return float(thresholds.max()), np.nan_to_num(estimates)
+
+
+def _unverified(effects: NodeEffects, verified: set[Node]) -> list[Node]:
+    nodes = []
+    for site, n_features in effects.n_features.items():
+        columns = effects.means(site)
+        for place, node in zip(columns.place.tolist(), columns.node.tolist(), strict=True):
+            nodes.append(Node(site, None if node == n_features else node, effects.places[place]))
+    return [node for node in nodes if node not in verified]
+
+
+def _columns(effects: NodeEffects, nodes: list[Node]) -> torch.Tensor:
+    """[3, node]: the number of its site, of its place, and its feature (n_features for the error)."""
+    sites = {site: number for number, site in enumerate(effects.n_features)}
+    places = {place: number for number, place in enumerate(effects.places)}
+    rows = [
+        (sites[n.site], places[n.place], effects.n_features[n.site] if n.feature is None else n.feature) for n in nodes
+    ]
+    return torch.tensor(rows).T
+
+
+def _ranks(spliced: SplicedModel, task: Task, columns: torch.Tensor, coin: torch.Tensor) -> Ranks:
+    """Rank 0 for the nodes of one subset."""
+    ranks = {}
+    site, place, node = columns[:, coin]
+    for number, (at, dictionary) in enumerate(spliced.dictionaries.items()):
+        rank = torch.full((len(task.places), dictionary.n_features + 1), NEVER, dtype=torch.int32)
+        here = site == number
+        rank[place[here], node[here]] = 0
+        ranks[at] = rank.to(spliced.device)
+    return ranks

@@ -1,0 +1,161 @@
+"""Patching nodes in both directions: is a node needed, is it enough (Heimersheim & Nanda 2024)?
+
+**Noising** gives a node of the clean run its corrupted value: how much of the behaviour falls says
+whether the node is needed. **Denoising** gives a node of the corrupted run its clean value: how
+much comes back says whether it is enough. The two differ where nodes act together (AND: noising any
+of them hurts, denoising one alone brings little back) or stand in for each other (OR, backup:
+denoising one is enough, noising it alone does nothing, since another does its work).
+
+Patching is do(node := value): at each site the activation that arrives is encoded anew and patched
+nodes take the other run's value, whatever reaches them. All positions of a node's place are patched
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+from featcircuits.errors import InputError
+from featcircuits.evaluation.ablated import AblatedModel, Subgraph, metric_model, ranks_of
+from featcircuits.evaluation.ablations import ablation_named
+from featcircuits.model.nodes import Node, nodes_of
+from featcircuits.progress import Progress, silent
+from featcircuits.provenance.belonging import check_nodes, check_task
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.task import Task
+
+NEEDED = 0.1
+"""From which share of the total effect on a direction counts as acting."""
+CONTRAST = 2.0
+"""How many times larger one direction must be for a note."""
+
+
+class Direction(NamedTuple):
+    """One direction of one patch under one metric.
+
+    Shares are of F(clean) - F(corrupted): for noising what is lost, for denoising what comes back.
+    """
+
+    change: float
+    """Mean change of F, positive where the patch does what the direction says (loses, restores)."""
+    standard_error: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A node, or several together, patched in both directions; by metric."""
+
+    nodes: tuple[Node, ...]
+    noising: dict[str, Direction]
+    denoising: dict[str, Direction]
+
+    def note(self, metric: str, needed: float = NEEDED, contrast: float = CONTRAST) -> str:
+        """What the two directions say together.
+
+        "and": needed, but alone not enough. "or / backup": enough, but something else stands in for
+        it. "needed and enough", or "" where neither direction reaches `needed`. A note is about
+        this task and metric; it names no partner, which only patching nodes together can do.
+        """
+        lost, restored = self.noising[metric].share, self.denoising[metric].share
+        if not max(lost, restored) >= needed:  # shares are NaN where there is no total effect
+            return ""
+        if lost > contrast * max(restored, 0.0):
+            return "and"
+        if restored > contrast * max(lost, 0.0):
+            return "or / backup"
+        return "needed and enough"
+
+
+@dataclass(frozen=True)
+class Patching:
+    """Every node patched alone, and all of them together."""
+
+    task: str
+    F_clean: dict[str, float]
+    F_corrupted: dict[str, float]
+    single: tuple[Patch, ...]
+    joint: Patch
+
+    def synergy(self, metric: str) -> tuple[float, float]:
+        """(noising, denoising): the joint share less the sum of the single ones; 0 where nodes act apart."""
+        return (
+            self.joint.noising[metric].share - sum(patch.noising[metric].share for patch in self.single),
+            self.joint.denoising[metric].share - sum(patch.denoising[metric].share for patch in self.single),
+        )
+
+
+def patch(
+    spliced: SplicedModel,
+    task: Task,
+    nodes: Iterable[Node | str],
+    *,
+    metrics: Sequence[str] = (),
+    batch_size: int = 32,
+    max_rows: int = 1024,
+    check: bool = True,
+    progress: Progress = silent,
+) -> Patching:
+    """Noise and denoise each node alone and all together, under several metrics side by side.
+
+    `metrics`: names (default: the task's own). Raises `InputError` for unpaired tasks, unknown
+    nodes and metrics, metrics that need corrupted answers where there are none, and a task of another model
+    (`check=False`: its tokenizer is not compared).
+    """
+    check_task(spliced, task, check)
+    order = nodes_of(nodes)
+    if not task.paired:
+        raise InputError(f"{task.name}: patching swaps values between the prompts of a pair, and there are no pairs")
+    task.check_places()
+    check_nodes(spliced, order, task.places)
+    if not order:
+        raise InputError("there are no nodes to patch")
+    tasks = [task.with_options(metric=metric) for metric in dict.fromkeys(metrics or (task.metric,))]
+    noised, denoised, clean, corrupted = {}, {}, {}, {}
+    for one in tasks:
+        directions = []
+        for direction in (one, swapped(one)):
+            ablation = ablation_named("paired", spliced, direction, batch_size, 0)
+            ablated = AblatedModel(spliced, ablation, batch_size=batch_size, max_rows=max_rows)
+            base = metric_model(spliced, direction, batch_size)
+            directions.append((base, ablated.metric(direction, _subgraphs(spliced, direction, order), progress)))
+        (clean_F, after_noise), (corrupted_F, after_denoise) = directions
+        clean[one.metric], corrupted[one.metric] = float(clean_F.mean()), float(corrupted_F.mean())
+        total = clean_F - corrupted_F
+        noised[one.metric] = [_direction(clean_F - row, total) for row in after_noise]
+        denoised[one.metric] = [_direction(row - corrupted_F, total) for row in after_denoise]
+
+    def at(number: int, patched: tuple[Node, ...]) -> Patch:
+        return Patch(
+            patched,
+            {metric: rows[number] for metric, rows in noised.items()},
+            {metric: rows[number] for metric, rows in denoised.items()},
+        )
+
+    single = tuple(at(number, (node,)) for number, node in enumerate(order))
+    return Patching(task.name, clean, corrupted, single, at(len(order), tuple(order)))
+
+
+def swapped(task: Task) -> Task:
+    """The same pairs with the prompts exchanged; the answers stay, so F means the same."""
+    examples = tuple(replace(e, clean=e.corrupted, corrupted=e.clean) for e in task.examples if e.corrupted is not None)
+    return replace(task, examples=examples)
+
+
+def _subgraphs(spliced: SplicedModel, task: Task, order: list[Node]) -> list[Subgraph]:
+    """All but one node each, then all but all of them."""
+    ranks = ranks_of(spliced, task.places, order)
+    alone = [Subgraph(ranks, number + 1, complement=True, first=number) for number in range(len(order))]
+    return [*alone, Subgraph(ranks, len(order), complement=True)]
+
+
+def _direction(change: Tensor, total: Tensor) -> Direction:
+    mean, whole = float(change.mean()), float(total.mean())
+    error = float(change.std() / len(change) ** 0.5) if len(change) > 1 else float("nan")
+    # a total effect within its own noise is nothing to take shares of
+    noise = float(total.std() / len(total) ** 0.5) if len(total) > 1 else 0.0
+    return Direction(mean, error, mean / whole if abs(whole) > 2 * noise and whole else float("nan"))

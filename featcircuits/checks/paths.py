@@ -1,0 +1,170 @@
+"""The path-hypothesis test (Goldowsky-Dill et al. 2023): do a circuit's paths carry the behaviour?
+
+The hypothesis says that only the circuit's edges matter. So every node of the circuit is computed
+from what its parents in the circuit hold, with everything else that its site reads taken from the
+corrupted run; the metric reads its parents in the same way. Inputs of the circuit are clean.
+
+    ATE = E |F(clean) - F(corrupted)|,  AUE = E |F(clean) - F(hypothesis)|,  explained = 1 - AUE / ATE
+
+Each node holds one value, so this is the treeified test for hypotheses that a graph can state. It
+measures sufficiency: a circuit that explains everything may still hold nodes that nothing needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featcircuits.circuit.circuit import Circuit, Endpoint
+from featcircuits.dictionaries.decomposition import moved_between, rewired
+from featcircuits.errors import InputError
+from featcircuits.inputs.ranges import ROWS, check_number
+from featcircuits.model.nodes import METRIC, Node, Place
+from featcircuits.model.sites import Site
+from featcircuits.model.tokens import Tokens
+from featcircuits.progress import Progress, silent
+from featcircuits.provenance.belonging import check_circuit, check_task
+from featcircuits.splicing.spliced import ReadingEdit, SplicedModel, check_finite
+from featcircuits.states.states import Objective
+from featcircuits.states.tally import pieces
+from featcircuits.tasks.metrics import Answers
+from featcircuits.tasks.task import Batch, Task
+
+
+@dataclass(frozen=True, eq=False)
+class PathTest:
+    """The three metrics are F per example [example]."""
+
+    aue: float
+    """Average unexplained effect"""
+    ate: float
+    """Average total effect"""
+    clean: Tensor
+    corrupted: Tensor
+    hypothesis: Tensor
+
+    @property
+    def explained(self) -> float:
+        """1: the hypothesis does what the model does; 0: no better than nothing; NaN without an effect."""
+        return 1 - self.aue / self.ate if self.ate else float("nan")
+
+
+def explained_effect(
+    spliced: SplicedModel,
+    task: Task,
+    circuit: Circuit,
+    *,
+    batch_size: int = 8,
+    max_rows: int = 512,
+    check: bool = True,
+    progress: Progress = silent,
+) -> PathTest:
+    """Test that a circuit's nodes and edges carry the task's behaviour.
+
+    One forward row for each example and each distinct set of parents at a site. Connections through
+    sites without a dictionary belong to the node that they lead to and read the clean prompt.
+    Raises `InputError` for unpaired tasks and circuits of other sites or places, and, unless `check` is False,
+    of another model.
+    """
+    check_task(spliced, task, check)
+    check_circuit(spliced, circuit, check=check, whole=True)
+    check_number("max_rows", max_rows, ROWS)
+    if not task.paired:
+        raise InputError(f"{task.name}: a path hypothesis swaps clean for corrupted values, and there are no pairs")
+    if circuit.places != task.places:
+        raise InputError(f"the circuit's places are {circuit.places}, those of {task.name} are {task.places}")
+    parents: dict[Endpoint, frozenset[Node]] = {end: frozenset() for end in (*circuit.nodes, METRIC)}
+    for source, target in circuit.edges:
+        if isinstance(source, Node):
+            parents[target] |= {source}
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for batch in progress(task.batches(batch_size), "path hypothesis", task.count_batches(batch_size)):
+        found.append(_Hypothesis.of(spliced, task, batch).metrics(parents, max_rows))
+    clean, corrupted, hypothesis = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return PathTest(
+        aue=float((clean - hypothesis).abs().mean()),
+        ate=float((clean - corrupted).abs().mean()),
+        clean=clean,
+        corrupted=corrupted,
+        hypothesis=hypothesis,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Hypothesis:
+    """One batch: corrupted values everywhere, and how far each node has moved from them."""
+
+    spliced: SplicedModel
+    batch: Batch
+    places: Mapping[Place, int]
+    objective: Objective
+    clean_metric: Tensor
+    corrupted_metric: Tensor
+    corrupted: Mapping[Site, Tensor]
+    moves: dict[Node, Tensor]
+    """[example, slot, width]: the node's value under the hypothesis less its corrupted one, as a move of x"""
+
+    @classmethod
+    def of(cls, spliced: SplicedModel, task: Task, batch: Batch) -> _Hypothesis:
+        batch = batch.to(spliced.device).narrowed(task.metric)
+        assert batch.corrupted is not None
+        logits, _ = spliced.record(batch.clean, [])
+        other, corrupted = spliced.record(batch.corrupted, spliced.with_reads(spliced.sites))
+        check_finite(other, corrupted)
+        answers = Answers(batch.answers.clean, batch.answers.corrupted, logits.float())
+        objective = Objective(task.metric, answers)
+        places = {place: number for number, place in enumerate(task.places)}
+        return cls(spliced, batch, places, objective, objective(logits), objective(other), corrupted, {})
+
+    def metrics(self, parents: Mapping[Endpoint, frozenset[Node]], max_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """F of the clean, corrupted and hypothesis runs [example]."""
+        for site in self.spliced.sites:
+            nodes = [node for node in parents if isinstance(node, Node) and node.site == site]
+            sets = list(dict.fromkeys(parents[node] for node in nodes))
+            for chunk in pieces(torch.arange(len(sets)), self.spliced.copies_at_once(self.batch.clean, max_rows)):
+                chosen = [sets[number] for number in chunk.tolist()]
+                tokens, hold = self._holding(chosen)
+                with torch.no_grad():
+                    arrived = self.spliced.run_until(tokens, site, hold)
+                for given, *at in zip(chosen, *(x.split(len(self.batch.index)) for x in arrived), strict=True):
+                    self._read(site, (node for node in nodes if parents[node] == given), *at)
+        tokens, hold = self._holding([parents[METRIC]])
+        with torch.no_grad():
+            logits = self.spliced.run_reading(tokens, hold, answers_only=True)
+        return tuple(-m.cpu() for m in (self.clean_metric, self.corrupted_metric, self.objective(logits)))  # type: ignore[return-value]
+
+    def _holding(self, sets: list[frozenset[Node]]) -> tuple[Tokens, ReadingEdit]:
+        """Clean prompts, once for each set of parents, and the edit that lets every site hold what a set says."""
+        rows = torch.arange(len(self.batch.index), device=self.spliced.device).repeat(len(sets))
+
+        def hold(at: Site, x: Tensor, read: Tensor) -> Tensor:
+            value = torch.cat([self._held(at, given) for given in sets]).to(x.dtype)
+            return rewired(self.spliced.dictionaries[at], value, self._corrupted_read(at)[rows], read)
+
+        return self.batch.clean.select(rows), hold
+
+    def _corrupted_read(self, site: Site) -> Tensor:
+        return self.corrupted[self.spliced.read_site(site)]
+
+    def _held(self, site: Site, given: frozenset[Node]) -> Tensor:
+        x = self.corrupted[site]
+        for node in sorted(given, key=str):  # a set has no order, and rounding would tell
+            if node.site == site:
+                x = x + self.moves[node].to(x.dtype)
+        return x
+
+    def _read(self, site: Site, nodes: Iterable[Node], x: Tensor, read: Tensor) -> None:
+        """Each node's value in what arrived, less its corrupted one."""
+        dictionary = self.spliced.dictionaries[site]
+        change = moved_between(dictionary, self.corrupted[site], self._corrupted_read(site), x, read)
+        for node in nodes:
+            here = (self.batch.places == self.places[node.place])[..., None]
+            if node.feature is None:
+                move = change.error
+            else:
+                row = dictionary.decoder_rows(torch.tensor([node.feature], device=x.device))
+                move = change.steps[..., node.feature, None] * row
+            self.moves[node] = move * here

@@ -1,0 +1,1 @@
+"""The circuit: nodes and edges, and which of them to keep."""

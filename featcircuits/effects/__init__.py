@@ -1,0 +1,1 @@
+"""Effects of nodes and edges over a task, by any estimator."""

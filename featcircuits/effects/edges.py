@@ -1,0 +1,282 @@
+"""Edge effects of a task: the part of a node's effect that one direct connection carries.
+
+    effect(u -> d) = c_d . J[d <- x_u | all other sites held still, clean run] . change of u
+
+(Marks et al. 2024, eq. 5, with c the estimator's coefficient.) Error terms are nodes at both ends.
+With AtP the edges out of a node, to every downstream node and the metric, add up to its effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featcircuits.effects.direct import Edges, arcs_of, batch_edges, metric_gradients
+from featcircuits.effects.exact_edges import batch_exact_edges
+from featcircuits.effects.nodes import NodeEffects, check_effects
+from featcircuits.effects.targets import NodeSet, Selection, select_above
+from featcircuits.errors import InputError, shortened
+from featcircuits.estimators import METHODS, Estimator, check_method, default_method, method_named
+from featcircuits.estimators.exact import ExactPatching
+from featcircuits.inputs.ranges import MOST, Range, check_number
+from featcircuits.model.connections import Connection
+from featcircuits.model.nodes import METRIC, Node, Place, nodes_of
+from featcircuits.model.sites import Site
+from featcircuits.progress import Progress, silent
+from featcircuits.provenance.belonging import check_task, identity_of, request_of
+from featcircuits.runs.ledger import InMemory, Ledger, Part, Stamped, check_examples, columns
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.baselines import Baseline, check_baseline, mean_states
+from featcircuits.states.contraction import contract
+from featcircuits.states.states import States, fitting_batch, states_of
+from featcircuits.states.tally import Tally
+from featcircuits.tasks.task import Task
+
+STAGE = "edges"
+"""Its name in a ledger"""
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeEffects:
+    """Mean effects over the task of the edges that were asked for."""
+
+    method: str
+    places: tuple[Place, ...]
+    n_features: Mapping[Site, int]
+    _tallies: Mapping[Connection, Tally]
+
+    def coo(self, upstream: str | Site, downstream: str | Site) -> tuple[Tensor, Tensor]:
+        """index [4, n] of (downstream place, downstream node, upstream place, upstream node), values [n].
+
+        Places index the task's places (positions where none are aggregated); node `n_features` is
+        the error term. Raises `InputError` where the two sites are not directly connected.
+        """
+        ends = (Site.parse(upstream), Site.parse(downstream))
+        for arc, tally in self._tallies.items():
+            if (arc.upstream, arc.downstream) == ends:
+                target, source = tally.keys // self._nodes_at(ends[0]), tally.keys % self._nodes_at(ends[0])
+                up, down = (self.n_features[site] + 1 for site in ends)
+                return torch.stack([target // down, target % down, source // up, source % up]), tally.mean
+        raise InputError(f"{upstream} and {downstream} are not directly connected in this suite")
+
+    def edges(self) -> Iterator[tuple[Node, Node | str, float]]:
+        """(upstream, downstream or "metric", mean effect) of every edge."""
+        for arc, tally in self._tallies.items():
+            for key, value in zip(tally.keys.tolist(), tally.mean.tolist(), strict=True):
+                if arc.downstream is None:
+                    yield self._node(arc.upstream, key), METRIC, value
+                else:
+                    target, source = divmod(key, self._nodes_at(arc.upstream))
+                    yield self._node(arc.upstream, source), self._node(arc.downstream, target), value
+
+    def _nodes_at(self, site: Site) -> int:
+        return len(self.places) * (self.n_features[site] + 1)
+
+    def _node(self, site: Site, key: int) -> Node:
+        place, node = divmod(key, self.n_features[site] + 1)
+        return Node(site, None if node == self.n_features[site] else node, self.places[place])
+
+
+def edge_effects(
+    spliced: SplicedModel,
+    task: Task,
+    nodes: NodeEffects | Iterable[Node | str],
+    method: str | None = None,
+    *,
+    node_threshold: float | None = None,
+    baseline: Baseline | None = None,
+    sources_per_target: int | None = None,
+    batch_size: int | None = None,
+    effects: NodeEffects | None = None,
+    ledger: Ledger | None = None,
+    check: bool = True,
+    progress: Progress = silent,
+    **options: Any,
+) -> EdgeEffects:
+    """Edge effects, averaged over the task.
+
+    `nodes` is a collection of nodes, for all edges among them and to the metric; or the result of
+    `node_effects` with a `node_threshold`, for all edges into the nodes whose |effect| in an
+    example and position exceeds it, as Marks et al. compute them. `method` ("atp", "ig", "relp")
+    gives the coefficient of the downstream node; the Jacobian is the clean run's (under the rules,
+    for "relp"). "exact" patches every edge among the nodes of a collection. Where places sum several
+    positions, an edge sums the pairs of positions. `effects` that kept their states spare computing
+    them again. `ledger`: as for node effects. `sources_per_target` bounds memory where targets are many
+    and sources are all features: of each batch, only so many of the strongest edges into a target from
+    one site are kept, so the mean of an edge that is weak in some batches comes out too small.
+    Raises `InputError` for effects of another model or other examples, unless `check` is False.
+    """
+    check_task(spliced, task, check)
+    if isinstance(nodes, NodeEffects):
+        effects = nodes
+    else:
+        nodes = nodes_of(nodes)
+    _check_request(task, nodes, node_threshold, effects, batch_size, sources_per_target)
+    if effects is not None:
+        check_effects(spliced, task, effects, check)
+        batch_size, baseline = effects.batch_size, baseline or effects.baseline
+        if method in (None, effects.method):
+            method, options = effects.method, {**effects.options, **options}
+    method = method or default_method(task.paired, baseline)
+    estimator = edge_estimator(method, options)
+    check_baseline(task, baseline or "paired")
+    check_method(method, estimator, task, baseline or "paired")
+    task.check_places()
+    if isinstance(nodes, NodeEffects) and isinstance(estimator, ExactPatching):
+        raise InputError("method 'exact' patches edges one by one; give it a collection of nodes, not a threshold")
+    fixed = None if isinstance(nodes, NodeEffects) else NodeSet(nodes, spliced, task.places)
+    same = effects is not None and method_named(effects.method, effects.options) == estimator
+    arcs = arcs_of(spliced)
+    batch_size = fitting_batch(spliced, task, batch_size)
+    among = node_threshold if isinstance(nodes, NodeEffects) else list(map(str, nodes))
+    settings = (method, options, baseline or "paired", batch_size, among, sources_per_target)
+    ledger = Stamped(ledger or InMemory(), request_of(identity_of(spliced), task, *settings))
+    count = task.count_batches(batch_size)
+    todo = ledger.todo(STAGE, count)
+    batches = _batches(spliced, task, effects, baseline or "paired", batch_size, todo)
+    for number, states, kept in progress(batches, f"edge effects ({method})", len(todo)):
+        if isinstance(estimator, ExactPatching):
+            assert fixed is not None
+            found = batch_exact_edges(spliced, states, fixed, arcs, estimator.max_rows)
+        else:
+            coefficients = kept if kept and same else estimator.coefficients(spliced, states)
+            chosen = fixed.of_batch(states) if fixed else _above(spliced, states, coefficients, node_threshold or 0.0)
+            found = _estimated_edges(spliced, states, estimator, coefficients, chosen, arcs)
+        ledger.put(STAGE, number, _part(spliced, task, states, found, sources_per_target))
+    parts = ledger.parts(STAGE, count)
+    check_examples(parts, len(task))
+    tallies = {
+        arc: Tally.total(columns(parts, f"{_name(arc)}/keys"), columns(parts, f"{_name(arc)}/sums"), len(task))
+        for arc in arcs
+    }
+    n_features = {site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()}
+    return EdgeEffects(method, task.places, n_features, tallies)
+
+
+def _part(
+    spliced: SplicedModel,
+    task: Task,
+    states: States,
+    found: Iterable[tuple[Connection, Edges]],
+    sources_per_target: int | None,
+) -> Part:
+    """What a batch adds: for each connection the sums over its examples."""
+    tallies: dict[Connection, Tally] = {}
+    for arc, edges in found:
+        _tally(tallies.setdefault(arc, Tally()), states, spliced, arc, edges, len(task.places))
+    part = {"examples": torch.tensor(len(states.batch.index))}
+    for arc, tally in tallies.items():
+        if sources_per_target is not None:
+            # an edge may come in several pieces, so only a whole batch tells which are strong
+            n_sources = len(task.places) * (spliced.dictionaries[arc.upstream].n_features + 1)
+            tally = tally.strongest(n_sources, sources_per_target)
+        part[f"{_name(arc)}/keys"], part[f"{_name(arc)}/sums"] = tally.keys, tally.sums
+    return part
+
+
+def _name(arc: Connection) -> str:
+    return f"{arc.upstream}>{arc.downstream or METRIC}"
+
+
+def _check_request(
+    task: Task,
+    nodes: NodeEffects | list[Node],
+    node_threshold: float | None,
+    effects: NodeEffects | None,
+    batch_size: int | None,
+    sources_per_target: int | None,
+) -> None:
+    if isinstance(nodes, NodeEffects) != (node_threshold is not None):
+        raise InputError("node_threshold goes with the result of node_effects; a collection of nodes takes none")
+    if node_threshold is not None:
+        check_number("node_threshold", node_threshold, Range(0, 1e30), float)
+    if sources_per_target is not None:
+        check_number("sources_per_target", sources_per_target, Range(1, MOST))
+    if isinstance(effects, NodeEffects) and batch_size not in (None, effects.batch_size):
+        raise InputError(
+            f"batch_size is {shortened(batch_size)}, but the effects were computed in batches of {effects.batch_size}, "
+            "as their edges will be; leave it out"
+        )
+
+
+def _batches(
+    spliced: SplicedModel,
+    task: Task,
+    effects: NodeEffects | None,
+    baseline: Baseline,
+    batch_size: int,
+    todo: Sequence[int],
+) -> Iterator[tuple[int, States, Mapping[Site, Tensor] | None]]:
+    """Each batch's number, its states, and the coefficients of `effects` where it kept both."""
+    kept = effects.kept if effects is not None and effects.baseline == baseline else {}
+    missing = any(number not in kept for number in todo)
+    means = mean_states(spliced, task, batch_size) if baseline == "mean" and missing else None
+    for number in todo:
+        if number in kept:
+            yield number, kept[number].states, kept[number].coefficients
+        else:
+            yield number, states_of(spliced, task, task.nth_batch(batch_size, number), baseline, means), None
+
+
+def edge_estimator(method: str, options: Mapping[str, Any]) -> Estimator | ExactPatching:
+    """The method by name, where it has coefficients to make edges of, or patches them."""
+    estimator = method_named(method, options)
+    if not isinstance(estimator, (Estimator, ExactPatching)):
+        able = [name for name, make in METHODS.items() if issubclass(make, (Estimator, ExactPatching))]  # type: ignore[arg-type]
+        raise InputError(f"method {method!r} has no coefficients to make edges of; edges by: {', '.join(able)}")
+    return estimator
+
+
+def _estimated_edges(
+    spliced: SplicedModel,
+    states: States,
+    estimator: Estimator,
+    coefficients: Mapping[Site, Tensor],
+    selection: Selection,
+    arcs: list[Connection],
+) -> Iterator[tuple[Connection, Edges]]:
+    with estimator.propagation(spliced, states) as states:
+        yield from batch_edges(spliced, states, coefficients, selection, arcs)
+        yield from _metric_edges(spliced, states, coefficients, selection, arcs)
+
+
+def _above(spliced: SplicedModel, states: States, coefficients: Mapping[Site, Tensor], threshold: float) -> Selection:
+    effects = {site: contract(state, spliced, site, coefficients[site]) for site, state in states.sites.items()}
+    return select_above(states, effects, threshold)
+
+
+def _metric_edges(
+    spliced: SplicedModel,
+    states: States,
+    coefficients: Mapping[Site, Tensor],
+    selection: Selection,
+    arcs: list[Connection],
+) -> Iterator[tuple[Connection, Edges]]:
+    """Edges into the metric, whose "row" and "node" are 0."""
+    direct = metric_gradients(spliced, states, coefficients, arcs)
+    for arc in arcs:
+        if arc.downstream is not None:
+            continue
+        state, chosen = states.sites[arc.upstream], selection[arc.upstream]
+        features, error = contract(state, spliced, arc.upstream, direct[arc.upstream])
+        error_row = (chosen.source_errors & (states.batch.places.flatten() >= 0)).nonzero()[:, 0]
+        n_features = spliced.dictionaries[arc.upstream].n_features
+        row = torch.cat([state.row[chosen.source_entries], error_row])
+        node = torch.cat([state.feature[chosen.source_entries], torch.full_like(error_row, n_features)])
+        value = torch.cat([features[chosen.source_entries], error.flatten()[error_row]])
+        yield arc, Edges(row, torch.zeros_like(row), row, node, value)
+
+
+def _tally(tally: Tally, states: States, spliced: SplicedModel, arc: Connection, found: Edges, n_places: int) -> None:
+    places, slots = states.batch.places.flatten(), states.batch.places.shape[1]
+    up = spliced.dictionaries[arc.upstream].n_features + 1
+    key, n_keys = places[found.source_row] * up + found.source_node, n_places * up
+    if arc.downstream is not None:
+        down = spliced.dictionaries[arc.downstream].n_features + 1
+        key = key + (places[found.target_row] * down + found.target_node) * n_keys
+        n_keys *= n_places * down
+    tally.add(found.target_row // slots, key, found.value, n_keys)

@@ -1,0 +1,329 @@
+"""Node effects of a task: any estimator, batch by batch, averaged and per example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from featcircuits.errors import InputError, known, shortened
+from featcircuits.estimators import check_method, default_method, effects_of, method_named
+from featcircuits.estimators.exact import error_effects
+from featcircuits.inputs.arguments import expect
+from featcircuits.model.nodes import Node, Place
+from featcircuits.model.sites import Site
+from featcircuits.progress import Progress, silent
+from featcircuits.provenance.belonging import Identity, check_same, check_task, identity_of, request_of
+from featcircuits.runs.ledger import InMemory, Ledger, Part, Stamped, check_examples, columns
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.baselines import Baseline, check_baseline, mean_states
+from featcircuits.states.states import SiteState, States, fitting_batch, states_of
+from featcircuits.states.tally import Tally
+from featcircuits.tasks.task import Task
+
+
+class SiteMeans(NamedTuple):
+    """The nodes of a site that patching changes in some example, as columns of equal length.
+
+    `place` indexes the task's places; `node` is a feature, or `n_features` for the error.
+    """
+
+    place: Tensor
+    node: Tensor
+    mean: Tensor
+    mean_abs: Tensor
+    standard_error: Tensor
+
+
+class _SiteRecord(NamedTuple):
+    """One site, all batches."""
+
+    tally: Tally
+    entries: list[Tensor]
+    """Per batch [4, n]: example, position, feature, and (as float64) value."""
+    errors: list[Tensor]
+
+
+STAGE = "nodes"
+"""Its name in a ledger"""
+ERRORS = ("estimated", "exact")
+
+
+class Kept(NamedTuple):
+    """A batch's states and coefficients, for whoever goes on with them."""
+
+    states: States
+    coefficients: Mapping[Site, Tensor]
+
+
+KEPT_BYTES = 1 << 30
+"""How much memory kept batches may take; beyond it none is kept and all are computed again."""
+
+
+@dataclass(frozen=True, eq=False)
+class NodeEffects:
+    """Effects on m of patching each node: means over the task, and per example where kept.
+
+    m = -F, so a positive effect means that the node carries the behaviour.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    baseline: Baseline
+    places: tuple[Place, ...]
+    n_features: Mapping[Site, int]
+    shape: tuple[int, int]
+    """(examples, positions)"""
+    metric_clean: Tensor
+    """m of the clean prompts [example]"""
+    metric_corrupted: Tensor | None
+    """m of the corrupted prompts [example]; None without pairs"""
+    batch_size: int
+    _records: Mapping[Site, _SiteRecord] = field(repr=False)
+    keeps_examples: bool = True
+    errors: str = "estimated"
+    kept: Mapping[int, Kept] = field(default_factory=dict, repr=False)
+    """By number of the batch; all that this process computed, or nothing"""
+    identity: Identity | None = field(default=None, repr=False)
+    """Of the model that they were computed on"""
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(self.n_features)
+
+    @property
+    def total_effect(self) -> Tensor:
+        """m(corrupted) - m(clean) [example]."""
+        if self.metric_corrupted is None:
+            raise InputError("there is no total effect: the task has no corrupted prompts")
+        return self.metric_corrupted - self.metric_clean
+
+    def features(self, site: str | Site) -> Tensor:
+        """The effect of every feature, dense: [example, position, feature]."""
+        entries = self.entries(site)
+        dense = torch.zeros(*self.shape, self.n_features[self._site(site)], dtype=self.metric_clean.dtype)
+        example, position, feature = entries[:3].long()
+        dense[example, position, feature] = entries[3].to(dense.dtype)
+        return dense
+
+    def error(self, site: str | Site) -> Tensor:
+        """The effect of the error term: [example, position]."""
+        self._check_examples()
+        return torch.cat(self._records[self._site(site)].errors)
+
+    def means(self, site: str | Site) -> SiteMeans:
+        """Every node's mean effect over the examples, aggregated as the task says."""
+        site = self._site(site)
+        tally, width = self._records[site].tally, self.n_features[site] + 1
+        return SiteMeans(tally.keys // width, tally.keys % width, tally.mean, tally.mean_abs, tally.standard_error)
+
+    def nodes(self) -> Iterator[tuple[Node, float, float]]:
+        """(node, mean effect, standard error) of every node with an effect."""
+        for site, n_features in self.n_features.items():
+            columns = self.means(site)
+            rows = zip(
+                columns.place.tolist(),
+                columns.node.tolist(),
+                columns.mean.tolist(),
+                columns.standard_error.tolist(),
+                strict=True,
+            )
+            for place, node, mean, error in rows:
+                if mean != 0:
+                    yield Node(site, None if node == n_features else node, self.places[place]), mean, error
+
+    def entries(self, site: str | Site) -> Tensor:
+        """Every feature that is active or changes, as columns [4, n]: example, position, feature, effect.
+
+        Two methods on the same task have the same columns in the same order.
+        """
+        self._check_examples()
+        return torch.cat(self._records[self._site(site)].entries, dim=1)
+
+    def _check_examples(self) -> None:
+        if not self.keeps_examples:
+            raise InputError("per-example effects were not kept; call node_effects(..., keep_examples=True)")
+
+    def _site(self, site: str | Site) -> Site:
+        site = Site.parse(site)
+        if site not in self.n_features:
+            raise InputError(f"no effects at {site}: the suite has no dictionary there")
+        return site
+
+
+def check_effects(spliced: SplicedModel, task: Task, effects: NodeEffects, check: bool = True) -> None:
+    """Refuse effects of another model, unless `check` is False, of other examples, or of sites that are not there."""
+    expect("effects", effects, NodeEffects)
+    if effects.shape != (len(task), task.longest):
+        raise InputError(
+            f"the effects are of {effects.shape[0]} other examples than the {len(task)} of {task.name}; compute them "
+            "on it"
+        )
+    if effects.places != task.places:
+        raise InputError(
+            f"the effects stand at places {shortened(list(effects.places))}, and {task.name} has "
+            f"{shortened(list(task.places))}; compute them under aggregate={task.aggregate!r}"
+        )
+    if check and effects.identity is not None:
+        check_same("effects", effects.identity, spliced)
+    if sizes := {site: d.n_features for site, d in spliced.dictionaries.items()}.items() ^ effects.n_features.items():
+        site = min(site for site, _ in sizes)
+        raise InputError(
+            f"the effects are of other dictionaries than the model's, the first at {site}; compute them anew"
+        )
+
+
+def check_errors(errors: str) -> None:
+    """Refuse an unknown way to errors' effects."""
+    if errors not in ERRORS:
+        raise InputError(f"errors is {shortened(errors)}; {known(ERRORS, errors)}")
+
+
+def node_effects(
+    spliced: SplicedModel,
+    task: Task,
+    method: str | None = None,
+    *,
+    baseline: Baseline = "paired",
+    batch_size: int | None = None,
+    keep_examples: bool = True,
+    keep_states: bool = False,
+    errors: str = "estimated",
+    ledger: Ledger | None = None,
+    inspect: Callable[[States], None] | None = None,
+    check: bool = True,
+    progress: Progress = silent,
+    **options: Any,
+) -> NodeEffects:
+    """The effect of every feature and error term on the task's metric.
+
+    `method`: a name of `featcircuits.estimators.METHODS`, by default "secant" where there are pairs and
+    "relp" elsewhere; `options` are its own (`steps`, ...).
+    `baseline`: what patching puts in: the corrupted run ("paired"), nothing ("zero", features
+    and error), the mean over the task at the places that its prompts have in common ("mean"), or the
+    clean prompts' run with Gaussian noise on the embeddings ("noise", or a `featcircuits.tasks.corruption.Noise`).
+    `keep_states` spares `edge_effects` computing them again, where they fit into memory.
+    `errors`: effects of error terms are "estimated" as those of features, or "exact": each is patched.
+    `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.runs.ledger).
+    `inspect` is shown the first batch's states before any effect is computed, and may raise.
+    `check`: whether the task's tokenizer has to be the model's.
+    Raises `InputError` for unknown names, unaligned prompts, non-finite activations, and a task of another model.
+    """
+    check_task(spliced, task, check)
+    method = method or default_method(task.paired, baseline)
+    estimator = method_named(method, options)
+    check_baseline(task, baseline)
+    check_method(method, estimator, task, baseline)
+    check_errors(errors)
+    if not keep_examples:
+        task.check_places()
+    identity = identity_of(spliced)
+    batch_size = fitting_batch(spliced, task, batch_size)
+    request = request_of(identity, task, method, options, baseline, errors, batch_size, keep_examples)
+    ledger = Stamped(ledger or InMemory(), request)
+    count = task.count_batches(batch_size)
+    todo = ledger.todo(STAGE, count)
+    means = mean_states(spliced, task, batch_size) if baseline == "mean" and todo else None
+    kept: dict[int, Kept] = {}
+    held = 0
+    for number in progress(todo, f"node effects ({method})", len(todo)):
+        states = states_of(spliced, task, task.nth_batch(batch_size, number), baseline, means)
+        if inspect is not None and number == todo[0]:
+            inspect(states)
+        effects = effects_of(spliced, states, estimator)
+        if errors == "exact":
+            effects = _exact_errors(spliced, states, effects)
+        ledger.put(STAGE, number, _part(spliced, task, states, effects, keep_examples))
+        if keep_states:
+            kept[number] = Kept(states, {site: c for site, (_, _, c) in effects.items() if c is not None})
+            held += _bytes(kept[number])
+            keep_states = held <= KEPT_BYTES
+            kept = kept if keep_states else {}
+    parts = ledger.parts(STAGE, count)
+    check_examples(parts, len(task))
+    corrupted = columns(parts, "corrupted")
+    return NodeEffects(
+        method=method,
+        options=options,
+        baseline=baseline,
+        places=task.places,
+        n_features={site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()},
+        shape=(len(task), task.longest),
+        metric_clean=torch.cat(columns(parts, "clean")),
+        metric_corrupted=torch.cat(corrupted) if corrupted else None,
+        batch_size=batch_size,
+        _records={site: _record(parts, site, len(task)) for site in spliced.sites},
+        keeps_examples=keep_examples,
+        errors=errors,
+        kept=kept,
+        identity=identity,
+    )
+
+
+def _bytes(kept: Kept) -> int:
+    tensors = [*kept.coefficients.values(), *kept.states.streams.values()]
+    for state in kept.states.sites.values():
+        tensors += [value for value in vars(state).values() if isinstance(value, Tensor)]
+    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+def _exact_errors(
+    spliced: SplicedModel, states: States, effects: Mapping[Site, tuple[Tensor, Tensor, Tensor | None]]
+) -> dict[Site, tuple[Tensor, Tensor, Tensor | None]]:
+    """The same with every error node patched."""
+    errors = {site: error_effects(spliced, states, site) for site in effects}
+    return {site: (features, errors[site], coefficient) for site, (features, _, coefficient) in effects.items()}
+
+
+def _part(
+    spliced: SplicedModel,
+    task: Task,
+    states: States,
+    effects: Mapping[Site, tuple[Tensor, Tensor, Tensor | None]],
+    keep_examples: bool,
+) -> Part:
+    """What a batch adds: metrics, sums over its examples, and single effects where they are kept."""
+    part = {"examples": torch.tensor(len(states.batch.index)), "clean": states.metric_clean.cpu()}
+    if states.metric_patched is not None:
+        part["corrupted"] = states.metric_patched.cpu()
+    for site, (features, error, _) in effects.items():
+        n_features, state = spliced.dictionaries[site].n_features, states.sites[site]
+        tally = _tally(states, state, features, error, len(task.places), n_features)
+        part[f"{site}/keys"], part[f"{site}/sums"] = tally.keys, tally.sums
+        if keep_examples:
+            part[f"{site}/entries"], part[f"{site}/errors"] = single(states, state, features, error, task.longest)
+    return part
+
+
+def _record(parts: Mapping[int, Part], site: Site, count: int) -> _SiteRecord:
+    tally = Tally.total(columns(parts, f"{site}/keys"), columns(parts, f"{site}/sums"), count)
+    return _SiteRecord(tally, columns(parts, f"{site}/entries"), columns(parts, f"{site}/errors"))
+
+
+def _tally(states: States, state: SiteState, features: Tensor, error: Tensor, n_places: int, n_features: int) -> Tally:
+    width = n_features + 1
+    places = states.batch.places.flatten()
+    entries = (state.change != 0).nonzero()[:, 0]
+    error_rows = ((places >= 0) & (state.error_change != 0).any(-1).flatten()).nonzero()[:, 0]
+    row = torch.cat([state.row[entries], error_rows])
+    node = torch.cat([state.feature[entries], torch.full_like(error_rows, n_features)])
+    value = torch.cat([features[entries], error.flatten()[error_rows]])
+    tally = Tally()
+    tally.add(row // state.slots, places[row] * width + node, value, n_places * width)
+    return tally
+
+
+def single(states: States, state: SiteState, features: Tensor, error: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """A batch's part of `NodeEffects.entries` [4, n] and of `NodeEffects.error` [example, position]."""
+    example = states.batch.index[(state.row // state.slots).cpu()]
+    positions = states.batch.clean.positions
+    position = positions.flatten()[state.row].cpu()
+    entries = [example, position, state.feature.cpu(), features.cpu()]
+    mask = states.batch.clean.mask > 0
+    aligned = torch.zeros(len(error), longest, dtype=error.dtype)
+    rows = torch.arange(len(error), device=error.device)[:, None].expand_as(mask)
+    aligned[rows[mask].cpu(), positions[mask].cpu()] = error[mask].cpu()
+    return torch.stack([column.double() for column in entries]), aligned

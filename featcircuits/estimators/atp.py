@@ -1,0 +1,24 @@
+"""Attribution patching (Nanda 2023; Syed et al. 2023): the gradient at the clean run."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.states.states import States
+
+
+@dataclass(frozen=True)
+class AttributionPatching:
+    """coefficient = dm/dx at the clean run: one forward and one backward for all sites."""
+
+    def propagation(self, spliced: SplicedModel, states: States) -> AbstractContextManager[States]:
+        return nullcontext(states)
+
+    def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
+        """[example, slot, width] at every site; a node's effect is its change times this."""
+        return gradients(spliced, states.batch.clean, states.objective, spliced.sites)

@@ -1,0 +1,77 @@
+"""GradDrop (Kramar et al. 2024, AtP*, section 3.1.2): nodes whose contributions cancel are found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featcircuits.estimators.writes import reads, writes
+from featcircuits.inputs.ranges import MOST_ROWS, ranged
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.states.contraction import contract
+from featcircuits.states.states import States
+
+
+@dataclass(frozen=True)
+class GradDrop:
+    """|effect| = mean over terms of |change . dm/dx|, one term plain and one for each later write dropped.
+
+    A write is what a layer's attention or MLP adds to the residual stream; dropped, it carries no
+    gradient back, so that contributions which cancel through it show. The sign is plain AtP's. The
+    paper drops whole layers and averages over all of them; dropping a write before a node would
+    only repeat the plain term and dilute the mean, so those are left out here.
+    """
+
+    max_rows: int = ranged(512, 1, MOST_ROWS)
+    """Rows (examples x terms) of one forward."""
+
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
+        """Per site: the score of each feature entry [n], and of the error [example, slot]."""
+        plain = gradients(spliced, states.batch.clean, states.objective, spliced.sites)
+        at_clean = {site: contract(states.sites[site], spliced, site, plain[site]) for site in spliced.sites}
+        sums = {site: [part.abs() for part in parts] for site, parts in at_clean.items()}
+        terms = dict.fromkeys(sums, 1)
+        dropped = writes(spliced)
+        per_run = spliced.copies_at_once(states.batch.clean, self.max_rows, gradients=True)
+        for begin in range(0, len(dropped), per_run):
+            chunk = dropped[begin : begin + per_run]
+            found = _dropped_gradients(spliced, states, chunk)
+            for site, gradient in found.items():
+                for write, coefficient in zip(chunk, gradient, strict=True):
+                    if reads(spliced, write, site):
+                        parts = contract(states.sites[site], spliced, site, coefficient)
+                        sums[site] = [total + part.abs() for total, part in zip(sums[site], parts, strict=True)]
+                        terms[site] += 1
+        return {
+            site: tuple(_signed(total / terms[site], sign) for total, sign in zip(sums[site], parts, strict=True))  # type: ignore[misc]
+            for site, parts in at_clean.items()
+        }
+
+
+def _dropped_gradients(spliced: SplicedModel, states: States, chunk: list[Site]) -> dict[Site, Tensor]:
+    """[write, example, slot, width]: dm/dx at every site with one write dropped at a time."""
+    count = len(states.batch.index)
+    rows = torch.arange(count, device=spliced.device).repeat(len(chunk))
+    turn = {write: number for number, write in enumerate(chunk)}
+    numbers = torch.arange(len(chunk)).repeat_interleave(count)[:, None, None]
+
+    def drop(write: Site, x: Tensor) -> Tensor:
+        return torch.where((numbers == turn[write]).to(x.device), x.detach(), x)
+
+    found = gradients(
+        spliced,
+        states.batch.clean.select(rows),
+        states.objective.select(rows),
+        spliced.sites,
+        edit=drop,
+        edited=chunk,
+    )
+    return {site: gradient.unflatten(0, (len(chunk), count)) for site, gradient in found.items()}
+
+
+def _signed(size: Tensor, sign: Tensor) -> Tensor:
+    """A plain effect of exactly 0 must not erase what the terms found."""
+    return torch.where(sign < 0, -size, size)

@@ -1,0 +1,129 @@
+"""AtP* (Kramar et al. 2024) for features, and its extension to every first-hop reader.
+
+A feature is no query and no key; later attentions read it as both. So the part of its AtP effect
+that passes queries and keys directly is taken out and put back as a finite change: norm, query, key
+and softmax are computed anew for the moved stream, and only what follows is linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featcircuits.estimators.first_hop import FirstHop, Moves, Readers, first_hop, in_stream, read_clean
+from featcircuits.estimators.writes import reads, writes
+from featcircuits.inputs.ranges import MOST_ROWS, ranged
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.states import SiteState, States
+from featcircuits.states.tally import pieces
+
+Effect = Callable[[Readers, Moves, FirstHop], Tensor]
+"""-> [term, n]"""
+
+
+@dataclass(frozen=True)
+class QueryKeyFix:
+    """AtP with the direct way through queries and keys finite (both moved together)."""
+
+    max_rows: int = ranged(256, 1, MOST_ROWS)
+    """Nodes of one forward, which has one token a node."""
+
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
+        """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
+        readers = read_clean(spliced, states)
+        return _by_site(spliced, states, readers, self.max_rows, _fixed(spliced, states), lambda _, x: x[0])
+
+
+@dataclass(frozen=True)
+class AtPStar:
+    """The query-key fix under GradDrop: |effect| = mean over terms of |fixed effect|, signed as the plain one.
+
+    Terms as in `GradDrop`: plain, and each later attention or MLP write dropped.
+    """
+
+    max_rows: int = ranged(256, 1, MOST_ROWS)
+
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
+        """Per site: the score of each feature entry [n], and of the error [example, slot]."""
+        dropped = writes(spliced)
+        readers = read_clean(spliced, states, (None, *dropped))
+
+        def mean_size(site: Site, terms: Tensor) -> Tensor:
+            counted = [0, *(1 + number for number, write in enumerate(dropped) if reads(spliced, write, site))]
+            size = terms[counted].abs().mean(0)
+            return torch.where(terms[0] < 0, -size, size)
+
+        return _by_site(spliced, states, readers, self.max_rows, _fixed(spliced, states), mean_size)
+
+
+@dataclass(frozen=True)
+class FiniteFirstHop:
+    """Every first-hop reader finite (attention, MLPs, the final norm and unembedding), the rest linear.
+
+    Our extension of the fix, not the paper's.
+    """
+
+    max_rows: int = ranged(256, 1, MOST_ROWS)
+
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
+        """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
+        readers = read_clean(spliced, states)
+        return _by_site(
+            spliced, states, readers, self.max_rows, lambda _r, _m, hop: hop.attention + hop.mlp + hop.metric,
+            lambda _, x: x[0],
+        )  # fmt: skip
+
+
+def _fixed(spliced: SplicedModel, states: States) -> Effect:
+    """The linear effect, less its direct way through queries and keys, plus the finite one."""
+
+    def effect(readers: Readers, moves: Moves, hop: FirstHop) -> Tensor:
+        terms = []
+        for term in readers.terms:
+            coefficient = term.sites[moves.site].flatten(0, 1)[moves.row]
+            for layer, through in enumerate(term.through_pattern):
+                if reads(spliced, Site(layer, "attn"), moves.site):
+                    coefficient = coefficient - through.flatten(0, 1)[moves.row]
+            terms.append((coefficient.to(moves.vector.dtype) * moves.vector).sum(-1))
+        return torch.stack(terms) + hop.pattern
+
+    return effect
+
+
+def _by_site(
+    spliced: SplicedModel,
+    states: States,
+    readers: Readers,
+    max_rows: int,
+    effect: Effect,
+    combine: Callable[[Site, Tensor], Tensor],
+) -> dict[Site, tuple[Tensor, Tensor]]:
+    """Effects of all feature entries and errors, `max_rows` nodes at a time."""
+
+    def of(site: Site, rows: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
+        found = []
+        for part in pieces(torch.arange(len(rows), device=rows.device), max_rows):
+            moves = in_stream(spliced, states, Moves(site, rows[part], vectors(part)))
+            hop = first_hop(spliced, states, readers, moves)
+            found.append(combine(moves.site, effect(readers, moves, hop)))
+        return torch.cat(found) if found else torch.empty(0, device=rows.device)
+
+    def at(site: Site, state: SiteState) -> tuple[Tensor, Tensor]:
+        dictionary, errors = spliced.dictionaries[site], state.error_change.flatten(0, 1)
+        changed = (state.change != 0).nonzero()[:, 0]
+        features = torch.zeros_like(state.change)
+        features[changed] = of(
+            site,
+            state.row[changed],
+            lambda part: dictionary.decoder_rows(state.feature[changed[part]]) * state.step[changed[part], None],
+        ).to(features.dtype)
+        error_rows = (errors != 0).any(-1).nonzero()[:, 0]
+        error = torch.zeros_like(errors[:, 0])
+        error[error_rows] = of(site, error_rows, lambda part: errors[error_rows[part]]).to(error.dtype)
+        return features, error.view(state.x.shape[:2])
+
+    return {site: at(site, state) for site, state in states.sites.items()}

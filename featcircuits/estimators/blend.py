@@ -1,0 +1,122 @@
+"""Between two estimators: one that is right for small moves, and one that is right for large ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from featcircuits.dictionaries.decomposition import precision
+from featcircuits.errors import InputError
+from featcircuits.estimators.table import STANDALONE, effects_of
+from featcircuits.model.sites import Site, resid
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.contraction import contract
+from featcircuits.states.states import States
+
+
+@dataclass(frozen=True)
+class Blend:
+    """effect = near + s (far - near), with s the node's share of what moves its residual stream.
+
+    A feature nudges the stream, and the gradient at the clean run is right for it; a whole output moves
+    it all the way, and there a secant is. With D the stream's change between the two runs just after
+    the site, s = <what the node writes, D> / <D, D>: second order along the one direction whose
+    curvature is known. The far estimate bends with the changes at all positions of the prompt, of which
+    a node is at one: `share="prompt"` divides by |D| at the position times |D| of all positions
+    together. It is the same where one position changes; where many do it ranks nodes better and
+    understates whole outputs. `near`, `far`: methods by name, with their default options.
+    """
+
+    near: str = "atp"
+    far: str = "secant"
+    share: str = "position"
+
+    baselines: ClassVar[tuple[str, ...]] = ("paired",)
+
+    def __post_init__(self) -> None:
+        for name in (self.near, self.far):
+            if name not in STANDALONE:
+                raise InputError(f"method 'blend' knows no {name!r}; it goes between two of {', '.join(STANDALONE)}")
+        if self.share not in SHARES:
+            raise InputError(f"method 'blend': share is {self.share!r}; known: {', '.join(SHARES)}")
+
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
+        """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
+        near, far = (effects_of(spliced, states, STANDALONE[name]()) for name in (self.near, self.far))
+        changes = _stream_changes(spliced, states)
+        found: dict[Site, tuple[Tensor, Tensor]] = {}
+        for site in states.sites:
+            features, errors = _shares(spliced, states, site, changes, self.share)
+            found[site] = (
+                near[site][0] + features * (far[site][0] - near[site][0]),
+                near[site][1] + errors * (far[site][1] - near[site][1]),
+            )
+        return found
+
+
+def _position(size: Tensor) -> Tensor:
+    return size
+
+
+def _prompt(size: Tensor) -> Tensor:
+    return (size * size.sum(-1, keepdim=True)).sqrt()
+
+
+SHARES: Mapping[str, Callable[[Tensor], Tensor]] = {"position": _position, "prompt": _prompt}
+"""|D|^2 [example, slot] -> what <node, D> is divided by."""
+
+
+def _shares(
+    spliced: SplicedModel, states: States, site: Site, changes: Mapping[Site, Tensor], share: str
+) -> tuple[Tensor, Tensor]:
+    """s of each feature entry [n] and of the error [example, slot]; 0 where the stream does not move."""
+    state = states.sites[site]
+    change, pulled = _change_after(spliced, states, site, changes)
+    size = SHARES[share](change.square().sum(-1))
+    inverse = torch.where(size > 0, 1 / size, 0.0)
+    features, errors = contract(state, spliced, site, pulled)
+    return features * inverse.flatten()[state.row], errors * inverse
+
+
+def _stream_changes(spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
+    """At the sites that the shares need: corrupted less clean, bypasses included [example, slot, width]."""
+    if states.batch.corrupted is None:
+        raise InputError("method 'blend' needs the corrupted prompts' run, and the task has none")
+    bypassed = {site for site, dictionary in spliced.dictionaries.items() if dictionary.has_bypass}
+    needed = {_stream(spliced, site) for site in spliced.sites} | {site for site in bypassed if site.kind == "attn"}
+    known = {site: states.sites[site].x_change for site in needed - bypassed if site in states.sites}
+    missing = needed - known.keys()
+    patched = spliced.record(states.batch.corrupted, missing)[1] if missing else {}
+    wide = precision(spliced.model.dtype)
+    real = (states.batch.clean.mask > 0)[..., None]
+    clean = {**{site: state.x for site, state in states.sites.items()}, **states.streams}
+    return known | {site: (x.to(wide) - clean[site].to(wide)) * real for site, x in patched.items()}
+
+
+def _stream(spliced: SplicedModel, site: Site) -> Site:
+    """The residual stream that has what the site writes, or that what it writes is yet to be added to."""
+    entry = spliced.entry(site)
+    return resid(site.layer - 1) if entry.kind in ("attn", "attn_z") else entry
+
+
+def _change_after(
+    spliced: SplicedModel, states: States, site: Site, changes: Mapping[Site, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The stream's change D just after the site, and D as a direction of the site's own activation."""
+    state, change = states.sites[site], changes[_stream(spliced, site)]
+    if spliced.entry(site).kind == "attn":
+        change = change + changes.get(site, state.x_change)
+    if site.kind != "attn_z":
+        return change, change
+    # what the heads write is linear in them but for a post-norm, whose slope at the clean run stands for it
+    write = spliced.architecture.attention_write(spliced.model, site.layer)
+    with torch.no_grad():
+        moved = write(state.x + state.x_change.to(state.x.dtype)) - write(state.x)
+    change = change + moved.to(change.dtype)
+    _, pulled = torch.autograd.functional.vjp(write, state.x, change.to(state.x.dtype))
+    assert isinstance(pulled, Tensor)
+    return change, pulled.to(change.dtype)

@@ -1,0 +1,106 @@
+"""Conductance (Dhamdhere et al. 2018): what of the inputs' integrated gradients flows through each node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from featcircuits.dictionaries import Dictionary
+from featcircuits.dictionaries.decomposition import precision
+from featcircuits.errors import InputError
+from featcircuits.estimators.quadrature import MOST_STEPS, check_quadrature, points
+from featcircuits.inputs.ranges import ranged
+from featcircuits.model.sites import EMBED, Site
+from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.states.baselines import DENSE_NUMBERS, patched_by_run
+from featcircuits.states.contraction import contract
+from featcircuits.states.states import SiteState, States
+from featcircuits.states.tally import pieces
+
+
+class _Along(NamedTuple):
+    """A site somewhere on the path: what its nodes write [example, slot, width], its entries' features [n]."""
+
+    x: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Conductance:
+    """effect = sum over the path of dm/dnode times the node's own increment.
+
+    The path is that of `ig-inputs`: the embeddings go from the clean prompt to the corrupted one. There
+    every site's whole change is used at every point; here each node moves as it does in those runs, so
+    effects of all nodes of a full cut add up to m(corrupted) - m(clean) as the points grow. Features
+    that are active nowhere but inside the path count as error.
+    """
+
+    steps: int = ranged(5, 1, MOST_STEPS)
+    rule: str = "gauss"
+
+    baselines: ClassVar[tuple[str, ...]] = ("paired",)
+
+    def __post_init__(self) -> None:
+        check_quadrature(self.rule, self.steps)
+
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
+        """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
+        if states.batch.corrupted is None:
+            raise InputError("method 'ig-conductance' moves the inputs to the corrupted prompt, and the task has none")
+        embed = spliced.architecture.module(spliced.model, EMBED)
+        with torch.no_grad():
+            move = embed(states.batch.corrupted.ids) - embed(states.batch.clean.ids)
+        path = points(self.rule, self.steps)
+        ends = list(accumulate(weight for _, weight in path))
+        before = _along(spliced, states, 0 * move)
+        totals: dict[Site, list[Tensor]] = {}
+        for (alpha, _), end in zip(path, ends, strict=True):
+            after = _along(spliced, states, end * move)
+            slopes = gradients(
+                spliced, states.batch.clean, states.objective, spliced.sites,
+                edit=lambda _, x, alpha=alpha: x + alpha * move, edited=[EMBED],
+            )  # fmt: skip
+            for site, state in states.sites.items():
+                moved = _moved(spliced.dictionaries[site], state, before[site], after[site])
+                parts = contract(moved, spliced, site, slopes[site])
+                totals[site] = [a + b for a, b in zip(totals[site], parts, strict=True)] if site in totals else [*parts]
+            before = after
+        return {site: (features, errors) for site, (features, errors) in totals.items()}
+
+
+def _along(spliced: SplicedModel, states: States, move: Tensor) -> dict[Site, _Along]:
+    """Every site in a run whose embeddings are moved."""
+    seen: dict[Site, Tensor] = {}
+
+    def keep(site: Site, x: Tensor) -> Tensor:
+        seen[site] = x + move if site == EMBED else x
+        return seen[site]
+
+    with torch.no_grad():
+        spliced.run(states.batch.clean, keep, sites=spliced.with_reads({EMBED, *spliced.sites}), answers_only=True)
+    return {site: _site_along(spliced, site, state, seen) for site, state in states.sites.items()}
+
+
+def _site_along(spliced: SplicedModel, site: Site, state: SiteState, seen: Mapping[Site, Tensor]) -> _Along:
+    run, dictionary = patched_by_run(spliced, site, seen), spliced.dictionaries[site]
+    assert run.x is not None
+    features = torch.empty_like(state.change)
+    rows, inverse = state.row.unique(return_inverse=True)
+    size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
+    for part in pieces(torch.arange(len(rows), device=rows.device), size):
+        entries = ((inverse >= part[0]) & (inverse <= part[-1])).nonzero()[:, 0]
+        dense = run.features_at(dictionary, rows[part])
+        features[entries] = dense[inverse[entries] - part[0], state.feature[entries]].to(features.dtype)
+    return _Along(run.x.to(precision(run.x.dtype)), features)
+
+
+def _moved(dictionary: Dictionary, state: SiteState, before: _Along, after: _Along) -> SiteState:
+    """The site as if patching brought this increment."""
+    state = replace(state, change=after.features - before.features, x_change=after.x - before.x)
+    explained = dictionary.write(state.step, state.row, state.feature, state.x.shape[:2].numel())
+    return replace(state, error_change=state.x_change - explained.view(state.x_change.shape))

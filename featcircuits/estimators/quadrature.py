@@ -1,0 +1,49 @@
+"""Quadrature rules for integrals over a straight path from the clean state (0) to the patched one (1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from featcircuits.errors import InputError, known, shortened
+from featcircuits.inputs.ranges import Range, check_number
+
+Points = list[tuple[float, float]]
+"""(alpha, weight) pairs; the weights add up to 1."""
+
+
+def left(steps: int) -> Points:
+    """alpha = 0, 1/n, ..., (n-1)/n: the Riemann sum that Marks et al. published."""
+    return [(k / steps, 1 / steps) for k in range(steps)]
+
+
+def midpoint(steps: int) -> Points:
+    """alpha = (k + 1/2) / n: its error falls with the square of n."""
+    return [((k + 0.5) / steps, 1 / steps) for k in range(steps)]
+
+
+def gauss(steps: int) -> Points:
+    """Gauss-Legendre: exact for polynomials up to degree 2n - 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    return [((1 + float(node)) / 2, float(weight) / 2) for node, weight in zip(nodes, weights, strict=True)]
+
+
+QUADRATURES: Mapping[str, Callable[[int], Points]] = {"left": left, "midpoint": midpoint, "gauss": gauss}
+
+
+MOST_STEPS = 1000
+"""Gauss-Legendre solves an eigenproblem of this size, and each point is a backward pass."""
+
+
+def check_quadrature(rule: str, steps: int) -> None:
+    """Refuse an unknown rule, and more or fewer steps than integrated gradients can have."""
+    if rule not in QUADRATURES:
+        raise InputError(f"unknown quadrature {shortened(rule)}; {known(QUADRATURES, rule)}")
+    check_number("steps", steps, Range(1, MOST_STEPS))
+
+
+def points(rule: str, steps: int) -> Points:
+    """The rule's points; an unknown rule or number of steps is an `InputError`."""
+    check_quadrature(rule, steps)
+    return QUADRATURES[rule](steps)

@@ -1,0 +1,33 @@
+"""Disjoint parts of a task, and intervals from the spread of what they give.
+
+Each part draws its own ablation values, so that an interval includes that draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from featcircuits.tasks.task import Task
+
+FOLDS = 5
+_SMALLEST_FOLD = 8
+_T_95 = 2.776
+"""Student's t for a 95 % interval from five folds."""
+
+
+def parts(task: Task) -> list[Task]:
+    """Five interleaved parts, at the places of the whole task; none where they would be too small."""
+    if len(task) < FOLDS * _SMALLEST_FOLD:
+        return []
+    return [task.part(task.examples[fold::FOLDS]) for fold in range(FOLDS)]
+
+
+def interval(center: float, values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of a mean, from the spread of the folds' values; None unless all are valid."""
+    if len(values) < FOLDS or not all(map(math.isfinite, values)):
+        return None
+    half = _T_95 * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return center - half, center + half

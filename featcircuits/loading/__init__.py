@@ -1,0 +1,1 @@
+"""Loading a model with its dictionaries, and trying everything that is assumed of it."""

@@ -1,0 +1,257 @@
+"""fc.load: a model and its suite, checked against each other before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from featcircuits.dictionaries import Dictionary
+from featcircuits.dictionaries.base import check_numbers
+from featcircuits.dictionaries.decomposition import precision
+from featcircuits.errors import InputError, first_line
+from featcircuits.loading.capabilities import check_capabilities, fitting_architecture
+from featcircuits.model.architecture import Architecture
+from featcircuits.model.placement import device_of
+from featcircuits.model.sites import Site, chosen
+from featcircuits.model.wrapped import unwrapped
+from featcircuits.splicing.spliced import SplicedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from featcircuits.suites import Suite
+
+SPREAD = "auto"
+"""In place of a device: all of them."""
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    model: str | Path | PreTrainedModel | None = None,
+    suite: str | Path | Mapping[str, Dictionary] | None = None,
+    *,
+    sites: str | Iterable[str] | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    tokenizer: Any = None,
+    offload: str | None = None,
+    check: bool = True,
+    check_place: bool = True,
+) -> SplicedModel:
+    """Splice a suite's dictionaries into a causal language model.
+
+    `model`: a hub name, a folder, a loaded model (put into eval mode), or None for the suite's own. A wrapper that
+    changes nothing (`torch.compile(model)`, data parallelism) is taken off; PEFT's is refused with the remedy.
+    `suite`: a suite's name, a folder with a suite.toml, or a mapping from site names to
+    dictionaries; None for the shipped suite. `sites`: only these of its sites are loaded, by names,
+    kinds, patterns or ranges of layers ("mlp_3", "resid", "*_3", "attn_0-5"). `offload`: between uses a
+    suite's weights stay in the CPU's memory ("cpu") or in their files ("disk"), and one site at a time
+    is brought in. `device`: "auto" spreads a model that is loaded here over the devices there are, by accelerate.
+    `check`: whether four short forwards try what the model's family says of its modules, and that secants
+    add up; without it a model whose modules were replaced is taken as it is. Compiled modules are always
+    refused. `check_place`: whether dictionaries whose files name another site are refused; without it they
+    are taken as given, and manifests say so.
+    Raises `InputError` where they do not fit.
+    """
+    from featcircuits.suites import check_model
+    from featcircuits.suites.adapting import adaptation
+    from featcircuits.suites.places import check_places
+
+    given, found = _given(suite, sites)
+    spread = device == SPREAD
+    device, dtype = None if spread else check_device(device), check_dtype(dtype)
+    if offload not in (None, "cpu", "disk"):
+        raise InputError(f"offload is {offload!r}; known: 'cpu', 'disk'")
+    if offload is not None and isinstance(suite, Mapping):
+        raise InputError(
+            f"offload is {offload!r}, but dictionaries that were made already stay where they are; give a suite's name "
+            "or folder, or leave offload out"
+        )
+    model = _source_of(found) if model is None else model
+    if isinstance(model, (str, Path)):
+        model, tokenizer = _pretrained(str(model), tokenizer, dtype, spread)
+    elif spread:
+        raise InputError("device='auto' spreads a model while it is loaded; give its name or folder")
+    model = unwrapped(model)
+    architecture = fitting_architecture(model)
+    if found is not None:
+        check_model(found, model, architecture)
+        read = found.dictionaries(offload, partial(adaptation, model, architecture), check_place)
+        given = {str(site): dictionary for site, dictionary in read.items()}
+    checked = _checked(given or {}, model, architecture)
+    if check_place:
+        check_places(checked, {} if found is None else found.sites, model, architecture)
+    if found is None:
+        for dictionary in checked.values():
+            check_numbers(dictionary)
+    model = _placed_model(model, device, dtype)
+    if check:
+        check_capabilities(model, architecture)
+    home = device_of(model.get_input_embeddings())
+    placed = {site: dictionary.to(home, precision(model.dtype)) for site, dictionary in checked.items()}
+    return SplicedModel(model, architecture, placed, tokenizer, found)
+
+
+def _given(
+    suite: str | Path | Mapping[str, Dictionary] | None, sites: str | Iterable[str] | None
+) -> tuple[Mapping[str, Dictionary] | None, Suite | None]:
+    """A mapping or a suite, only the chosen sites of it; a suite's files are where its record says."""
+    from featcircuits.suites import SHIPPED, load_suite
+
+    if isinstance(suite, Mapping):
+        return suite if sites is None else {name: suite[name] for name in chosen(suite, sites)}, None
+    found = load_suite(suite or SHIPPED)
+    found = found if sites is None else found.only(sites)
+    found.check_sources()
+    return None, found
+
+
+def load_tokenizer(model: str | Path | None = None, suite: str | Path | None = None) -> Any:
+    """The tokenizer of the model that `load` would load, without the model: tasks are read with it first."""
+    _, found = _given(suite, None)
+    return _tokenizer(found.model_source if model is None and found is not None else str(model))
+
+
+def _source_of(suite: Suite | None) -> str:
+    """The suite's own model, its files checked where they lie beside it."""
+    if suite is None:
+        raise InputError("no model was given, and a mapping of dictionaries names none")
+    suite.check_model_files()
+    return suite.model_source
+
+
+def load_bare(
+    model: str | Path, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> SplicedModel:
+    """A model and its tokenizer, from a folder or the hub, with nothing spliced in."""
+    spread = device == SPREAD
+    device, dtype = None if spread else check_device(device), check_dtype(dtype)
+    loaded, tokenizer = _pretrained(str(model), None, dtype, spread)
+    return SplicedModel(_placed_model(loaded, device, dtype), fitting_architecture(loaded), {}, tokenizer)
+
+
+def _placed_model(model: PreTrainedModel, device: torch.device | None, dtype: torch.dtype | None) -> PreTrainedModel:
+    """In eval mode; moved only where that was asked for, so that a model spread over devices stays."""
+    model.eval()
+    if device is not None or dtype is not None:
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise InputError(
+                "accelerate keeps weights of this model elsewhere, so that it cannot be moved; leave device and dtype "
+                "out, and choose them where the model is loaded"
+            )
+        nn.Module.to(model, device=device, dtype=dtype)
+    return model
+
+
+def check_device(device: str | torch.device | None) -> torch.device | None:
+    """Refuse a device that this machine does not have."""
+    if device is None:
+        return None
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}; use 'cpu', 'cuda', 'cuda:<number>' or 'auto'") from None
+    if device.type == "meta":
+        raise InputError("device 'meta' holds no numbers to compute with; use 'cpu', 'cuda' or 'cuda:<number>'")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device '{device}' was asked for, but PyTorch finds no CUDA device here; use device='cpu'")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"device '{device}' was asked for, but PyTorch cannot use it here; use device='cpu'") from None
+    return device
+
+
+def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Refuse a dtype that models do not compute in."""
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and found not in DTYPES.values():
+        raise InputError(f"unknown dtype {str(dtype)!r}; known: {', '.join(DTYPES)}")
+    return found
+
+
+def _check_folder(source: str) -> None:
+    """Refuse a folder without a model in it."""
+    if (folder := Path(source)).exists() and not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(
+                f"model folder {source}: it holds a PEFT adapter and no model; load the two with peft, and save what "
+                "merge_and_unload() returns"
+            )
+        raise InputError(f"model folder {source}: there is no config.json in it")
+
+
+def _tokenizer(source: str) -> Any:
+    """From a folder or the hub; loading problems become one clear message."""
+    from transformers import AutoTokenizer
+
+    _check_folder(source)
+    try:
+        found = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        found("a")  # some damage shows only when it is used
+        return found
+    except Exception as error:  # what damaged files make the libraries raise has no bounds; some raise Exception itself
+        raise InputError(f"the tokenizer of model {source!r} could not be loaded: {first_line(error)}") from None
+
+
+def _pretrained(
+    source: str, tokenizer: Any, dtype: torch.dtype | None, spread: bool = False
+) -> tuple[PreTrainedModel, Any]:
+    """Model and tokenizer from a folder or the hub; loading problems become one clear message."""
+    from transformers import AutoModelForCausalLM
+
+    _check_folder(source)
+    tokenizer = tokenizer or _tokenizer(source)
+    options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
+    if dtype is not None:
+        options["dtype"] = dtype
+    if spread:
+        if find_spec("accelerate") is None:
+            raise InputError("device='auto' needs accelerate, which is not installed: pip install accelerate")
+        options["device_map"] = SPREAD
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, **options)
+        model, found = loaded
+    except Exception as error:  # as above
+        if type(error).__name__ == "SafetensorError":
+            raise InputError(f"model {source!r}: its safetensors file is truncated or damaged ({error})") from None
+        raise InputError(f"model {source!r} could not be loaded: {first_line(error)}") from None
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"model {source!r} lacks {len(missing)} weights, the first {missing[0]!r}; they would be random numbers"
+        )
+    return model, tokenizer
+
+
+def _checked(
+    dictionaries: Mapping[str, Dictionary], model: PreTrainedModel, architecture: Architecture
+) -> dict[Site, Dictionary]:
+    """In forward order; every site and width fits the model."""
+    if not dictionaries:
+        raise InputError("the suite has no dictionaries")
+    by_site = {Site.parse(name): dictionary for name, dictionary in dictionaries.items()}
+    for site, dictionary in by_site.items():
+        if not isinstance(dictionary, Dictionary):
+            raise InputError(
+                f"site {site}: {type(dictionary).__name__} is not a dictionary; make one with featcircuits.dictionaries"
+            )
+        if site.kind == "mlp_in":
+            raise InputError(f"site {site}: an MLP's input is only read; a transcoder stands at mlp_{site.layer}")
+        architecture.module(model, site)  # refuses layers that the model does not have
+        if dictionary.transcodes and site.kind != "mlp":
+            raise InputError(f"site {site}: a transcoder explains an MLP's output; put it at an mlp site")
+        read = Site(site.layer, "mlp_in") if dictionary.transcodes else site
+        for what, found, at in (("", dictionary.width, site), ("'s input", dictionary.read_width, read)):
+            if found != (width := architecture.site_width(model, at)):
+                raise InputError(
+                    f"site {site}: the dictionary{what} is {found} wide, the model's activation {width}; "
+                    "it belongs to another model or site"
+                )
+    return {site: by_site[site] for site in sorted(by_site)}

@@ -1,0 +1,123 @@
+"""Where the sites of each model family are; nothing else in the package names a family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from featcircuits.errors import InputError
+from featcircuits.model.families import FAMILIES, Family, Fused, OwnAttention
+from featcircuits.model.sites import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["FAMILIES", "INPUTS", "Architecture", "Family", "Fused", "OwnAttention", "architecture_of", "not_supported"]
+
+INPUTS = ("attn_z", "mlp_in")
+"""Kinds of sites that are the input of their module; the others are its output."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model's layout: its family's row applied to its config."""
+
+    family: Family
+    model_type: str
+    n_layers: int
+    width: int
+    head_width: int
+    sequential: bool
+    """Whether a layer's MLP reads its attention's output (GPT-NeoX's parallel blocks do not)."""
+
+    def layers(self, model: PreTrainedModel) -> list[nn.Module]:
+        return list(model.get_submodule(self.family.layers).children())
+
+    def module(self, model: PreTrainedModel, site: Site) -> nn.Module:
+        """The module whose output is the site, or for the kinds in `INPUTS` the one whose input it is."""
+        if site.kind == "embed":
+            return model.get_input_embeddings()
+        if not 0 <= site.layer < self.n_layers:
+            raise InputError(f"site {site}: the model has {self.n_layers} layers, 0 to {self.n_layers - 1}")
+        layer, family = self.layers(model)[site.layer], self.family
+        inner = {
+            "attn_z": family.projection, "attn": family.attn, "mlp_in": family.mlp_module, "mlp": family.mlp,
+            "resid": "",
+        }[site.kind]  # fmt: skip
+        return layer.get_submodule(inner)
+
+    def attention_write(self, model: PreTrainedModel, layer: int) -> nn.Module:
+        """From the heads side by side (attn_z) to what the attention adds to the stream (attn)."""
+        family, block = self.family, self.layers(model)[layer]
+        projection = block.get_submodule(family.projection)
+        inside = family.projection.startswith(f"{family.attn}.")
+        return projection if inside else nn.Sequential(projection, block.get_submodule(family.attn))
+
+    def site_width(self, model: PreTrainedModel, site: Site) -> int:
+        """Of the activation at a site."""
+        return (
+            self.width
+            if site.kind != "attn_z"
+            else self.head_width * model.config.get_text_config().num_attention_heads
+        )
+
+    def norms(self, model: PreTrainedModel) -> list[nn.Module]:
+        """Every norm on the residual path, the final one last."""
+        return [*self._in_layers(model, *self.family.norms), model.get_submodule(self.family.final_norm)]
+
+    def qk_norms(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The norms of queries and keys, where the family has them."""
+        return self._in_layers(model, *self.family.qk_norms)
+
+    def activations(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The elementwise nonlinearities of the MLPs."""
+        return self._in_layers(model, self.family.activation)
+
+    def products(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The modules that read a gated product; none where MLPs have no gate."""
+        return self._in_layers(model, self.family.product) if self.family.product else []
+
+    def branches(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The modules whose output is, or ends with, what gates multiply; none where MLPs have no gate."""
+        return self._in_layers(model, self.family.branch) if self.family.branch else []
+
+    def _in_layers(self, model: PreTrainedModel, *names: str) -> list[nn.Module]:
+        return [layer.get_submodule(name) for layer in self.layers(model) for name in names]
+
+    def unembedding(self, model: PreTrainedModel) -> nn.Module:
+        head = model.get_output_embeddings()
+        assert head is not None  # architecture_of has made sure
+        return head
+
+
+def architecture_of(model: PreTrainedModel, family: Family | None = None) -> Architecture:
+    """Find the model's family by its config's `model_type`, if none is given; refuse a family without a row."""
+    config = model.config
+    family = family or FAMILIES.get(config.model_type)
+    if family is None:
+        raise InputError(not_supported(config.model_type))
+    try:
+        n_layers = len(list(model.get_submodule(family.layers).children()))
+    except AttributeError:
+        n_layers = 0
+    if n_layers == 0 or model.get_output_embeddings() is None:
+        raise InputError(
+            f"{type(model).__name__} is not the causal language model of family {config.model_type!r} "
+            f"(layers at {family.layers!r} and a head); load it with AutoModelForCausalLM"
+        )
+    text = config.get_text_config()
+    for needed in ("hidden_size", "num_attention_heads", "vocab_size"):
+        if not isinstance(getattr(text, needed, None), int):
+            raise InputError(f"{type(config).__name__} has no {needed}, which every family's row needs")
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return Architecture(family, config.model_type, n_layers, text.hidden_size, head_width, family.sequential(text))
+
+
+def not_supported(model_type: str) -> str:
+    """What is said of a family without a row."""
+    return (
+        f"model family {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}. "
+        "A new one is a row in featcircuits/model/families.py (docs/howto/model-family.md)"
+    )

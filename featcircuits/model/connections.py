@@ -1,0 +1,82 @@
+"""Which sites are directly connected, and through what.
+
+The full graph of a block: the residual stream before it reaches the attention's heads, the MLP and
+the stream after it; heads reach the attention's output; attention and MLP write to the stream; in
+sequential blocks the MLP also reads the attention's output. Where a suite lacks a site, paths
+through it belong to the connection between its neighbours, so a connection is any path whose inner
+sites are all absent, or let something past their features (the bypass of a skip transcoder).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from featcircuits.model.sites import STREAM, Site, all_sites, resid
+
+
+class Through(IntEnum):
+    """What a connection passes, from the cheapest to the dearest."""
+
+    SKIP = 0
+    """Only additions to the residual stream: the Jacobian is the identity at each position."""
+    MLP = 1
+    """Norms, MLPs and projections: each position by itself."""
+    ATTENTION = 2
+    """Attention: positions mix."""
+
+
+class Connection(NamedTuple):
+    """A direct connection; `downstream` None is the metric."""
+
+    upstream: Site
+    downstream: Site | None
+    through: Through
+
+
+_STEP = {"resid": Through.SKIP, "mlp": Through.MLP, "attn": Through.MLP, "attn_z": Through.ATTENTION}
+"""What a site's readers pass to reach it, by its kind."""
+
+
+def connections(
+    sites: Sequence[Site], n_layers: int, sequential: bool, bypassed: Collection[Site] = ()
+) -> list[Connection]:
+    """Every direct connection among `sites` and to the metric, in forward order; `bypassed` sites end no path."""
+    present = set(sites)
+    found = [c for site in sites for c in _from(site, present, present - set(bypassed), n_layers, sequential)]
+    return sorted(found, key=lambda c: (c.downstream is None, c.downstream or c.upstream, c.upstream))
+
+
+def _from(source: Site, present: set[Site], ends: set[Site], n_layers: int, sequential: bool) -> Iterator[Connection]:
+    reached: dict[Site, Through] = {source: Through.SKIP}
+    for site in all_sites(n_layers, _STEP):
+        if site not in reached or (site in ends and site != source):
+            continue
+        # a bypass is a linear map of each position, and no identity
+        so_far = max(reached[site], Through.MLP) if site in present and site != source else reached[site]
+        for reader in _readers(site, n_layers, sequential):
+            through = max(so_far, _STEP[reader.kind])
+            reached[reader] = max(reached.get(reader, Through.SKIP), through)
+    for site, through in reached.items():
+        if site in present and site != source:
+            yield Connection(source, site, through)
+    last = resid(n_layers - 1)
+    if last in reached and (last == source or last not in ends):
+        passes = last in present and last != source
+        yield Connection(source, None, max(reached[last], Through.MLP) if passes else reached[last])
+
+
+def _readers(site: Site, n_layers: int, sequential: bool) -> Iterator[Site]:
+    """The sites that read this one directly in the full graph."""
+    layer = site.layer
+    if site.kind in STREAM:
+        if layer + 1 < n_layers:
+            yield from (Site(layer + 1, "attn_z"), Site(layer + 1, "mlp"), resid(layer + 1))
+        return
+    if site.kind == "attn_z":
+        yield Site(layer, "attn")
+        return
+    if site.kind == "attn" and sequential:
+        yield Site(layer, "mlp")
+    yield resid(layer)

@@ -1,0 +1,244 @@
+"""Do a model, a task, effects and a circuit belong together? Asked wherever two of them meet, before any forward."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from featcircuits.circuit.circuit import Circuit
+from featcircuits.dictionaries import Dictionary
+from featcircuits.dictionaries.offloaded import Offloaded
+from featcircuits.errors import InputError, shortened
+from featcircuits.inputs.arguments import expect
+from featcircuits.model.fingerprints import fingerprint_of, tokenizer_fingerprint
+from featcircuits.model.forwards import check_unchanged
+from featcircuits.model.nodes import Node, Place
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.tasks.task import Task
+
+T = TypeVar("T")
+
+_GLANCE = 1 << 6
+"""How many numbers of a tensor tell whether it has changed since its fingerprint was taken."""
+_SUMMED = 1 << 22
+"""Numbers of a tensor, up to which all of them are added up too."""
+
+
+class Identity(NamedTuple):
+    """What tells a spliced model from another; what is None or left out is not known."""
+
+    weights: str | None
+    dtype: str | None
+    dictionaries: Mapping[str, str]
+    """Site -> fingerprint"""
+
+
+def identity_of(spliced: SplicedModel) -> Identity:
+    """Fingerprints are taken once, and again where weights have changed since.
+
+    Raises `InputError` where modules were replaced or compiled since the model was loaded.
+    """
+    check_unchanged(spliced.modules)
+    weights = dict(sorted(spliced.model.state_dict().items()))
+    return Identity(
+        # in bfloat16, which all that a model is loaded in can be rounded to, but for float16
+        _remembered(spliced, spliced.model, weights, lambda: fingerprint_of(weights.items(), torch.bfloat16)),
+        str(spliced.model.dtype).removeprefix("torch."),
+        {str(site): _mark(spliced, dictionary) for site, dictionary in spliced.dictionaries.items()},
+    )
+
+
+def _mark(spliced: SplicedModel, dictionary: Dictionary) -> str:
+    if isinstance(dictionary, Offloaded):  # a look at its weights would read them all
+        return _remembered(spliced, dictionary, {}, lambda: fingerprint_of(dictionary.tensors().items()))
+    tensors = dictionary.tensors()
+    return _remembered(spliced, dictionary, tensors, lambda: fingerprint_of(tensors.items()))
+
+
+def _remembered(spliced: SplicedModel, owner: Any, tensors: Mapping[str, torch.Tensor], take: Callable[[], str]) -> str:
+    seen = _glance(tensors)
+    before = spliced.remembered.get(owner)
+    if before is None or before[0] != seen:
+        spliced.remembered[owner] = before = (seen, take())
+    return before[1]
+
+
+def _glance(tensors: Mapping[str, torch.Tensor]) -> tuple[Any, ...]:
+    here = [tensor.detach() for tensor in tensors.values() if not tensor.is_meta]
+    where = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors.values() if not t.is_meta]
+    # an edit by way of `.data` counts no version, and may fall between the numbers of a sample
+    sums = [_weighted_sum(tensor) for tensor in here if 0 < tensor.numel() <= _SUMMED]
+    return fingerprint_of(tensors.items(), sample=_GLANCE), *where, *sums
+
+
+def _weighted_sum(tensor: torch.Tensor) -> float:
+    """Of all numbers, each with a weight of its row and one of its column: moving any of them changes it."""
+    table = tensor.reshape(tensor.shape[0] if tensor.ndim > 1 else 1, -1).float()
+    rows, columns = (torch.linspace(1, 2, size, device=table.device) for size in table.shape)
+    return (rows @ table @ columns).item()
+
+
+def tokenizer_of(spliced: SplicedModel) -> str | None:
+    """The fingerprint of a model's tokenizer; None where it has none."""
+    tokenizer = spliced.tokenizer
+    if tokenizer is None:
+        return None
+    if tokenizer not in spliced.remembered:
+        spliced.remembered[tokenizer] = ((), tokenizer_fingerprint(tokenizer))
+    return spliced.remembered[tokenizer][1]
+
+
+def request_of(identity: Identity, task: Task, *settings: Any) -> str:
+    """A sha256 of a model, its dictionaries, a task and the settings of what is computed on them."""
+    whole = [list(identity), task.sha256, task.aggregate, *map(repr, settings)]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
+
+
+def identity_in(manifest: Mapping[str, Any]) -> Identity:
+    """What a circuit's manifest says of the model that it was traced on; nothing where it has none."""
+    model, suite = _table(manifest, "model"), _table(manifest, "suite")
+    marks = {site: _text(entry, "fingerprint") for site, entry in _table(suite, "sites").items()}
+    known = {site: mark for site, mark in marks.items() if mark is not None}
+    return Identity(_text(model, "fingerprint"), _text(model, "dtype"), known)
+
+
+def _table(table: Any, name: str) -> Mapping[str, Any]:
+    found = table.get(name) if isinstance(table, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _text(table: Any, name: str) -> str | None:
+    found = table.get(name) if isinstance(table, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def check_task(spliced: SplicedModel, task: Task, check: bool = True) -> None:
+    """Refuse a task that was tokenised for another model, and prompts that are too long for this one.
+
+    Without `check` tokenizers are not compared; ids that the model does not have are refused in any case.
+    """
+    expect("model", spliced, SplicedModel)
+    expect("task", task, Task)
+    again = "read it with this model's tokenizer: fc.Task.from_jsonl(path, model.tokenizer)"
+    rows = _vocabulary(spliced)
+    if (largest := task.largest_id) >= rows:
+        raise InputError(
+            f"{task.name}: token id {largest} is not in the model's vocabulary of {rows}; the task was tokenised for "
+            f"another model: {again}"
+        )
+    if task.padded and not 0 <= task.pad_id < rows:
+        raise InputError(
+            f"{task.name}: prompts of different lengths are padded with id {task.pad_id}, which is not in the model's "
+            f"vocabulary of {rows}; choose one that is, as by task.with_options(pad_id=0)"
+        )
+    most = getattr(spliced.model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(most, int) and 0 < most < task.longest:
+        raise InputError(
+            f"{task.name}: its longest prompt has {task.longest} tokens, and the model {most} positions; "
+            "give shorter prompts"
+        )
+    own = tokenizer_of(spliced) if check and task.tokenizer is not None else None
+    if own is not None and own != task.tokenizer:
+        raise InputError(
+            f"{task.name}: the task was tokenised with another tokenizer than the model's, so that its ids stand for "
+            f"other words; {again}, or pass check=False"
+        )
+
+
+def checked_rows(spliced: SplicedModel, rows: Any) -> list[list[int]]:
+    """Rows of token ids as lists; refuses what is none, and ids that the model does not have."""
+    if isinstance(rows, str) or not isinstance(rows, Sequence):
+        raise InputError(f"text is {shortened(rows)}; give a Task, or rows of token ids as of tokenizer(lines)")
+    count = _vocabulary(spliced)
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, str) or not isinstance(row, Sequence) or not all(type(token) is int for token in row):
+            raise InputError(f"text, row {number}: {shortened(row)} is not a row of token ids")
+        if row and not 0 <= min(row) <= max(row) < count:
+            wrong = min(row) if min(row) < 0 else max(row)
+            raise InputError(f"text, row {number}: token id {wrong} is not in the model's vocabulary of {count}")
+    return [list(row) for row in rows]
+
+
+def _vocabulary(spliced: SplicedModel) -> int:
+    """How many token ids have an embedding and a logit."""
+    ends = (spliced.model.get_input_embeddings(), spliced.model.get_output_embeddings())
+    counts = [getattr(end, name, None) for end, name in zip(ends, ("num_embeddings", "out_features"), strict=True)]
+    known = [count for count in counts if isinstance(count, int)]
+    return min(known, default=spliced.model.config.get_text_config().vocab_size)
+
+
+def check_same(what: str, made_on: Identity, spliced: SplicedModel, *, whole: bool = False) -> None:
+    """Refuse what was computed on another model, naming what differs.
+
+    `whole`: the suite may have no more and no fewer sites than it had then. What is not known is not compared.
+    """
+    here = identity_of(spliced)
+    found = [*_weights_differ(made_on, here), *_dictionaries_differ(made_on.dictionaries, here.dictionaries)]
+    if whole and made_on.dictionaries and not found:
+        found = _sites_differ(made_on.dictionaries, here.dictionaries)
+    if found:
+        raise InputError(
+            f"{what}: {'; '.join(found)}. Load what it was made with, make it again with this model, "
+            "or pass check=False"
+        )
+
+
+def _weights_differ(made_on: Identity, here: Identity) -> list[str]:
+    if made_on.weights is None or made_on.weights == here.weights:
+        return []
+    if made_on.dtype != here.dtype and "float16" in (made_on.dtype, here.dtype):
+        return [
+            f"the model's dtype is {here.dtype} and was {made_on.dtype}, and weights in float16 cannot be compared "
+            "with others"
+        ]
+    return ["the model's weights differ from those that it was made with"]
+
+
+def _dictionaries_differ(before: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    wrong = [site for site, mark in before.items() if here.get(site, mark) != mark]
+    if not wrong:
+        return []
+    elsewhere = next((site for site, mark in here.items() if mark == before[wrong[0]]), None)
+    moved = f" (the one that was there is at {elsewhere} now)" if elsewhere else ""
+    others = f" and of {len(wrong) - 1} more sites" if len(wrong) > 1 else ""
+    return [f"the dictionary of {wrong[0]}{moved}{others} is another than it was made with"]
+
+
+def _sites_differ(before: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    lacking = [site for site in before if site not in here]
+    added = [site for site in here if site not in before]
+    return [
+        *([f"there is no dictionary at {', '.join(lacking)}, where it was made with one"] if lacking else []),
+        *(
+            [f"there is a dictionary at {', '.join(added)}, where it was made without; take model.only([...])"]
+            if added
+            else []
+        ),
+    ]
+
+
+def check_circuit(spliced: SplicedModel, circuit: Circuit, what: str = "circuit", *, check: bool, whole: bool) -> None:
+    """Refuse a circuit of another model or suite; nodes that the suite does not have are refused in any case."""
+    expect(what, circuit, Circuit)
+    if check:
+        check_same(what, identity_in(circuit.manifest), spliced, whole=whole)
+    check_nodes(spliced, circuit.nodes)
+
+
+def check_nodes(spliced: SplicedModel, nodes: Mapping[Node, Any] | list[Node], places: tuple[Place, ...] = ()) -> None:
+    """Refuse nodes at sites without a dictionary, features that it does not have, and places that are not there."""
+    for node in nodes:
+        dictionary = spliced.dictionaries.get(node.site)
+        if dictionary is None:
+            raise InputError(f"node {node} does not exist here: the suite has no dictionary at {node.site}")
+        if node.feature is not None and node.feature >= dictionary.n_features:
+            raise InputError(
+                f"node {node} does not exist here: the dictionary of {node.site} has {dictionary.n_features} features"
+            )
+        if places and node.place not in places:
+            shown = shortened(list(places))
+            raise InputError(f"node {node} does not exist here: its place is not one of the task's, {shown}")

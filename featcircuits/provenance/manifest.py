@@ -1,0 +1,109 @@
+"""Provenance: the hashes and versions that a result can be repeated and checked by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from featcircuits.model.sites import Site
+from featcircuits.provenance.belonging import Identity, identity_of
+from featcircuits.provenance.prompts import prompts_of
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.suites.places import elsewhere
+from featcircuits.tasks.task import Task
+
+_LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "networkx")
+
+
+def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What went into a result: model, dictionaries, data, settings and versions."""
+    model, suite, identity = spliced.model, spliced.suite, identity_of(spliced)
+    return {
+        "featcircuits": _version("featcircuits"),
+        "versions": {name: _version(name) for name in _LIBRARIES},
+        "model": {
+            "source": model.config._name_or_path or type(model).__name__,
+            "architecture": spliced.architecture.model_type,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "fingerprint": identity.weights,
+        },
+        "suite": {
+            "name": None if suite is None else suite.name,
+            "sites": dictionaries_of(spliced, identity),
+        },
+        "task": {
+            "name": task.name,
+            "n_examples": len(task),
+            "metric": task.metric,
+            "aggregate": task.aggregate,
+            "sha256": task.sha256,
+            "prompts": prompts_of(task),
+            "tokenizer": task.tokenizer,
+            "words": words_at(task, spliced.tokenizer),
+        },
+        "settings": dict(settings),
+    }
+
+
+def dictionaries_of(spliced: SplicedModel, identity: Identity | None = None) -> dict[str, dict[str, Any]]:
+    """Each site's dictionary: kind, size, fingerprint, and the hash of its file or its origin on the hub, if any."""
+    marks = (identity or identity_of(spliced)).dictionaries
+    files = {} if spliced.suite is None else spliced.suite.hashes()
+    origins = {} if spliced.suite is None else spliced.suite.origins()
+    return {
+        str(site): {
+            "kind": d.kind,
+            "n_features": d.n_features,
+            "fingerprint": marks[str(site)],
+            "sha256": files.get(str(site)),
+            **origins.get(str(site), {}),
+            **_stated_place(spliced, site),
+        }
+        for site, d in spliced.dictionaries.items()
+    }
+
+
+_SHOWN = 3
+"""How many of a place's words are recorded."""
+
+
+def words_at(task: Task, tokenizer: Any) -> dict[str, str]:
+    """Place -> the words there in clean prompts, the most frequent first: "boy | girl | editor | ...".
+
+    Nothing where the task does not keep places apart, or there is no tokenizer.
+    """
+    if tokenizer is None or task.aggregate == "sum":
+        return {}
+    found: dict[Any, Counter[tuple[int, ...]]] = {place: Counter() for place in task.places}
+    for example in task.examples:
+        spans = dict(example.roles) if task.aggregate == "role" else {}
+        for role, span in spans.items():
+            found[role][example.clean[span.start : span.end]] += 1
+        for position, token in enumerate(example.clean if task.aggregate == "none" else ()):
+            found[position][token,] += 1
+    return {str(place): _listed(counts, tokenizer) for place, counts in found.items() if counts}
+
+
+def _listed(counts: Counter[tuple[int, ...]], tokenizer: Any) -> str:
+    words = [_shown(tokenizer.decode(list(ids))) for ids, _ in counts.most_common(_SHOWN)]
+    return " | ".join([*words, *(["..."] if len(counts) > _SHOWN else [])])
+
+
+def _shown(text: str, most: int = 24) -> str:
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text.strip())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _stated_place(spliced: SplicedModel, site: Site) -> dict[str, str]:
+    """What the dictionary's files say where they name another place, and it was taken as given all the same."""
+    said = elsewhere(site, spliced.dictionaries[site], spliced.model, spliced.architecture)
+    return {} if said is None else {"files_say": said}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

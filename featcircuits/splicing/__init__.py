@@ -1,0 +1,1 @@
+"""The spliced model: forward passes of the unmodified model with its sites read and edited."""

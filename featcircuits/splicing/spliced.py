@@ -1,0 +1,380 @@
+"""Splicing: forward passes of the unmodified model with its sites read and edited by hooks.
+
+One primitive carries patching, ablation, interpolation and steering: an **edit**, a pure function
+from (site, activation) to activation. Because a dictionary's decoder is affine, changing a feature
+by `a` is adding `a` times its decoder row, and the error term stays what it is without being
+touched; so an edit works on the activation itself, and an edit that returns its argument leaves
+the model's own tensor in place. The unedited splice is therefore exact to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.utils.hooks import RemovableHandle
+
+from featcircuits.errors import InputError, shortened
+from featcircuits.inputs.keyed import Keyed
+from featcircuits.model.architecture import INPUTS, Architecture
+from featcircuits.model.forwards import Module, as_it_is, check_unchanged
+from featcircuits.model.frozen import frozen
+from featcircuits.model.placement import device_of
+from featcircuits.model.sites import Site, resid
+from featcircuits.model.tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from featcircuits.dictionaries import Dictionary
+    from featcircuits.suites import Suite
+
+_ROW_BYTES = 1 << 29
+"""How much memory the rows of one forward may take on the CPU."""
+_PER_LAYER = 34
+"""Activations that a layer keeps for its backward pass, in widths of the residual stream."""
+
+_PER_LOGIT = 6
+"""The same of a token's logits with their loss: as they are, in float32, and as log-probabilities."""
+
+Edit = Callable[[Site, Tensor], Tensor]
+"""(site, activation [row, slot, width]) -> the activation to go on with."""
+
+ReadingEdit = Callable[[Site, Tensor, Tensor], Tensor]
+"""(site, activation, what the site's dictionary reads [row, slot, read_width]) -> the activation to go on with."""
+
+
+class Start(NamedTuple):
+    """Where a partial forward begins: the layers before `layer` are skipped and `stream` enters it.
+
+    Sites before `layer` are not edited; an edit of `resid_{layer-1}` belongs into `stream`.
+    """
+
+    layer: int
+    stream: Tensor
+    """The residual stream that enters `layer` [row, slot, width]."""
+
+
+@dataclass(frozen=True, eq=False)
+class SplicedModel:
+    """A causal language model with a dictionary at each of some sites; `dictionaries["resid_2"]` is one of them."""
+
+    model: PreTrainedModel
+    architecture: Architecture
+    dictionaries: Mapping[Site, Dictionary]
+    tokenizer: Any = None
+    suite: Suite | None = None
+    remembered: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary, repr=False)
+    """Fingerprints taken so far (`featcircuits.provenance.belonging`): of the model, its tokenizer and dictionaries."""
+    modules: tuple[Module, ...] = field(default=(), repr=False)
+    """The model's modules as they were when it was loaded; every forward makes sure that they still are."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dictionaries", Keyed(Site.parse, "dictionary", self.dictionaries))
+        if not self.modules:
+            object.__setattr__(self, "modules", as_it_is(self.model))
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The spliced sites, in forward order."""
+        return tuple(self.dictionaries)
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.model.get_input_embeddings())
+
+    def read_site(self, site: Site) -> Site:
+        """Where the site's dictionary reads: the MLP's input for a transcoder, else the site itself."""
+        return Site(site.layer, "mlp_in") if self.dictionaries[site].transcodes else site
+
+    def with_reads(self, sites: Iterable[Site]) -> tuple[Site, ...]:
+        """The sites, and where the dictionaries among them read."""
+        sites = set(sites)
+        return tuple(sorted(sites | {self.read_site(site) for site in sites if site in self.dictionaries}))
+
+    def only(self, sites: Iterable[Site | str]) -> SplicedModel:
+        """The same model with these of its sites spliced."""
+        if isinstance(sites, (str, Site)):
+            raise InputError(f"sites is {shortened(sites)}; give a list, such as ['resid_2']")
+        kept = {Site.parse(site) for site in sites}
+        chosen = {site: dictionary for site, dictionary in self.dictionaries.items() if site in kept}
+        return replace(self, dictionaries=chosen)
+
+    def run(
+        self,
+        tokens: Tokens,
+        edit: Edit | None = None,
+        *,
+        sites: Iterable[Site] | None = None,
+        start: Start | None = None,
+        answers_only: bool = False,
+    ) -> Tensor:
+        """One forward pass; `edit` is called at each of `sites` (default: the spliced ones).
+
+        Returns the logits [row, slot, vocabulary], or [row, vocabulary] at each prompt's last
+        token with `answers_only`, which spares the unembedding of all other tokens (and to all
+        others than `tokens.vocabulary`). Hooks are gone when this returns or raises. Raises `InputError` where
+        the model was compiled, or a forward or module in it replaced, since it was loaded.
+        """
+        check_unchanged(self.modules)
+        tokens = tokens.to(self.device)
+        first = 0 if start is None else start.layer
+        edited = [site for site in (self.sites if sites is None else sites) if edit is not None and _runs(site, first)]
+        passed: set[Site] = set()
+        with ExitStack() as hooks:
+            if start is not None:
+                hooks.enter_context(_starting(self.architecture, self.model, start))
+            if edit is not None:
+                hooks.enter_context(_editing(self, edited, _noting(passed, edit)))
+            if answers_only:
+                hooks.enter_context(_reading(self.architecture.unembedding(self.model), tokens))
+            output = self.model(
+                input_ids=tokens.ids,
+                attention_mask=tokens.mask,
+                position_ids=tokens.positions,
+                use_cache=False,
+            )
+        logits = output.logits.to(self.device)  # a model spread over devices has its head elsewhere
+        if missed := [str(site) for site in edited if site not in passed]:
+            raise InputError(_not_passed(missed[0]))
+        if answers_only and logits.shape[1] != 1:
+            raise InputError(_not_passed("the unembedding"))
+        return logits[:, 0] if answers_only else logits
+
+    def run_reading(
+        self, tokens: Tokens, edit: ReadingEdit, *, sites: Iterable[Site] | None = None, **options: Any
+    ) -> Tensor:
+        """`run`, for edits that also need what each site's dictionary reads in that very run."""
+        chosen = self.sites if sites is None else tuple(sites)
+        reads: dict[Site, Tensor] = {}
+
+        def both(site: Site, x: Tensor) -> Tensor:
+            if site not in self.dictionaries:
+                reads[site] = x
+                return x
+            return edit(site, x, reads.get(self.read_site(site), x))
+
+        return self.run(tokens, both, sites=self.with_reads(chosen), **options)
+
+    def run_until(self, tokens: Tokens, site: Site, edit: ReadingEdit, **options: Any) -> tuple[Tensor, Tensor]:
+        """The activation that arrives at a site, and what its dictionary reads; the forward ends there."""
+
+        def before(at: Site, x: Tensor, read: Tensor) -> Tensor:
+            if at == site:
+                raise _Arrived(x, read)
+            return edit(at, x, read)
+
+        try:
+            self.run_reading(tokens, before, **options)
+        except _Arrived as arrived:
+            return arrived.x, arrived.read
+        raise AssertionError(f"a forward did not come by {site}")
+
+    def record(self, tokens: Tokens, sites: Iterable[Site] | None = None) -> tuple[Tensor, dict[Site, Tensor]]:
+        """An unedited forward without gradients: answer logits and the activation at each site."""
+        seen: dict[Site, Tensor] = {}
+
+        def keep(site: Site, x: Tensor) -> Tensor:
+            seen[site] = x
+            return x
+
+        with torch.no_grad():
+            logits = self.run(tokens, keep, sites=sites, answers_only=True)
+        return logits, seen
+
+    def rows_at_once(self, slots: int, most: int, gradients: bool = False, all_logits: bool = False) -> int:
+        """How many rows of `slots` tokens one forward takes within a fixed memory; 1 to `most`.
+
+        `all_logits`: those of every token are computed, and a loss of them.
+        """
+        config, layers = self.model.config.get_text_config(), self.architecture.n_layers if gradients else 2
+        heads = getattr(config, "num_attention_heads", 1)
+        numbers = slots * layers * (_PER_LAYER * self.architecture.width + 2 * heads * slots)
+        if all_logits:
+            numbers += _PER_LOGIT * slots * config.vocab_size
+        budget = _ROW_BYTES
+        if self.device.type == "cuda":
+            budget = max(budget, torch.cuda.mem_get_info(self.device)[0] // 4)
+        return max(1, min(most, budget // (numbers * self.model.dtype.itemsize)))
+
+    def copies_at_once(self, tokens: Tokens, most: int, gradients: bool = False) -> int:
+        """How many copies of a batch that makes, at least 1."""
+        return max(1, self.rows_at_once(tokens.ids.shape[1], most, gradients) // len(tokens))
+
+    def entry(self, site: Site) -> Site:
+        """Where a move of x at `site` may as well be put: the stream it is added to, if nothing else reads it."""
+        if site.kind in ("embed", "attn_z") or (site.kind == "attn" and self.architecture.sequential):
+            return site
+        return resid(site.layer)
+
+    def start_at(self, site: Site, stream: Callable[[Site], Tensor], edit: Edit) -> Start | None:
+        """Where a partial forward begins whose first edited site is `site`; None where all layers run.
+
+        `stream` gives the residual stream at a residual site; it is edited where that is `site` itself.
+        """
+        if site.start == 0:
+            return None
+        entry = resid(site.start - 1)
+        return Start(site.start, edit(entry, stream(entry)) if entry == site else stream(entry))
+
+
+_NAN_REMEDY = (
+    "check its weights and dtype (in float64, transformers' eager attention computes NaN behind left padding: "
+    "use right padding or attn_implementation='sdpa')"
+)
+
+
+def check_finite(logits: Tensor, activations: Mapping[Site, Tensor]) -> None:
+    """Refuse a model that computes NaN or infinity, naming the first site where it does."""
+    for site, x in activations.items():
+        if not torch.isfinite(x).all():
+            raise InputError(f"the model's activation at {site} holds NaN or infinity; {_NAN_REMEDY}")
+    if not torch.isfinite(logits).all():
+        raise InputError(f"the model's logits hold NaN or infinity; {_NAN_REMEDY}")
+
+
+class _Arrived(Exception):
+    """Ends a forward pass at the site that was waited for."""
+
+    def __init__(self, x: Tensor, read: Tensor) -> None:
+        super().__init__()
+        self.x, self.read = x, read
+
+
+def _noting(passed: set[Site], edit: Edit) -> Edit:
+    """The edit, and which sites it was called at."""
+
+    def noted(site: Site, x: Tensor) -> Tensor:
+        passed.add(site)
+        return edit(site, x)
+
+    return noted
+
+
+def _not_passed(where: str) -> str:
+    return (
+        f"a forward did not come by the hook at {where}: something computes that module's work without calling it; "
+        "load the model without compiled or replaced forwards"
+    )
+
+
+def _runs(site: Site, first_layer: int) -> bool:
+    return first_layer == 0 or site.layer >= first_layer
+
+
+@contextmanager
+def _editing(spliced: SplicedModel, sites: Iterable[Site], edit: Edit) -> Iterator[None]:
+    with ExitStack() as stack:
+        for site in sites:
+            module = spliced.architecture.module(spliced.model, site)
+            stack.callback(_hooked(module, site, partial(_edited, edit, site, spliced.device)).remove)
+        yield
+
+
+def _hooked(module: nn.Module, site: Site, edited: Callable[[Any], Any]) -> RemovableHandle:
+    if site.kind in INPUTS:
+        return module.register_forward_pre_hook(lambda _, args: edited(args))
+    return module.register_forward_hook(lambda _, args, output: edited(output))
+
+
+def _edited(edit: Edit, site: Site, home: torch.device, value: Any) -> Any:
+    """A module's arguments or output with the activation edited; None where it stays as it is.
+
+    Edits compute on one device, wherever in a model that is spread over several the site is.
+    """
+    x = value[0] if isinstance(value, tuple) else value
+    edited = edit(site, x.to(home))
+    if edited is x:
+        return None
+    edited = edited.to(x.device)
+    return (edited, *value[1:]) if isinstance(value, tuple) else edited
+
+
+@contextmanager
+def _reading(unembedding: nn.Module, tokens: Tokens) -> Iterator[None]:
+    """Let the unembedding see only the last token of each row, and compute only the wanted logits."""
+    slots, wanted = tokens.last, tokens.vocabulary
+
+    def last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = args[0]
+        return (hidden[torch.arange(len(slots), device=hidden.device), slots.to(hidden.device)][:, None], *args[1:])
+
+    def some(module: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        return logits if wanted is None else logits[..., wanted.to(logits.device)]
+
+    with ExitStack() as stack:
+        stack.callback(unembedding.register_forward_pre_hook(last).remove)
+        # a plain linear map need not compute the rest; anything else (quantised, offloaded) computes all
+        if wanted is not None and type(unembedding) is nn.Linear and "forward" not in vars(unembedding):
+            ids, bias = wanted.to(unembedding.weight.device), unembedding.bias
+            weight, bias = unembedding.weight[ids], None if bias is None else bias[ids]
+            unembedding.forward = lambda hidden: linear(hidden, weight, bias)  # type: ignore[method-assign]
+            stack.callback(vars(unembedding).pop, "forward")
+        else:
+            stack.callback(unembedding.register_forward_hook(some).remove)
+        yield
+
+
+@contextmanager
+def _starting(architecture: Architecture, model: PreTrainedModel, start: Start) -> Iterator[None]:
+    """Make the layers before `start.layer` pass their input on, the last of them the given stream.
+
+    `forward` is replaced on the instances and put back, also where something else (accelerate, a
+    hub kernel) had replaced it before.
+    """
+    skipped, tuples = architecture.layers(model)[: start.layer], architecture.family.tuples
+
+    def pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (hidden_states, None) if tuples else hidden_states
+
+    before = [vars(layer).get("forward") for layer in skipped]
+    try:
+        for layer in skipped:
+            layer.forward = pass_on  # type: ignore[method-assign]
+        if skipped:
+            skipped[-1].forward = lambda *args, **kwargs: pass_on(start.stream)  # type: ignore[method-assign]
+        yield
+    finally:
+        for layer, forward in zip(skipped, before, strict=True):
+            if forward is None:
+                vars(layer).pop("forward", None)
+            else:
+                layer.forward = forward  # type: ignore[method-assign]
+
+
+def gradients(
+    spliced: SplicedModel,
+    tokens: Tokens,
+    objective: Callable[[Tensor], Tensor],
+    sites: Iterable[Site],
+    edit: Edit | None = None,
+    edited: Iterable[Site] = (),
+) -> dict[Site, Tensor]:
+    """d objective(logits).sum() / d activation at every site, one forward and one backward.
+
+    The gradient passes a spliced site unchanged (Marks et al., section 3.1): it is the bare
+    model's, whatever the dictionary explains. `edit` is called at the sites `edited` before the
+    gradient is read there.
+    """
+    seen: dict[Site, Tensor] = {}
+    wanted, edited = set(sites), set(edited)
+
+    def leaf(site: Site, x: Tensor) -> Tensor:
+        if site in edited and edit is not None:
+            x = edit(site, x)
+        if site not in wanted:
+            return x
+        seen[site] = x if x.requires_grad else x.detach().requires_grad_()
+        return seen[site]
+
+    with torch.enable_grad(), frozen(spliced.model):
+        logits = spliced.run(tokens, leaf, sites=sorted(wanted | edited), answers_only=True)
+        found = torch.autograd.grad(objective(logits).sum(), list(seen.values()))
+    return dict(zip(seen, found, strict=True))

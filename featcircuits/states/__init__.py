@@ -1,0 +1,1 @@
+"""A batch at every site: what patching would change, feature by feature."""

@@ -1,0 +1,236 @@
+"""States of a batch at every site: what patching would change, feature by feature.
+
+At a site the clean activation is `x = decode(f) + error`. Patching moves each feature by
+`change` and the error by `error_change`; decode being affine, the activation moves by the sum of
+`change * decoder row` and `error_change`. Features that neither state activates cannot have an
+effect and are never stored: dense [example, position, feature] tensors live for one site at a time.
+
+A transcoder's features are read at the MLP's input. What goes past them, the bypass, belongs to no
+node: it is a wire, on which the nodes before the MLP reach those after it, and it is never patched.
+Where a dictionary normalises its input, decoder rows are multiplied by the clean run's `scale`, and
+what another scale or shift would change belongs to the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from featcircuits.dictionaries import Dictionary
+from featcircuits.dictionaries.decomposition import precision, written
+from featcircuits.inputs.ranges import BATCHES, check_number
+from featcircuits.model.sites import EMBED, Site, resid
+from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.states.baselines import (
+    DENSE_NUMBERS,
+    Baseline,
+    Means,
+    Patched,
+    patched_by_run,
+    patched_by_zero,
+)
+from featcircuits.tasks.corruption import Noise
+from featcircuits.tasks.metrics import Answers, mean_slope, metric_named
+from featcircuits.tasks.task import Batch, Task
+
+ROUNDING = 8
+"""Multiples of the precision: runs of other shapes differ by about 4 of them, pairs of prompts by thousands."""
+
+
+class Objective(NamedTuple):
+    """m = -F for the rows of a run: what effects are changes of."""
+
+    metric: str
+    answers: Answers
+    toward: Tensor | None = None
+    """Logits of the patched run: then m's gradient is its mean on the straight line to them."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        assert self.answers.reference is not None
+        assert logits.shape == self.answers.reference.shape, "answers count other logits than the run computed"
+        wide, metric = logits.to(precision(logits.dtype)), metric_named(self.metric)
+        if self.toward is None:
+            return -metric(wide, self.answers)
+        start = wide.detach()
+        slope = mean_slope(metric, self.answers, start, self.toward.to(wide.dtype))
+        return -metric(start, self.answers) - ((wide - start) * slope).sum(-1)
+
+    def select(self, rows: Tensor) -> Objective:
+        """For a run whose row r repeats example `rows[r]`."""
+        return Objective(self.metric, self.answers.select(rows), None if self.toward is None else self.toward[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class SiteState:
+    """One site of one batch.
+
+    `x`: clean activation, `x_change`: what patching all the site's nodes adds to it, `error_change`:
+    what of that no feature explains; [example, slot, width]. `read`: what the dictionary encodes in
+    the clean run [example, slot, read_width]. The n feature entries are sorted by `row` = example *
+    slots + slot, each with its `feature`, its clean `value`, the `change` that patching brings, and
+    whether it is `active` in the clean run. `scale` [example * slots]: of decoder rows; None for 1.
+    """
+
+    x: Tensor
+    read: Tensor
+    x_change: Tensor
+    error_change: Tensor
+    row: Tensor
+    feature: Tensor
+    value: Tensor
+    change: Tensor
+    active: Tensor
+    scale: Tensor | None = None
+
+    @property
+    def slots(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def step(self) -> Tensor:
+        """[n]: how many decoder rows patching adds."""
+        return self.scaled(self.change, self.row)
+
+    def moves(self) -> tuple[Tensor, Tensor]:
+        """Which feature entries [n] and which errors [example, slot] patching changes at all.
+
+        Prompts of a pair begin alike, and there nothing moves; nor does a feature with the same value in both
+        runs. A change of the activation below rounding, as other kernels bring it, is none. In half precision
+        every change of the activation that the type can hold counts: real ones are as small there.
+        """
+        finest = min(torch.finfo(self.x.dtype).eps, torch.finfo(torch.float32).eps)
+        bound = ROUNDING * finest * self.x.to(self.x_change.dtype).norm(dim=-1)  # a norm overflows float16 easily
+        error = self.error_change.norm(dim=-1) > bound
+        moved = error | (self.x_change.norm(dim=-1) > bound)
+        return (self.change != 0) & moved.flatten()[self.row], error
+
+    def scaled(self, amount: Tensor, row: Tensor) -> Tensor:
+        """Amounts of features at positions `row`, in decoder rows; or gradients there, as those at features."""
+        return amount if self.scale is None else amount * self.scale[row]
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """A batch, run clean and patched, seen through the dictionaries."""
+
+    batch: Batch
+    sites: Mapping[Site, SiteState]
+    streams: Mapping[Site, Tensor]
+    """Clean activations at residual sites, spliced or not: where partial forwards start."""
+    objective: Objective
+    metric_clean: Tensor
+    metric_patched: Tensor | None
+    """m of the corrupted (or noised) prompts [example]; None without pairs."""
+
+
+def fitting_batch(spliced: SplicedModel, task: Task, batch_size: int | None) -> int:
+    """The batch size that was asked for, or one whose backward pass fits a fixed memory."""
+    if batch_size is None:
+        return spliced.rows_at_once(task.longest, most=16, gradients=True)
+    check_number("batch_size", batch_size, BATCHES)
+    return batch_size
+
+
+def states_of(
+    spliced: SplicedModel,
+    task: Task,
+    batch: Batch,
+    baseline: Baseline = "paired",
+    means: Means | None = None,
+) -> States:
+    """Run a batch and encode it at every spliced site."""
+    batch = batch.to(spliced.device).narrowed(task.metric)
+    streams = [resid(layer) for layer in range(-1, spliced.architecture.n_layers)]
+    logits, clean = spliced.record(batch.clean, spliced.with_reads({*spliced.sites, *streams}))
+    check_finite(logits, clean)
+    patched_logits, patched = None, None
+    noise = Noise() if baseline == "noise" else baseline
+    if isinstance(noise, Noise):
+        patched_logits, patched = _noised(spliced, task, batch, noise)
+    elif batch.corrupted is not None:
+        patched_logits, patched = spliced.record(batch.corrupted, spliced.with_reads(spliced.sites))
+    if patched_logits is not None and patched is not None:
+        check_finite(patched_logits, patched)
+    answers = Answers(batch.answers.clean, batch.answers.corrupted, logits.float())
+    objective = Objective(task.metric, answers)
+    baseline_at = _baseline(spliced, baseline, patched, None if means is None else means.values(task, batch))
+    return States(
+        batch=batch,
+        sites={
+            site: _site_state(dictionary, clean[site], clean[spliced.read_site(site)], baseline_at(site), batch)
+            for site, dictionary in spliced.dictionaries.items()
+        },
+        streams={site: clean[site] for site in streams},
+        objective=objective,
+        metric_clean=objective(logits),
+        metric_patched=None if patched_logits is None else objective(patched_logits),
+    )
+
+
+def _noised(spliced: SplicedModel, task: Task, batch: Batch, noise: Noise) -> tuple[Tensor, dict[Site, Tensor]]:
+    """Logits and activations of the clean prompts with noise on their embeddings."""
+    seen: dict[Site, Tensor] = {}
+
+    def add(site: Site, x: Tensor) -> Tensor:
+        seen[site] = x + noise.of(task, batch, x) if site == EMBED else x
+        return seen[site]
+
+    with torch.no_grad():
+        logits = spliced.run(batch.clean, add, sites=spliced.with_reads({EMBED, *spliced.sites}), answers_only=True)
+    return logits, seen
+
+
+def _baseline(
+    spliced: SplicedModel,
+    baseline: Baseline,
+    patched: Mapping[Site, Tensor] | None,
+    means: Callable[[Site], Patched] | None,
+) -> Callable[[Site], Patched]:
+    """site -> what patching puts in."""
+    if baseline == "zero":
+        return lambda site: patched_by_zero(spliced, site)
+    if baseline == "mean" and means is not None:
+        return means
+    assert patched is not None  # noise is patched in from the noised run as pairs are from the corrupted one
+    return lambda site: patched_by_run(spliced, site, patched)
+
+
+def _site_state(dictionary: Dictionary, x: Tensor, read: Tensor, patched: Patched, batch: Batch) -> SiteState:
+    """Only active and changing features are kept; dense features exist for a few rows at a time."""
+    real = (batch.clean.mask > 0).flatten()
+    wide = precision(x.dtype)
+    reads = read.flatten(0, 1).to(wide)
+    before = written(dictionary, x.flatten(0, 1).to(wide), reads)
+    after = patched.x_at(dictionary, torch.arange(len(reads), device=x.device), reads).to(wide)
+    size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
+    parts = [_entries(dictionary, reads, patched, rows) for rows in real.nonzero()[:, 0].split(size)]
+    row, feature, value, change, active = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    x_change = (after - before) * real[:, None]
+    statistics = dictionary.statistics(reads)
+    scale = None if statistics is None else statistics.scale[:, 0]
+    state = SiteState(x, read, x_change.view(x.shape), x_change, row, feature, value, change, active, scale)
+    # x = decode(f) + error on both sides, and decode is affine
+    error_change = x_change - dictionary.write(state.step, row, feature, len(before))
+    return replace(state, error_change=error_change.view(x.shape))
+
+
+def _entries(dictionary: Dictionary, reads: Tensor, patched: Patched, rows: Tensor) -> tuple[Tensor, ...]:
+    """(row, feature, value, change, active) of the features that are active or change at some rows."""
+    if patched.features is None and patched.read is not None:
+        # tokens before the first difference are the same in both runs, and need one encoding
+        before, after = reads[rows], patched.read.flatten(0, 1)[rows].to(reads.dtype)
+        moved = (before != after).any(-1)
+        both = dictionary.encode(torch.cat([before, after[moved]]))
+        features = both[: len(rows)]
+        change = torch.zeros_like(features)
+        change[moved] = both[len(rows) :] - features[moved]
+    else:
+        features = dictionary.encode(reads[rows])
+        change = patched.features_at(dictionary, rows) - features
+    active = dictionary.is_active(features)
+    at, feature = ((change != 0) | active).nonzero(as_tuple=True)
+    return rows[at], feature, features[at, feature], change[at, feature], active[at, feature]

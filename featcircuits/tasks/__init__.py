@@ -1,0 +1,1 @@
+"""Tasks: prompts, answers, metrics, and what the model does on them."""

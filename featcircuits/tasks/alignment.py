@@ -1,0 +1,125 @@
+"""Places that prompts have in common: where their means are taken, whatever the places of a circuit are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from featcircuits.errors import InputError
+from featcircuits.model.tokens import Tokens
+from featcircuits.tasks.examples import Example
+
+POSITION, ROLE, FROM_THE_END, ANYWHERE = "position", "role", "from the end", "anywhere"
+
+FEWEST = 2
+"""How many prompts have to have a role or a distance from the end: the mean of one prompt is the prompt itself."""
+
+
+def finest_common(examples: Sequence[Example]) -> str:
+    """The finest kind of places that prompts have in common.
+
+    "position" where all lengths agree; else "role" where every prompt has a role that another one has too;
+    else the distance "from the end"; "anywhere" where more than half of the tokens that differ stand at no
+    distance that another prompt has.
+    """
+    if len({len(example.clean) for example in examples}) == 1:
+        return POSITION
+    roles = set(shared_roles(examples))
+    if all(any(role in roles for role, _ in example.roles) for example in examples):
+        return ROLE
+    begin, depth = shared_beginning(examples), shared_depth(examples)
+    lengths = [len(example.clean) - begin for example in examples]
+    return FROM_THE_END if 2 * sum(min(depth, length) for length in lengths) >= sum(lengths) else ANYWHERE
+
+
+def shared_roles(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The roles that at least `FEWEST` prompts have (all, where there are fewer prompts)."""
+    counts = Counter(role for example in examples for role, _ in example.roles)
+    return tuple(role for role, count in counts.items() if count >= min(FEWEST, len(examples)))
+
+
+def shared_beginning(examples: Sequence[Example]) -> int:
+    """How many tokens all prompts begin with, clean and corrupted: a BOS, an instruction."""
+    prompts = [prompt for example in examples for prompt in (example.clean, example.corrupted) if prompt is not None]
+    count = 0
+    for tokens in zip(*prompts, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        count += 1
+    return count
+
+
+def shared_depth(examples: Sequence[Example]) -> int:
+    """How many tokens after the shared beginning, counted from the end, at least `FEWEST` prompts have.
+
+    All, where there are fewer prompts.
+    """
+    begin = shared_beginning(examples)
+    lengths = sorted((len(example.clean) - begin for example in examples), reverse=True)
+    return lengths[min(FEWEST, len(lengths)) - 1]
+
+
+def by_role(examples: Sequence[Example], tokens: Tokens, roles: Sequence[str]) -> Tensor:
+    """[row, slot]: the number of each token's role; `len(roles)` where it has none of them."""
+    numbers = {role: number for number, role in enumerate(roles)}
+    places = torch.full_like(tokens.ids, len(roles))
+    positions = tokens.positions
+    for row, example in enumerate(examples):
+        for role, span in example.roles:
+            if role in numbers:
+                places[row, (positions[row] >= span.start) & (positions[row] < span.end)] = numbers[role]
+    return places
+
+
+class Alignment(NamedTuple):
+    """Numbered places that the prompts of a task have in common.
+
+    `kind`: "position", "role", "from the end" or "anywhere". Tokens whose role is no other prompt's count among
+    those without a role; tokens further from the end than any other prompt reaches have the last place.
+    The first `beginning` positions, at which all prompts hold the same tokens, have places of their own in any
+    kind: a BOS, whose activations are like no other token's, is not averaged with words.
+    """
+
+    kind: str
+    n_places: int
+    beginning: int = 0
+    roles: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], kind: str) -> Alignment:
+        if kind == POSITION:
+            return cls(kind, max(len(example.clean) for example in examples))
+        begin, roles = shared_beginning(examples), shared_roles(examples) if kind == ROLE else ()
+        others = {ROLE: len(roles) + 1, FROM_THE_END: max(1, shared_depth(examples)), ANYWHERE: 1}[kind]
+        return cls(kind, begin + others, begin, roles)
+
+    def places(self, examples: Sequence[Example], tokens: Tokens) -> Tensor:
+        """[row, slot]: the number of each token's place; 0 at padding. `examples`: those of the rows."""
+        if self.kind == POSITION:
+            places = self._positions(tokens)
+        else:
+            later = self.beginning + self._later(examples, tokens)
+            places = torch.where(tokens.positions < self.beginning, tokens.positions, later)
+        return places.masked_fill(tokens.mask == 0, 0)
+
+    def _positions(self, tokens: Tokens) -> Tensor:
+        longest = int(tokens.mask.sum(-1).max())
+        if longest > self.n_places:
+            raise InputError(
+                f"means were taken at {self.n_places} positions, and a prompt has {longest} tokens; "
+                "take them over prompts of the same length"
+            )
+        return tokens.positions
+
+    def _later(self, examples: Sequence[Example], tokens: Tokens) -> Tensor:
+        """Numbers of the places after the shared beginning."""
+        if self.kind == ROLE:
+            return by_role(examples, tokens, self.roles)
+        if self.kind == ANYWHERE:
+            return torch.zeros_like(tokens.ids)
+        distance = tokens.mask.sum(-1, keepdim=True) - 1 - tokens.positions
+        return distance.clamp(max=self.n_places - self.beginning - 1)

@@ -1,0 +1,1 @@
+"""From a model and a task to a circuit, and how long that takes."""

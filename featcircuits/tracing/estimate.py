@@ -1,0 +1,64 @@
+"""What a trace will take, measured on a small share of its examples before it is run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from featcircuits.runs.cost import measured, resident_bytes
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.states import fitting_batch
+from featcircuits.tasks.task import Task
+from featcircuits.tracing.trace import EmptyCircuit, trace
+
+BY_BATCH = ("node effects", "edge effects")
+"""Loops over the batches of a task; all others of a trace are a selection rule's."""
+
+
+class Estimate(NamedTuple):
+    """`gigabytes`: of the whole process, or of the device where the model is on one."""
+
+    seconds: float
+    gigabytes: float
+    n_examples: int
+    batch_size: int
+
+
+def estimate(spliced: SplicedModel, task: Task, *, batch_size: int | None = None, **options: Any) -> Estimate:
+    """Time and memory of `trace` with the same options, from two small batches of its examples.
+
+    Of a loop over batches the second is timed, the first being slower. Each round of a selection rule's loop
+    runs all examples, and all rounds count. What comes once (ranking, pruning, hashes) is not multiplied.
+    Model and suite are loaded already and count in the memory alone.
+    """
+    batch_size = fitting_batch(spliced, task, batch_size)
+    small = max(1, min(batch_size, len(task) // 8))
+    sample = task.take(min(len(task), 2 * small)).with_options(keep_wrong=True)
+    per_example: list[float] = []
+    """Seconds, a loop each"""
+
+    def timed(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+        seconds = []
+        for item in items:
+            began = time.perf_counter()
+            yield item
+            seconds.append(time.perf_counter() - began)
+        if description.startswith(BY_BATCH):
+            per_example.append(seconds[-1] / small)
+        else:
+            per_example.append(sum(seconds) / len(sample))
+
+    began = time.perf_counter()
+    # few examples may leave nothing where many do not
+    with measured(spliced, len(sample) * task.longest) as cost, suppress(EmptyCircuit):
+        trace(spliced, sample, batch_size=small, progress=timed, **options)
+    once = time.perf_counter() - began - len(sample) * sum(per_example)
+    grown = cost.megabytes * 2**20 * batch_size / small
+    return Estimate(
+        seconds=max(0.0, once) + sum(per_example) * len(task),
+        gigabytes=(resident_bytes(spliced.device) + grown) / 2**30,
+        n_examples=len(task),
+        batch_size=batch_size,
+    )

@@ -1,0 +1,210 @@
+"""A dictionary at every site of a model, from one pass of activations, as a suite in a folder.
+
+The work lies in a hidden folder beside the suite until all is done: the activations, the finished
+sites, and the state of the one in training. The same call, or one for other sites, goes on from there,
+and ends with the same bytes; the suite's own folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from featcircuits.dictionaries import Dictionary, jumprelu
+from featcircuits.dictionaries.decomposition import precision
+from featcircuits.errors import InputError
+from featcircuits.health import Figures, Losses, measure
+from featcircuits.model.sites import Site, all_sites, chosen
+from featcircuits.progress import Progress, silent
+from featcircuits.runs import folder as runs
+from featcircuits.runs.ledger import OnDisk
+from featcircuits.sources import sha256
+from featcircuits.sources.hooks import hook_of_site
+from featcircuits.splicing.sinks import bos_ids
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.suites import fingerprint
+from featcircuits.suites.record import FORMAT
+from featcircuits.tasks.token_rows import Rows, sha256_of
+from featcircuits.training.activations import collect, opened, shape_at, usable_at
+from featcircuits.training.card import card
+from featcircuits.training.recipe import Recipe
+from featcircuits.training.suite_record import toml_text, versions
+from featcircuits.training.trainer import train
+
+DEFAULT_SITES = "embed,attn,mlp,resid"
+
+
+def train_suite(
+    bare: SplicedModel,
+    rows: Rows,
+    out: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    sites: str | Iterable[str] = DEFAULT_SITES,
+    name: str | None = None,
+    description: str = "",
+    licence: str | None = None,
+    text: str = "the text",
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Trains and measures a dictionary a site; returns the record that it writes into suite.toml.
+
+    `bare`: a model from `featcircuits.loading.load.load_bare`, its source known. `rows`: token ids; the
+    last tenth is held out and gives the figures. `sites`: names, kinds or patterns ("resid_3",
+    "resid", "attn_0-5"). `text`: what the rows are, for the card. Raises `InputError` for a folder that
+    holds something, unknown sites or recipes, too little text, a disk without room, and sites whose
+    features all die, once the others are trained.
+    """
+    out, recipe = Path(out), recipe or Recipe()
+    recipe.check()
+    runs.check_free(out)
+    places = sites_named(bare, sites)
+    n_held_out = max(1, len(rows) // 10)
+    seen, held_out = rows[:-n_held_out], rows[-n_held_out:]
+    n_tokens = _count(bare, seen, recipe)
+    if n_tokens < recipe.batch_size or not any(len(row) > 1 for row in held_out):
+        raise InputError(
+            f"{text}: {n_tokens} tokens in {len(seen)} rows are left to train on, with the last tenth held "
+            f"out, and a batch has {recipe.batch_size}; give more text, or a smaller batch"
+        )
+    head = {
+        "format": FORMAT,
+        "name": name or out.resolve().name,
+        "description": description or f"Sparse dictionaries trained by featcircuits on {text}",
+        **({} if licence is None else {"licence": licence}),
+        "model": model_record(bare),
+        "recipe": {
+            **asdict(recipe),
+            "text": text,
+            "text_sha256": sha256_of(rows),
+            "tokens": sum(map(len, seen)),
+            "tokens_held_out": sum(map(len, held_out)),
+            **versions(),
+        },
+    }
+    with runs.resumable(out, head) as work:
+        found = _trained(bare, seen, places, recipe, work, progress)
+        dictionaries = {site: jumprelu(**one.tensors) for site, one in found.items()}
+        spliced = spliced_with(bare, dictionaries)
+        figures, together = measure(spliced, held_out, progress, keep_sinks=recipe.keep_sinks)
+        with runs.new_run(out) as folder:
+            return _write(folder, head, found, figures, together)
+
+
+def _count(bare: SplicedModel, rows: Rows, recipe: Recipe) -> int:
+    """Tokens to train on: without those that are sinks at every site."""
+    bos = frozenset() if recipe.keep_sinks else bos_ids(bare)
+    return sum(len(row) - len(bos.intersection(row[:1])) for row in rows)
+
+
+def spliced_with(bare: SplicedModel, dictionaries: Mapping[Site, Dictionary]) -> SplicedModel:
+    """The model with dictionaries on its device and in its precision."""
+    dtype = precision(bare.model.dtype)
+    return replace(bare, dictionaries={site: d.to(bare.device, dtype) for site, d in sorted(dictionaries.items())})
+
+
+def sites_named(bare: SplicedModel, patterns: str | Iterable[str]) -> list[Site]:
+    """The sites that patterns fit (`featcircuits.model.sites.chosen`), in forward order."""
+    every = all_sites(bare.architecture.n_layers, ("attn_z", "attn", "mlp", "resid"))
+    found = chosen(map(str, every), patterns)
+    if not found:
+        raise InputError("no sites were given; give kinds or names such as resid or resid_0")
+    return [Site.parse(name) for name in found]
+
+
+class _Trained(NamedTuple):
+    """A site's dictionary, and how many tokens were sinks there and not trained on."""
+
+    sinks: int
+    tensors: dict[str, Any]
+
+
+_SINKS = "sinks"
+"""The name of that number beside the tensors in the ledger."""
+
+
+def _trained(
+    bare: SplicedModel, rows: Rows, sites: Sequence[Site], recipe: Recipe, work: OnDisk, progress: Progress
+) -> dict[Site, _Trained]:
+    """Every site's dictionary; those that an earlier call finished are read. Each is a stage of its own."""
+    todo = [site for site in sites if work.todo(str(site), 1)]
+    activations, checkpoints = work.folder / runs.ACTIVATIONS, work.folder / runs.CHECKPOINTS
+    if not all(usable_at(activations, site) for site in todo):
+        work.begin()
+        shutil.rmtree(activations, ignore_errors=True)
+        collect(bare, rows, todo, activations, progress, keep_sinks=recipe.keep_sinks)
+    _check_enough(bare, rows, todo, recipe, activations)
+    dead = []
+    for site in todo:
+        n_tokens, width = shape_at(bare, rows, site)
+        x = opened(activations, site, width)
+        tensors = train(
+            x, recipe, device=bare.device, checkpoints=checkpoints / str(site), progress=progress, name=f"{site}"
+        )
+        if len(tensors["b_enc"]):
+            work.put(str(site), 0, {**tensors, _SINKS: torch.tensor(n_tokens - len(x))})
+        else:
+            dead.append(site)
+        shutil.rmtree(checkpoints / str(site), ignore_errors=True)
+        (activations / str(site)).unlink()  # disk space, for those who have little
+    if dead:
+        raise InputError(
+            f"every feature died in training at {', '.join(map(str, dead))}; leave these sites out, and the same "
+            "call ends at once with the others, or give more text or steps, or a lower learning rate"
+        )
+    parts = {site: dict(work.parts(str(site), 1)[0]) for site in sites}
+    return {site: _Trained(int(tensors.pop(_SINKS)), tensors) for site, tensors in parts.items()}
+
+
+def _check_enough(bare: SplicedModel, rows: Rows, sites: Sequence[Site], recipe: Recipe, activations: Path) -> None:
+    """Refuse sites where a batch has more tokens than are left without the sinks."""
+    for site in sites:
+        n_tokens, width = shape_at(bare, rows, site)
+        left = len(opened(activations, site, width))
+        if left < recipe.batch_size:
+            raise InputError(
+                f"{site}: {left} of {n_tokens} tokens are no attention sinks, and a batch has {recipe.batch_size}; "
+                "give more text, a smaller batch, or keep_sinks=True (--keep-sinks)"
+            )
+
+
+def _write(
+    folder: Path,
+    head: Mapping[str, Any],
+    trained: Mapping[Site, _Trained],
+    figures: Mapping[Site, Figures],
+    together: Losses,
+) -> dict[str, Any]:
+    """Weights, record and card."""
+    from safetensors.torch import save
+
+    (folder / "sites").mkdir()
+    records = {}
+    for site, (sinks, tensors) in trained.items():
+        source = f"sites/{site}.safetensors"
+        (folder / source).write_bytes(save(tensors, {"hook_name": hook_of_site(site)}))
+        records[str(site)] = {
+            "source": source, "sha256": sha256(folder / source), "kind": "jumprelu", **figures[site].record(),
+            "sink_tokens_training": sinks,
+        }  # fmt: skip
+    suite = {**head, "sites": records}
+    (folder / "suite.toml").write_text(toml_text(suite), encoding="utf-8")
+    (folder / "README.md").write_text(card(suite, together), encoding="utf-8")
+    return suite
+
+
+def model_record(bare: SplicedModel) -> dict[str, Any]:
+    """Which model the suite belongs to: a folder by its full path, else the hub's name."""
+    source = bare.model.config._name_or_path or type(bare.model).__name__
+    return {
+        "source": str(Path(source).resolve()) if Path(source).is_dir() else source,
+        "fingerprint": fingerprint(bare.model),
+        "architecture": bare.architecture.model_type,
+        "hidden_size": bare.architecture.width,
+        "num_hidden_layers": bare.architecture.n_layers,
+    }
