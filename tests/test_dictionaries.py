@@ -21,6 +21,7 @@ from featcircuits.dictionaries import (
     topk,
 )
 from featcircuits.dictionaries.base import check_numbers
+from featcircuits.dictionaries.decomposition import decoded, of_nothing
 from featcircuits.dictionaries.offloaded import offloaded
 from featcircuits.model.fingerprints import fingerprint_of
 from featcircuits.sources import load_source
@@ -82,6 +83,20 @@ def test_decoding_is_affine(kind: str, width: int, n_features: int, rows: int, s
     added = d.decode_change(change) * scale(d, x)
     torch.testing.assert_close(d.decode(features, statistics) + added, moved, **CLOSE)
     torch.testing.assert_close(d.decode_change(change), change @ d.decoder_rows(torch.arange(d.n_features)), **CLOSE)
+
+
+@on_random_dictionaries
+def test_few_active_features_decode_as_all_do(kind: str, width: int, n_features: int, rows: int, seed: int) -> None:
+    """From none to all of them active: by their rows alone, or by the product."""
+    d = dictionary(kind, width, n_features, seed)
+    x = activations(rows, d.read_width, seed)
+    generator = torch.Generator().manual_seed(seed)
+    features = activations(rows, d.n_features, seed + 1)
+    for share in (0.0, 0.05, 0.5, 1.0):
+        some = features * (torch.rand(features.shape, generator=generator) < share)
+        torch.testing.assert_close(decoded(d, some, x), d.decode(some, d.statistics(x)), **CLOSE)
+    none = d.decode(torch.zeros_like(features), d.statistics(x))
+    torch.testing.assert_close(of_nothing(d, x).expand_as(none), none, **CLOSE)
 
 
 # the linear algebra that attribution uses, against autograd

@@ -315,6 +315,22 @@ def test_a_trace_warns_of_swapped_dictionaries(
     fc.trace(spliced, task, nodes="atp", keep_nodes="top=20", check_fit=False)
 
 
+def test_what_fits_its_own_site_is_encoded_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trace's own decomposition tells that, so that a good suite costs nothing."""
+    spliced = shipped()
+    task = shipped_task(spliced, "agreement_nounpp", 8)
+    states = states_of(spliced, task, task.batch(range(8)))
+    monkeypatch.setattr(type(spliced.dictionaries["mlp_1"]), "encode", None)
+    check_states(spliced, states, task.name)
+
+
+def test_the_worst_of_each_kind_of_site_is_tried_first() -> None:
+    """A kind that is hard to explain leaves room for the others."""
+    shares = {"attn_0": 0.5, "attn_1": 0.6, "attn_2": 0.4, "resid_0": 0.1, "resid_1": 0.2, "mlp_3": 0.3}
+    order = misplaced._worst_first({Site.parse(name): share for name, share in shares.items()})
+    assert list(map(str, order)) == ["attn_1", "mlp_3", "resid_1", "attn_0", "resid_0", "attn_2"]
+
+
 @pytest.mark.parametrize("task", ["agreement_rc", "ioi", "gender"])
 def test_the_shipped_dictionaries_fit_and_nowhere_else_better(task: str) -> None:
     spliced = shipped()

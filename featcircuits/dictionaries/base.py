@@ -84,6 +84,10 @@ class Dictionary(Protocol):
         """[..., n_features] -> [..., width]; affine in the features, the bypass left out."""
         ...
 
+    def decode_nothing(self) -> Tensor:
+        """[width]: decode of features that are all 0, in normalised units; reads no decoder row."""
+        ...
+
     def bypass(self, x: Tensor) -> Tensor | None:
         """[..., read_width] -> [..., width]: what goes past the features; linear. None without one."""
         ...
@@ -292,6 +296,9 @@ class Affine:
     def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
         x = features @ self.W_dec + self.b_dec
         return x if statistics is None else x * statistics.scale + statistics.shift
+
+    def decode_nothing(self) -> Tensor:
+        return self.b_dec
 
     def bypass(self, x: Tensor) -> Tensor | None:
         return None if self.W_skip is None else x @ self.W_skip

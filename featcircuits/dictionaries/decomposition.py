@@ -13,6 +13,9 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
 
+_FEW = 1 / 16
+"""The share of features up to which gathering their decoder rows is faster than a product with all rows."""
+
 
 def precision(dtype: torch.dtype) -> torch.dtype:
     """The dtype that dictionaries and effects are computed in: never below float32."""
@@ -25,6 +28,23 @@ def encode(dictionary: Dictionary, x: Tensor, read: Tensor | None = None) -> tup
     read = x if read is None else read.to(x.dtype)
     features = dictionary.encode(read)
     return features, written(dictionary, x, read) - dictionary.decode(features, dictionary.statistics(read))
+
+
+def of_nothing(dictionary: Dictionary, read: Tensor) -> Tensor:
+    """What a dictionary makes of features that are all 0 [1 or n, width], where it reads `read` [n, read_width]."""
+    x, statistics = dictionary.decode_nothing()[None], dictionary.statistics(read)
+    return x if statistics is None else x * statistics.scale + statistics.shift
+
+
+def decoded(dictionary: Dictionary, features: Tensor, read: Tensor) -> Tensor:
+    """decode(features) [n, width] of features [n, n_features]; where few are active only their rows are read."""
+    statistics = dictionary.statistics(read)
+    row, ids = features.nonzero(as_tuple=True)
+    if len(row) > _FEW * features.numel():
+        return dictionary.decode(features, statistics)
+    value = features[row, ids]
+    value = value if statistics is None else value * statistics.scale[row, 0]
+    return dictionary.write(value, row, ids, len(features)) + of_nothing(dictionary, read)
 
 
 class Moved(NamedTuple):

@@ -38,6 +38,9 @@ class Identity(SameSite):
     def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
         return features
 
+    def decode_nothing(self) -> Tensor:
+        return torch.zeros(self.width, device=self.device, dtype=self.dtype)
+
     def decode_change(self, change: Tensor) -> Tensor:
         return change
 

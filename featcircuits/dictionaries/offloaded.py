@@ -42,6 +42,9 @@ class Offloaded:
     def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
         return self._here().decode(features, statistics)
 
+    def decode_nothing(self) -> Tensor:
+        return self._home().decode_nothing().to(self.device)
+
     def bypass(self, x: Tensor) -> Tensor | None:
         return self._here().bypass(x) if self.has_bypass else None
 

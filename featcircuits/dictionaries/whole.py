@@ -38,6 +38,9 @@ class Whole(SameSite):
     def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
         return features.new_zeros(*features.shape[:-1], self.width)
 
+    def decode_nothing(self) -> Tensor:
+        return torch.zeros(self.width, device=self.device, dtype=self.dtype)
+
     def decode_change(self, change: Tensor) -> Tensor:
         return self.decode(change)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
-from featcircuits.dictionaries.decomposition import precision
+from featcircuits.dictionaries.decomposition import decoded, precision
 from featcircuits.model.sites import Site, resid
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
@@ -226,7 +226,7 @@ def explained(dictionary: Dictionary, read: Tensor) -> Iterator[tuple[Tensor, Te
     size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
     for some in read.to(precision(read.dtype)).split(size):
         features = dictionary.encode(some)
-        part, past = dictionary.decode(features, dictionary.statistics(some)), dictionary.bypass(some)
+        part, past = decoded(dictionary, features, some), dictionary.bypass(some)
         yield features, part if past is None else part + past
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
-from featcircuits.dictionaries.decomposition import precision
+from featcircuits.dictionaries.decomposition import of_nothing, precision
 from featcircuits.errors import InputError
 from featcircuits.health.fit import ABSURD, REMEDY, fault_at, fit_at, unexplained
 from featcircuits.health.misplaced import misplaced
@@ -26,16 +26,17 @@ def check_states(spliced: SplicedModel, states: States, where: str) -> None:
     explain another site much better than their own, naming the sites. `where`: the text, for messages.
     """
     usual = usual_anywhere(states.batch.clean, bos_ids(spliced)).flatten()
-    seen = _seen(spliced, states, usual)
+    seen, own = _seen(spliced, states, usual), {}
     for site, state in states.sites.items():
         dictionary = spliced.dictionaries[site]
         if dictionary.n_features == 0:
             continue  # a whole activation is its error by design
         x, error = (part[usual] for part in _clean(dictionary, state))
-        if unexplained(x, error) > ABSURD:
+        own[site] = unexplained(x, error)
+        if own[site] > ABSURD:
             fault = fault_at(site, fit_at(spliced, site, seen), where)
             raise InputError(f"{fault}; `featcircuits suites check` tells all sites; {REMEDY}")
-    if found := misplaced(spliced, seen):
+    if found := misplaced(spliced, seen, own):
         (site, fit), *others = found.items()
         more = ", ".join(f"{other} (rather {at.other})" for other, at in others)
         warnings.warn(
@@ -51,11 +52,9 @@ def _clean(dictionary: Dictionary, state: SiteState) -> tuple[Tensor, Tensor]:
     x = state.x.flatten(0, 1)
     x = x.to(precision(x.dtype))
     read = state.read.flatten(0, 1).to(x.dtype)
-    none = read.new_zeros(1, dictionary.n_features)
     explained = dictionary.write(state.scaled(state.value, state.row), state.row, state.feature, len(x))
     past = dictionary.bypass(read)
-    explained = explained + dictionary.decode(none, dictionary.statistics(read))
-    return x, x - explained - (0 if past is None else past)
+    return x, x - explained - of_nothing(dictionary, read) - (0 if past is None else past)
 
 
 def _seen(spliced: SplicedModel, states: States, usual: Tensor) -> dict[Site, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
-from featcircuits.dictionaries.decomposition import precision, written
+from featcircuits.dictionaries.decomposition import of_nothing, precision, written
 from featcircuits.errors import InputError
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel, check_finite
@@ -79,8 +79,7 @@ class Patched(NamedTuple):
         """[n, width] at some rows; the bias is in the units of what is read there, `clean` [..., n, read_width]."""
         if self.x is not None:
             return self.x.flatten(0, 1)[rows]
-        none = clean.new_zeros(1, dictionary.n_features)
-        return dictionary.decode(none, dictionary.statistics(clean))
+        return of_nothing(dictionary, clean)
 
     def features_at(self, dictionary: Dictionary, rows: Tensor) -> Tensor:
         """Broadcastable to [n, n_features]."""
