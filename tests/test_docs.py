@@ -166,18 +166,3 @@ def test_there_are_command_lines_to_parse() -> None:
     for command in (COMMANDS.commands["trace"], COMMANDS.commands["suites"].commands["check"]):
         with pytest.raises(Exception, match="[Nn]o such option"):
             command.make_context("command", ["--nonsense", "1"])
-
-
-def test_every_module_of_the_table_exists() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = text[text.index("## Modules") : text.index("## One primitive")]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    named = {name.rstrip("/") for row in rows for name in re.findall(r"`([\w/]+)`", row)}
-    package = ROOT / "featcircuits"
-    missing = [name for name in named if not ((package / name).is_dir() or (package / f"{name}.py").is_file())]
-    assert missing == []
-    modules = {p.stem for p in package.glob("*.py")} | {
-        p.name for p in package.iterdir() if (p / "__init__.py").is_file()
-    }
-    unnamed = modules - {name.split("/")[0] for name in named} - {"__init__", "__main__"}
-    assert unnamed == set()
