@@ -61,9 +61,9 @@ def cost(found: Results, model: str, method: str) -> tuple[float, float, float]:
 
 
 def summary(found: Results, model: str) -> Table:
-    """A line a method: its cost, and Pearson over all behaviours and kinds of site (median, worst)."""
+    """A line per estimator: its cost, and Pearson over all behaviours and kinds of site (median, worst)."""
     header = [
-        "method",
+        "estimator",
         "passes",
         "CPU seconds",
         *(f"{what}s" if what != "whole" else "whole outputs" for what in WHATS),
@@ -78,14 +78,14 @@ def summary(found: Results, model: str) -> Table:
 
 
 def by_site(found: Results, what: str, model: str) -> Table:
-    """A line a method, a column a kind of site: Pearson / slope / Spearman; of behaviours the median and the worst."""
+    """A line per estimator, a column per kind of site: Pearson / slope / Spearman, median and worst behaviour."""
     rows = chosen(found.get("scores", ()), model=model, what=what)
     kinds = [kind for kind in KINDS if chosen(rows, sites=kind)]
     lines = [
         [f"`{method}`", *(_compared(chosen(rows, method=method, sites=kind)) for kind in kinds)]
         for method in names(rows, "method")
     ]
-    return ["method", *kinds], lines
+    return ["estimator", *kinds], lines
 
 
 def _compared(rows: Sequence[Row]) -> str:
@@ -104,7 +104,7 @@ def _middle_and_worst(values: Sequence[float]) -> str:
 
 
 def counts(found: Results) -> Table:
-    """A line a model and kind of node, a column a kind of site: how many move, of how many, all behaviours together."""
+    """A line per model and kind of node, a column per kind of site: how many nodes move, of how many."""
     lines = []
     for model in names(found.get("scores", ()), "model"):
         for what in WHATS:
@@ -136,11 +136,11 @@ def difference(own: Sequence[Row], plain: Sequence[Row]) -> tuple[float, tuple[f
 
 
 def areas(found: Results, model: str, key: str) -> Table:
-    """A line a method: both areas and the difference from the plain method's, under both ablations."""
+    """A line per estimator: both areas and the difference from the plain estimator's, under both ablations."""
     rows = chosen(found.get(key, ()), model=model)
-    header, lines = ["method"], []
+    header, lines = ["estimator"], []
     for ablation in ABLATIONS:
-        header += [f"{ablation}: area", "\\|1 − f\\|", f"less `{PLAIN}`'s", "b s w"]
+        header += [f"{ablation}: area", "\\|1 − f\\|", f"minus `{PLAIN}`'s", "b s w"]
     for method in names(rows, "method"):
         cells = []
         for ablation in ABLATIONS:
@@ -164,7 +164,7 @@ def _apart(center: float, between: tuple[float, float] | None) -> str:
 
 
 def by_behaviour(found: Results, ablation: str) -> Table:
-    """A line a behaviour: the cap, and every candidate's area of |1 - faithfulness|, both draws of training pairs."""
+    """A line per behaviour: the cap, and every candidate's area of |1 - faithfulness|, both draws of pairs."""
     again = chosen(found.get("again", ()), ablation=ablation)
     first = chosen(found.get("circuits", ()), ablation=ablation)
     methods = names(again, "method")
@@ -184,7 +184,7 @@ def by_behaviour(found: Results, ablation: str) -> Table:
 
 
 def overlaps(found: Results) -> Table:
-    """A line a number of pairs, a column a method: mean over behaviours, and the worst behaviour's mean."""
+    """A line per number of pairs, a column per estimator: mean over behaviours, and the worst behaviour's mean."""
     rows = chosen(found.get("overlap", ()), model=SUITE)
     lines = []
     for count in names(rows, "pairs"):
@@ -197,13 +197,13 @@ def overlaps(found: Results) -> Table:
 
 
 def overlaps_by_behaviour(found: Results) -> Table:
-    """The plain method: a line a behaviour, a column a number of pairs."""
+    """The plain estimator: one line per behaviour, a column per number of pairs."""
     rows = chosen(found.get("overlap", ()), method=PLAIN)
     return _by_count(rows, lambda row: figure(row["overlap"]))
 
 
 def spreads(found: Results, ablation: str) -> Table:
-    """A line a behaviour: faithfulness on the largest sets, and its standard deviation over sets of so many pairs."""
+    """A line per behaviour: faithfulness on the largest sets, and its deviation over sets of so many pairs."""
     rows = chosen(found.get("spread", ()), ablation=ablation)
     header, lines = _by_count(rows, lambda row: figure(row["deviation"], 3))
     for line, (model, behaviour) in zip(lines, _cases(rows), strict=True):
