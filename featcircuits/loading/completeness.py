@@ -28,8 +28,8 @@ from featcircuits.propagation.carry import wide
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_ROWS = 8
-"""Pairs of random tokens, each with a random metric."""
+_ROWS = 2
+"""Pairs of prompts of random tokens, each pair with a random metric."""
 _ROUNDINGS = 2.0
 """How much larger than the rounding of all that was computed misses may be, root mean square over the rows. The
 largest that was seen of any family, kernel and dtype is 0.6."""

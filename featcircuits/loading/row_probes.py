@@ -227,8 +227,15 @@ def short_forward(
     with ExitStack() as stack:
         for point, tap in taps.items():
             stack.callback(hooked(model.get_submodule(tap.path), tap.enters, point, at).remove)
+        # nothing reads the logits, and of many rows and a large vocabulary they would cost most
+        if (head := model.get_output_embeddings()) is not None:
+            stack.callback(head.register_forward_pre_hook(_last_slot).remove)
         forward(model, tokens_of(model).expand(len(probes), -1))
     return run
+
+
+def _last_slot(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (args[0][:, -1:], *args[1:])
 
 
 def forward(model: PreTrainedModel, ids: Tensor) -> Tensor:
