@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from featcircuits.evaluation.ablated import NEVER, AblatedModel, Subgraph
 from featcircuits.evaluation.ablations import ablation_named
-from featcircuits.evaluation.masked import mask_gradients, masked_metric, prepare
+from featcircuits.evaluation.masked import mask_gradients, masked_metric
 from featcircuits.evaluation.scope import scope_of
 from tests.tiny import FAMILIES, LAYERS, random_task, spliced_model, tiny_model
 
@@ -41,7 +41,7 @@ def test_masks_of_zero_and_one_are_circuits(
     }
     ranks = {site: torch.where(mask > 0, 0, NEVER) for site, mask in masks.items()}
     expected = ablated.metric(task, [Subgraph(ranks, 1)])[0]
-    found = torch.cat([masked_metric(ablated, batch, masks) for batch in prepare(ablated, task)])
+    found = torch.cat([masked_metric(ablated, batch, masks) for batch in ablated.prepared(task)])
     torch.testing.assert_close(found.detach().double(), expected, atol=EXACT, rtol=EXACT)
 
 
@@ -49,7 +49,7 @@ def test_masks_of_zero_and_one_are_circuits(
 def test_gradients_are_finite_differences(errors: str) -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(3, 4)
     ablated = AblatedModel(spliced, ablation_named("mean", spliced, task, 3, 0), errors, batch_size=3)
-    (batch,) = prepare(ablated, task)
+    (batch,) = ablated.prepared(task)
     generator = torch.Generator().manual_seed(0)
     masks, direction = (
         {

@@ -8,21 +8,23 @@ is. Rejecting all of them together is one claim, so no correction for their numb
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from featcircuits.effects.nodes import NodeEffects, check_effects
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import NEVER, AblatedModel, Ranks, Subgraph
 from featcircuits.evaluation.ablations import ablation_named
 from featcircuits.inputs.ranges import ROWS, SEEDS, Range, check_number
-from featcircuits.model.nodes import Node, nodes_of
+from featcircuits.model.nodes import Node, Place, nodes_of
 from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_task
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.index import NodeIndex
 from featcircuits.tasks.task import Task
 
 CAVEAT = (
@@ -74,18 +76,19 @@ def bound_missed(
     check_number("confidence", confidence, Range(0.5, 0.999999), float)
     check_number("seed", seed, SEEDS)
     check_number("max_rows", max_rows, ROWS)
-    open_nodes = _unverified(effects, set(nodes_of(verified)))
+    known = set(nodes_of(verified))
+    open_nodes = [node for node in effects.moving() if node not in known]
     if not open_nodes:
         raise InputError("every node that moves is verified; there is nothing to bound")
     coins = torch.rand(samples, len(open_nodes), generator=torch.Generator().manual_seed(seed)) < share
     ablation = ablation_named("paired", spliced, task, batch_size, seed)
     ablated = AblatedModel(spliced, ablation, batch_size=batch_size, max_rows=max_rows)
-    places, found = _columns(effects, open_nodes), []
+    metrics = []
     steps = list(coins.split(max(1, max_rows // len(task))))
     for part in progress(steps, "subset sampling", len(steps)):
-        subgraphs = [Subgraph(_ranks(spliced, task, places, coin), 1, complement=True) for coin in part]
-        found.append(ablated.metric(task, subgraphs).mean(1))
-    theta, estimates = bound_of(torch.cat(found).numpy(), coins.numpy(), confidence)
+        subgraphs = [Subgraph(ranks, 1, complement=True) for ranks in _subsets(spliced, task.places, open_nodes, part)]
+        metrics.append(ablated.metric(task, subgraphs).mean(1))
+    theta, estimates = bound_of(torch.cat(metrics).numpy(), coins.numpy(), confidence)
     ranked = np.argsort(-np.abs(estimates))[:10]
     suspects = tuple((open_nodes[i], float(estimates[i])) for i in ranked)
     return Bound(theta, confidence, len(open_nodes), samples, share, suspects)
@@ -117,32 +120,14 @@ def bound_of(results: np.ndarray, coins: np.ndarray, confidence: float) -> tuple
     return float(thresholds.max()), np.nan_to_num(estimates)
 
 
-def _unverified(effects: NodeEffects, verified: set[Node]) -> list[Node]:
-    nodes = []
-    for site, n_features in effects.n_features.items():
-        columns = effects.means(site)
-        for place, node in zip(columns.place.tolist(), columns.node.tolist(), strict=True):
-            nodes.append(Node(site, None if node == n_features else node, effects.places[place]))
-    return [node for node in nodes if node not in verified]
-
-
-def _columns(effects: NodeEffects, nodes: list[Node]) -> torch.Tensor:
-    """[3, node]: the number of its site, of its place, and its feature (n_features for the error)."""
-    sites = {site: number for number, site in enumerate(effects.n_features)}
-    places = {place: number for number, place in enumerate(effects.places)}
-    rows = [
-        (sites[n.site], places[n.place], effects.n_features[n.site] if n.feature is None else n.feature) for n in nodes
-    ]
-    return torch.tensor(rows).T
-
-
-def _ranks(spliced: SplicedModel, task: Task, columns: torch.Tensor, coin: torch.Tensor) -> Ranks:
-    """Rank 0 for the nodes of one subset."""
-    ranks = {}
-    site, place, node = columns[:, coin]
-    for number, (at, dictionary) in enumerate(spliced.dictionaries.items()):
-        rank = torch.full((len(task.places), dictionary.n_features + 1), NEVER, dtype=torch.int32)
-        here = site == number
-        rank[place[here], node[here]] = 0
-        ranks[at] = rank.to(spliced.device)
-    return ranks
+def _subsets(spliced: SplicedModel, places: tuple[Place, ...], nodes: list[Node], coins: Tensor) -> Iterator[Ranks]:
+    """For each row of `coins` [subset, node], rank 0 for the nodes that it holds."""
+    index = NodeIndex.of(spliced, places)
+    by_site = index.by_site(nodes)
+    for coin in coins:
+        ranks = {}
+        for site, (number, turn) in by_site.items():
+            flat = torch.full((index.count(site),), NEVER, dtype=torch.int32)
+            flat[number[coin[turn]]] = 0
+            ranks[site] = flat.view(index.shape(site)).to(spliced.device)
+        yield ranks

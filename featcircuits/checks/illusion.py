@@ -16,7 +16,7 @@ Wu et al. (2024) dispute that such a direction is an illusion; the message says 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,18 +27,17 @@ from featcircuits.checks.directions import along, outside, ratio, row_part
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.decomposition import precision
-from featcircuits.effects.direct import arcs_of, cut_forward, metric_gradients, pulled_back, targets_of
-from featcircuits.effects.targets import select_above
+from featcircuits.effects.direct import all_products, arcs_of, metric_gradients
+from featcircuits.effects.ends import ends_above
 from featcircuits.errors import InputError
 from featcircuits.estimators.atp import AttributionPatching
 from featcircuits.estimators.exact import patched_metric
 from featcircuits.inputs.ranges import ROWS, check_number
-from featcircuits.model.connections import Through
 from featcircuits.model.nodes import Node, nodes_of
 from featcircuits.model.sites import Site
 from featcircuits.provenance.belonging import check_circuit, check_nodes, check_task
-from featcircuits.splicing.spliced import SplicedModel, frozen
-from featcircuits.states.contraction import contract
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.index import NodeIndex
 from featcircuits.states.states import States, states_of
 from featcircuits.tasks.task import Task
 
@@ -121,50 +120,65 @@ def illusion(
     states = states_of(spliced, task, task.batch(range(len(task))))
     batch = states.batch
     assert batch.corrupted is not None
-    _, other = spliced.record(batch.corrupted, spliced.with_reads(spliced.sites))
-    seen = _Seen(spliced, states, other, _readers(spliced, states), spliced.rows_at_once(task.longest, max_rows))
-    found = []
+    _, corrupted = spliced.record(batch.corrupted, spliced.with_reads(spliced.sites))
+    seen = _Seen(
+        spliced=spliced,
+        states=states,
+        index=NodeIndex.of(spliced, task.places),
+        corrupted=corrupted,
+        readers=_readers(spliced, states),
+        max_rows=spliced.rows_at_once(task.longest, max_rows),
+    )
+    measured = (seen.measure(group, limits or Limits()) for group in _groups(spliced, nodes, each))
+    return [one for one in measured if one is not None]
+
+
+def _groups(spliced: SplicedModel, nodes: list[Node], each: bool) -> Iterator[list[Node]]:
+    """What is measured: the nodes of each site together, and with `each` every node alone."""
     for site in spliced.sites:
         here = [node for node in nodes if node.site == site]
-        groups = [here] if here and (len(here) > 1 or not each) else []
-        for group in [*groups, *([node] for node in here if each)]:
-            measured = seen.measure(group, limits or Limits(), task)
-            found += [measured] if measured is not None else []
-    return found
+        if here and (len(here) > 1 or not each):
+            yield here
+        if each:
+            yield from ([node] for node in here)
 
 
-def _readers(spliced: SplicedModel, states: States) -> dict[Site, dict[int, Tensor]]:
-    """site -> row -> [k, width]: what active downstream features, errors and the metric read of x there.
+def _readers(spliced: SplicedModel, states: States) -> dict[Site, list[Tensor]]:
+    """site -> per row (example * slots + slot) [k, width]: what reads x there.
 
     A reader is the gradient of a downstream node through the direct connection alone, weighted by
-    what the node does to the metric: directions that only idle nodes read count as unread.
+    what the node does to the metric: directions that only idle nodes read count as unread. Readers are
+    the metric, active features and errors.
     """
     coefficients = AttributionPatching().coefficients(spliced, states)
-    effects = {site: contract(state, spliced, site, coefficients[site]) for site, state in states.sites.items()}
-    selection = select_above(states, effects, 0.0)
-    arcs = arcs_of(spliced)
-    found: dict[Site, dict[int, list[Tensor]]] = {site: {} for site in spliced.sites}
-    for site, direct in metric_gradients(spliced, states, coefficients, arcs).items():
-        for row, vector in enumerate(direct.flatten(0, 1)):
-            found[site].setdefault(row, []).append(vector[None].to(states.sites[site].change.dtype))
-    with torch.enable_grad(), frozen(spliced.model):
-        cut = cut_forward(spliced, states)
-        for site in spliced.sites:
-            into = [arc for arc in arcs if arc.downstream == site]
-            if not into:
-                continue
-            state = states.sites[site]
-            targets = targets_of(spliced.dictionaries[site], state, coefficients[site], selection[site])
-            for arc, part, table, index in pulled_back(cut, into, targets):
-                slots = 1 if arc.through < Through.ATTENTION else state.slots
-                for target, start in zip(part.tolist(), index.tolist(), strict=True):
-                    own = int(targets.row[target])
-                    first = own // slots * slots
-                    for row in range(first, first + slots):
-                        vector = table[start + (0 if arc.through == Through.SKIP else row)]
-                        if vector.any():
-                            found[arc.upstream].setdefault(row, []).append(vector[None])
-    return {site: {row: torch.cat(rows) for row, rows in by_row.items()} for site, by_row in found.items()}
+    ends, arcs = ends_above(spliced, states, coefficients, 0.0), arcs_of(spliced)
+
+    # every reader with the row that it reads: the metric reads all rows, a node those that it is connected to
+    rows: dict[Site, list[Tensor]] = {site: [] for site in spliced.sites}
+    vectors: dict[Site, list[Tensor]] = {site: [] for site in spliced.sites}
+    for site, gradient in metric_gradients(spliced, states, coefficients, arcs).items():
+        flat = gradient.flatten(0, 1).to(states.sites[site].change.dtype)
+        rows[site].append(torch.arange(len(flat), device=flat.device))
+        vectors[site].append(flat)
+    for products in all_products(spliced, states, coefficients, ends, arcs):
+        site = products.connection.upstream
+        all_rows = torch.arange(states.batch.places.numel(), device=states.batch.places.device)
+        for target, row in products.pairs(all_rows):
+            reading = products.table[products.number(target, row)]
+            some = reading.any(-1)
+            rows[site].append(row[some])
+            vectors[site].append(reading[some])
+
+    return {site: _by_row(rows[site], vectors[site], states.batch.places.numel()) for site in spliced.sites}
+
+
+def _by_row(rows: Sequence[Tensor], vectors: Sequence[Tensor], n_rows: int) -> list[Tensor]:
+    """Vectors [n, width] of rows [n], row by row."""
+    if not rows:
+        return []
+    row = torch.cat([*rows])
+    ordered = torch.cat([*vectors])[row.argsort(stable=True)]
+    return list(ordered.split(torch.bincount(row, minlength=n_rows).tolist()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,53 +187,60 @@ class _Seen:
 
     spliced: SplicedModel
     states: States
-    corrupted: dict[Site, Tensor]
-    readers: dict[Site, dict[int, Tensor]]
+    """All examples of the task in one batch"""
+    index: NodeIndex
+    corrupted: Mapping[Site, Tensor]
+    """Activations of the corrupted run [example, slot, width]"""
+    readers: Mapping[Site, list[Tensor]]
     max_rows: int
 
-    def measure(self, group: list[Node], limits: Limits, task: Task) -> Illusion | None:
+    def measure(self, group: list[Node], limits: Limits) -> Illusion | None:
         """The numbers of some nodes of one site; None where they do not move."""
-        site, (rows, moves) = group[0].site, self._moves(group, task)
+        site, (rows, moves) = group[0].site, self._moves(group)
         if not len(rows):
             return None
-        state = self.states.sites[site]
-        change = state.x_change.flatten(0, 1)[rows].to(moves.dtype)
+
+        # the nodes' own move, the whole site's, and what of the site's lies along the part that is read
+        whole = self.states.sites[site].x_change.flatten(0, 1)[rows].to(moves.dtype)
         seen = torch.stack([self._row_part(site, row, move) for row, move in zip(rows.tolist(), moves, strict=True)])
-        effect, whole, read = (self._effect(site, rows, vectors) for vectors in (moves, change, along(change, seen)))
+        of_nodes, of_site, of_row_part = (
+            self._effect(site, rows, vectors) for vectors in (moves, whole, along(whole, seen))
+        )
+
         dormancy, beyond = self._downstream(site, rows, moves)
         return Illusion(
             nodes=tuple(group),
-            effect=float(effect.sum()) / len(task),
-            ceiling=ratio(effect, whole),
-            row_ratio=ratio(effect, read),
+            effect=float(of_nodes.sum()) / len(self.states.batch.index),
+            ceiling=ratio(of_nodes, of_site),
+            row_ratio=ratio(of_nodes, of_row_part),
             dormancy=dormancy,
             outside=beyond,
             limits=limits,
         )
 
-    def _moves(self, group: list[Node], task: Task) -> tuple[Tensor, Tensor]:
+    def _moves(self, group: list[Node]) -> tuple[Tensor, Tensor]:
         """Rows (example * slots + slot) that the nodes move, and how x moves there."""
         site = group[0].site
         state, dictionary = self.states.sites[site], self.spliced.dictionaries[site]
-        total = torch.zeros_like(state.error_change).flatten(0, 1)
         places = self.states.batch.places.flatten()
-        number = {place: index for index, place in enumerate(task.places)}
+        total = torch.zeros_like(state.error_change).flatten(0, 1)
         for node in group:
+            here = places == self.index.place(node)
             if node.feature is None:
-                here = places == number[node.place]
                 total[here] += state.error_change.flatten(0, 1)[here]
                 continue
-            entry = ((state.feature == node.feature) & (places[state.row] == number[node.place])).nonzero()[:, 0]
+            entry = ((state.feature == node.feature) & here[state.row]).nonzero()[:, 0]
             step = dictionary.decoder_rows(state.feature[entry]) * state.step[entry, None]
             total.index_add_(0, state.row[entry], step.to(total.dtype))
         rows = (total != 0).any(-1).nonzero()[:, 0]
         return rows, total[rows]
 
     def _row_part(self, site: Site, row: int, move: Tensor) -> Tensor:
-        readers = self.readers[site].get(row)
-        if readers is None:
+        """What of a move the readers of its row see."""
+        readers = self.readers[site]
+        if not readers or not len(readers[row]):
             return torch.zeros_like(move)
-        return row_part(move[None], readers[None].to(move.dtype))[0]
+        return row_part(move[None], readers[row][None].to(move.dtype))[0]
 
     def _effect(self, site: Site, rows: Tensor, moves: Tensor) -> Tensor:
         parts = [
@@ -230,46 +251,61 @@ class _Seen:
 
     def _downstream(self, site: Site, rows: Tensor, moves: Tensor) -> tuple[float, float]:
         """(share of newly active features after the site, share of coordinates out of range, its own included)."""
-        new, active, beyond, count = 0, 0, 0.0, 0
-        for at, x, read, example, slot in self._patched(site, rows, moves):
-            own = self.states.sites[at]
-            # tokens before the patched one cannot tell of it
-            after = torch.arange(x.shape[1], device=x.device) >= slot[:, None]
-            real = (self.states.batch.clean.mask[example] > 0) & after
-            natural = torch.cat([own.x, self.corrupted[at]]).flatten(0, 1)
-            keep = (self.states.batch.clean.mask > 0).flatten().repeat(2)
-            beyond += outside(x[real], natural[keep]) * int(real.sum())
-            count += int(real.sum())
-            if at == site:
-                continue
-            dictionary = self.spliced.dictionaries[at]
-            woken = _fires(dictionary, read)[real]
-            before = _fires(dictionary, own.read)[example][real]
-            other = _fires(dictionary, self.corrupted[self.spliced.read_site(at)])[example][real]
-            new += int((woken & ~before & ~other).sum())
-            active += int(woken.sum())
-        return (new / active if active else 0.0), (beyond / count if count else 0.0)
+        n_new, n_active, n_outside, n_positions = 0, 0, 0.0, 0
+        for run in self._patched(site, rows, moves):
+            for at in run.x:
+                natural = torch.cat([self.states.sites[at].x, self.corrupted[at]]).flatten(0, 1)
+                real = (self.states.batch.clean.mask > 0).flatten().repeat(2)
+                n_outside += outside(run.x[at][run.real], natural[real]) * int(run.real.sum())
+                n_positions += int(run.real.sum())
+                if at != site:
+                    new, active = self._woken(at, run)
+                    n_new, n_active = n_new + new, n_active + active
+        return (n_new / n_active if n_active else 0.0), (n_outside / n_positions if n_positions else 0.0)
 
-    def _patched(self, site: Site, rows: Tensor, moves: Tensor) -> Iterator[tuple[Site, *tuple[Tensor, ...]]]:
-        """(site, activation, what is read there, example, patched slot) of patched runs, at the site and after."""
+    def _woken(self, at: Site, run: _Patched) -> tuple[int, int]:
+        """How many features a patched run has that neither prompt activates, and how many in all."""
+        dictionary = self.spliced.dictionaries[at]
+        patched = _fires(dictionary, run.read[at])[run.real]
+        clean = _fires(dictionary, self.states.sites[at].read)[run.example][run.real]
+        corrupted = _fires(dictionary, self.corrupted[self.spliced.read_site(at)])[run.example][run.real]
+        return int((patched & ~clean & ~corrupted).sum()), int(patched.sum())
+
+    def _patched(self, site: Site, rows: Tensor, moves: Tensor) -> Iterator[_Patched]:
+        """Runs in which the site moves at one row each, seen at the site and after it."""
         slots = self.states.sites[site].slots
         for part in torch.arange(len(rows), device=rows.device).split(self.max_rows):
-            example, slot = rows[part] // slots, rows[part] % slots
-            seen: dict[Site, tuple[Tensor, Tensor]] = {}
+            yield self._run(site, rows[part] // slots, rows[part] % slots, moves[part])
 
-            def move(
-                at: Site, x: Tensor, read: Tensor, part: Tensor = part, slot: Tensor = slot, seen: dict = seen
-            ) -> Tensor:
-                same = read is x
-                if at == site:
-                    x = x.clone()
-                    x[torch.arange(len(part), device=x.device), slot] += moves[part].to(x.dtype)
-                seen[at] = (x, x if same else read)
-                return x
+    @torch.no_grad()
+    def _run(self, site: Site, example: Tensor, slot: Tensor, moves: Tensor) -> _Patched:
+        x_seen: dict[Site, Tensor] = {}
+        read_seen: dict[Site, Tensor] = {}
 
-            with torch.no_grad():
-                self.spliced.run_reading(self.states.batch.clean.select(example), move, answers_only=True)
-            yield from ((at, x, read, example, slot) for at, (x, read) in seen.items() if at >= site)
+        def move(at: Site, x: Tensor, read: Tensor) -> Tensor:
+            reads_itself = read is x
+            if at == site:
+                x = x.clone()
+                x[torch.arange(len(slot), device=x.device), slot] += moves.to(x.dtype)
+            if at >= site:
+                x_seen[at], read_seen[at] = x, x if reads_itself else read
+            return x
+
+        tokens = self.states.batch.clean.select(example)
+        self.spliced.run_reading(tokens, move, answers_only=True)
+        # tokens before the patched one cannot tell of it
+        after = torch.arange(tokens.ids.shape[1], device=slot.device) >= slot[:, None]
+        return _Patched(example, x_seen, read_seen, (tokens.mask > 0) & after)
+
+
+class _Patched(NamedTuple):
+    """A forward of patched runs, one per row: of which example, and what each site holds and reads."""
+
+    example: Tensor
+    x: Mapping[Site, Tensor]
+    read: Mapping[Site, Tensor]
+    real: Tensor
+    """[row, slot]: tokens at the patched one or after it"""
 
 
 def _fires(dictionary: Dictionary, read: Tensor) -> Tensor:

@@ -22,15 +22,15 @@ from featcircuits.circuit.circuit import Circuit, Endpoint
 from featcircuits.dictionaries.decomposition import moved_between, rewired
 from featcircuits.errors import InputError
 from featcircuits.inputs.ranges import ROWS, check_number
-from featcircuits.model.nodes import METRIC, Node, Place
+from featcircuits.model.nodes import METRIC, Node
 from featcircuits.model.sites import Site
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_circuit, check_task
 from featcircuits.splicing.spliced import ReadingEdit, SplicedModel, check_finite
+from featcircuits.states.index import NodeIndex
 from featcircuits.states.states import Objective
 from featcircuits.states.tally import pieces
-from featcircuits.tasks.metrics import Answers
 from featcircuits.tasks.task import Batch, Task
 
 
@@ -99,7 +99,7 @@ class _Hypothesis:
 
     spliced: SplicedModel
     batch: Batch
-    places: Mapping[Place, int]
+    index: NodeIndex
     objective: Objective
     clean_metric: Tensor
     corrupted_metric: Tensor
@@ -114,10 +114,8 @@ class _Hypothesis:
         logits, _ = spliced.record(batch.clean, [])
         other, corrupted = spliced.record(batch.corrupted, spliced.with_reads(spliced.sites))
         check_finite(other, corrupted)
-        answers = Answers(batch.answers.clean, batch.answers.corrupted, logits.float())
-        objective = Objective(task.metric, answers)
-        places = {place: number for number, place in enumerate(task.places)}
-        return cls(spliced, batch, places, objective, objective(logits), objective(other), corrupted, {})
+        objective, index = Objective.of(task, batch, logits), NodeIndex.of(spliced, task.places)
+        return cls(spliced, batch, index, objective, objective(logits), objective(other), corrupted, {})
 
     def metrics(self, parents: Mapping[Endpoint, frozenset[Node]], max_rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """F of the clean, corrupted and hypothesis runs [example]."""
@@ -161,7 +159,7 @@ class _Hypothesis:
         dictionary = self.spliced.dictionaries[site]
         change = moved_between(dictionary, self.corrupted[site], self._corrupted_read(site), x, read)
         for node in nodes:
-            here = (self.batch.places == self.places[node.place])[..., None]
+            here = (self.batch.places == self.index.place(node))[..., None]
             if node.feature is None:
                 move = change.error
             else:

@@ -5,6 +5,13 @@ product from one site stops at the sites before it and sees direct connections a
 architecture. A connection that passes only the skip has an identity Jacobian and needs no
 backward pass. For the others one batched product serves a downstream node of every example at
 once, and through an MLP, where positions do not mix, one of every position of every example.
+
+Symbols, in this module:
+
+    c        the estimator's coefficient at the downstream site, dm/dx for gradients
+    v_d      what of c a downstream node d passes back to where its site reads
+    J        the Jacobian of one direct connection, of what is read there by the upstream x
+    v_d J    a row of `Products`; the edge from u to d is v_d J . (change of x by u)
 """
 
 from __future__ import annotations
@@ -16,7 +23,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
-from featcircuits.effects.targets import Selection, SiteSelection
+from featcircuits.effects.ends import Ends, SiteEnds
 from featcircuits.model.connections import Connection, Through, connections
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel, frozen
@@ -52,33 +59,73 @@ class _Cut(NamedTuple):
 
 
 class _Targets(NamedTuple):
-    """Downstream nodes with the gradients that each sends back to its site's activation, and to what is read."""
+    """Downstream nodes [n] of one site, with v_d [n, width] in two parts: at x, and at what its dictionary reads.
+
+    The second is None where the dictionary reads x itself.
+    """
 
     row: Tensor
     node: Tensor
-    seed: Tensor
-    read_seed: Tensor | None
+    at_x: Tensor
+    at_read: Tensor | None
+
+
+class Products(NamedTuple):
+    """v_d J of some targets of one connection, at every upstream row (example * slots + slot) that they read."""
+
+    connection: Connection
+    slots: int
+    target_row: Tensor
+    """[target]"""
+    target_node: Tensor
+    """[target]"""
+    table: Tensor
+    """[m, width]: all products, in the order of the backward passes"""
+    first: Tensor
+    """[target]: where in the table its products begin; through a skip each target has one alone"""
+
+    def number(self, target: Tensor, row: Tensor) -> Tensor:
+        """[n]: where in the table the product of each (target, upstream row) is."""
+        return self.first[target] + (0 if self.connection.through == Through.SKIP else row)
+
+    def pairs(self, row: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """(i, j): every target i and upstream row[j] that it reads, in pieces; `row` is sorted.
+
+        Attention reads every position of the example, other modules only the target's own.
+        """
+        together = self.slots if self.connection.through == Through.ATTENTION else 1
+        return _pairs(self.target_row // together, row // together, self.table.shape[-1])
 
 
 def batch_edges(
     spliced: SplicedModel,
     states: States,
     coefficients: Mapping[Site, Tensor],
-    selection: Selection,
+    ends: Ends,
     arcs: Sequence[Connection],
 ) -> Iterator[tuple[Connection, Edges]]:
-    """Every edge among the selected nodes of one batch, connection by connection."""
+    """Every edge among the chosen ends in one batch, connection by connection."""
+    for products in all_products(spliced, states, coefficients, ends, arcs):
+        upstream = products.connection.upstream
+        sources = (spliced.dictionaries[upstream], states.sites[upstream], ends[upstream])
+        yield from ((products.connection, edges) for edges in _contract(products, *sources))
+
+
+def all_products(
+    spliced: SplicedModel,
+    states: States,
+    coefficients: Mapping[Site, Tensor],
+    ends: Ends,
+    arcs: Sequence[Connection],
+) -> Iterator[Products]:
+    """v_d J of every target, pulled back to every site that is directly upstream of it."""
     with torch.enable_grad(), frozen(spliced.model):
         cut = cut_forward(spliced, states)
         for site in spliced.sites:
             into = [arc for arc in arcs if arc.downstream == site]
-            if not into:
-                continue
-            targets = targets_of(spliced.dictionaries[site], states.sites[site], coefficients[site], selection[site])
-            for arc, part, table, index in pulled_back(cut, into, targets):
-                at = (targets.row[part], targets.node[part])
-                source = (spliced.dictionaries[arc.upstream], states.sites[arc.upstream], selection[arc.upstream])
-                yield from ((arc, edges) for edges in _contract(arc.through, *at, table, index, *source))
+            if into:
+                targets = _targets(spliced.dictionaries[site], states.sites[site], coefficients[site], ends[site])
+                yield from _pulled_back(cut, site, into, targets)
 
 
 def metric_gradients(
@@ -91,14 +138,14 @@ def metric_gradients(
     """
     to_metric = [arc.upstream for arc in arcs if arc.downstream is None]
     read_by_sites = {arc.upstream for arc in arcs if arc.downstream is not None}
-    found = {site: coefficients[site] for site in to_metric if site not in read_by_sites}
+    gradients = {site: coefficients[site] for site in to_metric if site not in read_by_sites}
     others = [site for site in to_metric if site in read_by_sites]
     if others:
         with torch.enable_grad(), frozen(spliced.model):
             cut = cut_forward(spliced, states)
             direct = torch.autograd.grad(cut.metric.sum(), [cut.leaves[site] for site in others])
-        found |= dict(zip(others, direct, strict=True))
-    return found
+        gradients |= dict(zip(others, direct, strict=True))
+    return gradients
 
 
 def arcs_of(spliced: SplicedModel) -> list[Connection]:
@@ -108,6 +155,7 @@ def arcs_of(spliced: SplicedModel) -> list[Connection]:
 
 
 def cut_forward(spliced: SplicedModel, states: States) -> _Cut:
+    """The clean run with its graph cut at every site."""
     incoming: dict[Site, _Arrival] = {}
     leaves: dict[Site, Tensor] = {}
 
@@ -126,66 +174,91 @@ def cut_forward(spliced: SplicedModel, states: States) -> _Cut:
     return _Cut(incoming, leaves, states.objective(logits))
 
 
-def targets_of(dictionary: Dictionary, state: SiteState, coefficient: Tensor, chosen: SiteSelection) -> _Targets:
-    """Features send back their gradient along their encoder row, errors what features and bypass leave over."""
-    flat, reads = (t.flatten(0, 1).to(state.change.dtype) for t in (coefficient, state.read))
-    error_row = chosen.target_errors.nonzero()[:, 0]
-    beside_error = chosen.target_errors[state.row] & state.active
-    entries = (chosen.target_entries | beside_error).nonzero()[:, 0]
+def _targets(dictionary: Dictionary, state: SiteState, coefficient: Tensor, ends: SiteEnds) -> _Targets:
+    """The targets of a site with v_d: what of the coefficient c each passes back to where its site reads.
+
+    x = sum over i of f_i d_i + B(read) + error, with decoder rows d_i and bypass B. An active feature has the
+    gradient e_i, its encoder row, and the error is what features and bypass leave over of x:
+
+        feature i:  v_i = (c . d_i) e_i
+        error:      v_error = c - sum over active i of v_i - c B
+
+    Of these c alone is at x, and all the rest at what the dictionary reads.
+    """
+    c, read = (t.flatten(0, 1).to(state.change.dtype) for t in (coefficient, state.read))
+    error_row = ends.target_errors.nonzero()[:, 0]
+
+    # v_i of the targets, and of all active features beside an error that is a target
+    beside_error = ends.target_errors[state.row] & state.active
+    entries = (ends.target_entries | beside_error).nonzero()[:, 0]
     row, feature = state.row[entries], state.feature[entries]
-    at_feature = state.scaled(dictionary.gradient_at(flat, row, feature), row)
-    read = dictionary.pull(reads[row], at_feature[:, None] * dictionary.encoder_rows(feature))
-    explained = torch.zeros_like(reads).index_add_(0, row, read * beside_error[entries, None])[error_row]
-    target = chosen.target_entries[entries]
+    c_d = state.scaled(dictionary.gradient_at(c, row, feature), row)
+    v = dictionary.pull(read[row], c_d[:, None] * dictionary.encoder_rows(feature))
+
+    # sum over active i of v_i + c B, at the rows of errors
+    passed_by_others = torch.zeros_like(read).index_add_(0, row, v * beside_error[entries, None])[error_row]
+    through_bypass = dictionary.pull_bypass(c[error_row])
+    if through_bypass is not None:
+        passed_by_others = passed_by_others + through_bypass
+
+    target = ends.target_entries[entries]
     rows = torch.cat([row[target], error_row])
     nodes = torch.cat([feature[target], torch.full_like(error_row, dictionary.n_features)])
-    past = dictionary.pull_bypass(flat[error_row])
-    explained = explained if past is None else explained + past
     if not dictionary.transcodes:
-        return _Targets(rows, nodes, torch.cat([read[target], flat[error_row] - explained]), None)
-    written = torch.cat([flat.new_zeros(int(target.sum()), flat.shape[1]), flat[error_row]])
-    return _Targets(rows, nodes, written, torch.cat([read[target], -explained]))
+        return _Targets(rows, nodes, torch.cat([v[target], c[error_row] - passed_by_others]), None)
+    at_x = torch.cat([c.new_zeros(int(target.sum()), c.shape[1]), c[error_row]])
+    return _Targets(rows, nodes, at_x, torch.cat([v[target], -passed_by_others]))
 
 
-def pulled_back(
-    cut: _Cut, into: Sequence[Connection], targets: _Targets
-) -> Iterator[tuple[Connection, Tensor, Tensor, Tensor]]:
-    """(connection, which targets, table, index): the seeds pulled back to the upstream site.
-
-    Target t's product at upstream row r is table[index[t] + r], or table[index[t]] for a skip.
-    """
-    everything = torch.arange(len(targets.row), device=targets.row.device)
-    through = max(arc.through for arc in into)
-    for arc in into:
-        if arc.through == Through.SKIP and len(everything):
-            yield arc, everything, targets.seed, everything
-    inner = [arc for arc in into if arc.through > Through.SKIP]
-    if not inner or not len(everything):
+def _pulled_back(cut: _Cut, site: Site, into: Sequence[Connection], targets: _Targets) -> Iterator[Products]:
+    """v_d J of one site's targets, for every connection into it."""
+    if not len(targets.row):
         return
-    incoming = cut.incoming[inner[0].downstream]  # type: ignore[index]
+    everything, slots = torch.arange(len(targets.row), device=targets.row.device), cut.leaves[site].shape[1]
+
+    # through a skip J is the identity
+    for arc in into:
+        if arc.through == Through.SKIP:
+            yield Products(arc, slots, targets.row, targets.node, targets.at_x, everything)
+
+    inner = [arc for arc in into if arc.through > Through.SKIP]
+    if not inner:
+        return
+    incoming = cut.incoming[site]
     arrived = [incoming.x] if incoming.read is None else [incoming.x, incoming.read]
-    n_rows, slots = incoming.x.shape[:2].numel(), incoming.x.shape[1]
-    # each backward carries one target per example, or per row where positions do not mix
-    turn = _turn(targets.row if through == Through.MLP else targets.row // slots)
-    per_run = max(1, _NUMBERS // sum(x.numel() for x in arrived))
-    for first in range(0, int(turn.max()) + 1, per_run):
-        part = ((turn >= first) & (turn < first + per_run)).nonzero()[:, 0]
-        count = int(turn[part].max()) + 1 - first
-        index = (turn[part] - first) * n_rows
-        seeds = []
-        for x, seed in zip(arrived, (targets.seed, targets.read_seed), strict=False):
-            assert seed is not None
-            seeds.append(x.new_zeros(count * n_rows, x.shape[-1]))
-            seeds[-1][index + targets.row[part]] = seed[part].to(x.dtype)
+
+    # a backward pass has one vector per position: of targets that share no position that they read, so
+    # one target per example where attention is on the way, and one per position elsewhere
+    mixes = any(arc.through == Through.ATTENTION for arc in inner)
+    turn = _turn(targets.row // slots if mixes else targets.row)
+
+    # and some passes are batched, as many as fit
+    n_rows, per_run = incoming.x.shape[:2].numel(), max(1, _NUMBERS // sum(x.numel() for x in arrived))
+    for begin in range(0, int(turn.max()) + 1, per_run):
+        part = ((turn >= begin) & (turn < begin + per_run)).nonzero()[:, 0]
+        count = int(turn[part].max()) + 1 - begin
+        first = (turn[part] - begin) * n_rows
+        at = first + targets.row[part]
+        vectors = [_placed(targets.at_x[part], at, count, incoming.x)]
+        if incoming.read is not None and targets.at_read is not None:
+            vectors.append(_placed(targets.at_read[part], at, count, incoming.read))
         pulled = torch.autograd.grad(
             arrived,
             [cut.leaves[arc.upstream] for arc in inner],
-            grad_outputs=[seed.view(count, *x.shape) for seed, x in zip(seeds, arrived, strict=True)],
+            grad_outputs=vectors,
             is_grads_batched=True,
             retain_graph=True,
         )
         for arc, product in zip(inner, pulled, strict=True):
-            yield arc, part, product.flatten(0, 2).to(targets.seed.dtype), index
+            table = product.flatten(0, 2).to(targets.at_x.dtype)
+            yield Products(arc, slots, targets.row[part], targets.node[part], table, first)
+
+
+def _placed(v: Tensor, at: Tensor, count: int, x: Tensor) -> Tensor:
+    """Zeros [count, *x.shape] but for vectors v [n, width] at flat positions `at` [n]."""
+    vectors = x.new_zeros(count * x.shape[:2].numel(), x.shape[-1])
+    vectors[at] = v.to(x.dtype)
+    return vectors.view(count, *x.shape)
 
 
 def _turn(group: Tensor) -> Tensor:
@@ -197,39 +270,27 @@ def _turn(group: Tensor) -> Tensor:
     return turn
 
 
-def _contract(
-    through: Through,
-    target_row: Tensor,
-    target_node: Tensor,
-    table: Tensor,
-    index: Tensor,
-    dictionary: Dictionary,
-    state: SiteState,
-    chosen: SiteSelection,
-) -> Iterator[Edges]:
-    """Products times the upstream changes, for each pair of a target and a source that it reads."""
-    slots = state.slots if through == Through.ATTENTION else 1
-
-    def vectors(target: Tensor, row: Tensor) -> Tensor:
-        return table[index[target] + (0 if through == Through.SKIP else row)]
-
-    entry = (chosen.source_entries & (state.change != 0)).nonzero()[:, 0]
-    for t, e in _pairs(target_row // slots, state.row[entry] // slots, table.shape[-1]):
+def _contract(products: Products, dictionary: Dictionary, state: SiteState, ends: SiteEnds) -> Iterator[Edges]:
+    """v_d J . (change of x by u), for each pair of a target d and a source u that it reads."""
+    # a feature changes x by `step` of its decoder row
+    entry = (ends.source_entries & (state.change != 0)).nonzero()[:, 0]
+    for t, e in products.pairs(state.row[entry]):
         row, feature = state.row[entry[e]], state.feature[entry[e]]
-        at = index[t] + (0 if through == Through.SKIP else row)
-        value = dictionary.gradient_at(table, at, feature) * state.step[entry[e]]
-        yield _nonzero(Edges(target_row[t], target_node[t], row, feature, value))
+        value = dictionary.gradient_at(products.table, products.number(t, row), feature) * state.step[entry[e]]
+        yield _nonzero(Edges(products.target_row[t], products.target_node[t], row, feature, value))
+
+    # an error changes x by its own change
     error = state.error_change.flatten(0, 1)
-    error_row = (chosen.source_errors & (error != 0).any(-1)).nonzero()[:, 0]
-    for t, e in _pairs(target_row // slots, error_row // slots, table.shape[-1]):
+    error_row = (ends.source_errors & (error != 0).any(-1)).nonzero()[:, 0]
+    for t, e in products.pairs(error_row):
         row = error_row[e]
-        value = (vectors(t, row) * error[row]).sum(-1)
+        value = (products.table[products.number(t, row)] * error[row]).sum(-1)
         node = torch.full_like(row, dictionary.n_features)
-        yield _nonzero(Edges(target_row[t], target_node[t], row, node, value))
+        yield _nonzero(Edges(products.target_row[t], products.target_node[t], row, node, value))
 
 
 def _pairs(group: Tensor, other: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All (i, j) with group[i] == other[j], in pieces; `other` is sorted."""
+    """All (i, j) with group[i] == other[j], in pieces of vectors that wide; `other` is sorted."""
     first = torch.searchsorted(other, group)
     count = torch.searchsorted(other, group, right=True) - first
     ends = count.cumsum(0)

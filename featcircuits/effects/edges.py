@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from featcircuits.effects.direct import Edges, arcs_of, batch_edges, metric_gradients
+from featcircuits.effects.ends import Ends, NodeSet, ends_above
 from featcircuits.effects.exact_edges import batch_exact_edges
 from featcircuits.effects.nodes import NodeEffects, check_effects
-from featcircuits.effects.targets import NodeSet, Selection, select_above
 from featcircuits.errors import InputError, shortened
 from featcircuits.estimators import METHODS, Estimator, check_method, default_method, method_named
 from featcircuits.estimators.exact import ExactPatching
@@ -32,6 +32,7 @@ from featcircuits.runs.ledger import InMemory, Ledger, Part, Stamped, check_exam
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline, check_baseline, mean_states
 from featcircuits.states.contraction import contract
+from featcircuits.states.index import NodeIndex, n_features_of
 from featcircuits.states.states import States, fitting_batch, states_of
 from featcircuits.states.tally import Tally
 from featcircuits.tasks.task import Task
@@ -58,27 +59,23 @@ class EdgeEffects:
         ends = (Site.parse(upstream), Site.parse(downstream))
         for arc, tally in self._tallies.items():
             if (arc.upstream, arc.downstream) == ends:
-                target, source = tally.keys // self._nodes_at(ends[0]), tally.keys % self._nodes_at(ends[0])
-                up, down = (self.n_features[site] + 1 for site in ends)
-                return torch.stack([target // down, target % down, source // up, source % up]), tally.mean
+                target, source = _split(self.index, arc, tally.keys)
+                return torch.stack([*self.index.split(ends[1], target), *self.index.split(ends[0], source)]), tally.mean
         raise InputError(f"{upstream} and {downstream} are not directly connected in this suite")
 
     def edges(self) -> Iterator[tuple[Node, Node | str, float]]:
         """(upstream, downstream or "metric", mean effect) of every edge."""
+        index = self.index
         for arc, tally in self._tallies.items():
-            for key, value in zip(tally.keys.tolist(), tally.mean.tolist(), strict=True):
-                if arc.downstream is None:
-                    yield self._node(arc.upstream, key), METRIC, value
-                else:
-                    target, source = divmod(key, self._nodes_at(arc.upstream))
-                    yield self._node(arc.upstream, source), self._node(arc.downstream, target), value
+            ends = (numbers.tolist() for numbers in _split(index, arc, tally.keys))
+            for target, source, value in zip(*ends, tally.mean.tolist(), strict=True):
+                downstream = METRIC if arc.downstream is None else index.node(arc.downstream, target)
+                yield index.node(arc.upstream, source), downstream, value
 
-    def _nodes_at(self, site: Site) -> int:
-        return len(self.places) * (self.n_features[site] + 1)
-
-    def _node(self, site: Site, key: int) -> Node:
-        place, node = divmod(key, self.n_features[site] + 1)
-        return Node(site, None if node == self.n_features[site] else node, self.places[place])
+    @property
+    def index(self) -> NodeIndex:
+        """The numbers of the nodes, by which the sums of edges are kept."""
+        return NodeIndex(self.places, self.n_features)
 
 
 def edge_effects(
@@ -144,8 +141,8 @@ def edge_effects(
             found = batch_exact_edges(spliced, states, fixed, arcs, estimator.max_rows)
         else:
             coefficients = kept if kept and same else estimator.coefficients(spliced, states)
-            chosen = fixed.of_batch(states) if fixed else _above(spliced, states, coefficients, node_threshold or 0.0)
-            found = _estimated_edges(spliced, states, estimator, coefficients, chosen, arcs)
+            ends = fixed.ends(states) if fixed else ends_above(spliced, states, coefficients, node_threshold or 0.0)
+            found = _estimated_edges(spliced, states, estimator, coefficients, ends, arcs)
         ledger.put(STAGE, number, _part(spliced, task, states, found, sources_per_target))
     parts = ledger.parts(STAGE, count)
     check_examples(parts, len(task))
@@ -153,8 +150,7 @@ def edge_effects(
         arc: Tally.total(columns(parts, f"{_name(arc)}/keys"), columns(parts, f"{_name(arc)}/sums"), len(task))
         for arc in arcs
     }
-    n_features = {site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()}
-    return EdgeEffects(method, task.places, n_features, tallies)
+    return EdgeEffects(method, task.places, n_features_of(spliced), tallies)
 
 
 def _part(
@@ -166,14 +162,14 @@ def _part(
 ) -> Part:
     """What a batch adds: for each connection the sums over its examples."""
     tallies: dict[Connection, Tally] = {}
+    index = NodeIndex.of(spliced, task.places)
     for arc, edges in found:
-        _tally(tallies.setdefault(arc, Tally()), states, spliced, arc, edges, len(task.places))
+        _tally(tallies.setdefault(arc, Tally()), states, index, arc, edges)
     part = {"examples": torch.tensor(len(states.batch.index))}
     for arc, tally in tallies.items():
         if sources_per_target is not None:
             # an edge may come in several pieces, so only a whole batch tells which are strong
-            n_sources = len(task.places) * (spliced.dictionaries[arc.upstream].n_features + 1)
-            tally = tally.strongest(n_sources, sources_per_target)
+            tally = tally.strongest(index.count(arc.upstream), sources_per_target)
         part[f"{_name(arc)}/keys"], part[f"{_name(arc)}/sums"] = tally.keys, tally.sums
     return part
 
@@ -236,24 +232,19 @@ def _estimated_edges(
     states: States,
     estimator: Estimator,
     coefficients: Mapping[Site, Tensor],
-    selection: Selection,
+    ends: Ends,
     arcs: list[Connection],
 ) -> Iterator[tuple[Connection, Edges]]:
     with estimator.propagation(spliced, states) as states:
-        yield from batch_edges(spliced, states, coefficients, selection, arcs)
-        yield from _metric_edges(spliced, states, coefficients, selection, arcs)
-
-
-def _above(spliced: SplicedModel, states: States, coefficients: Mapping[Site, Tensor], threshold: float) -> Selection:
-    effects = {site: contract(state, spliced, site, coefficients[site]) for site, state in states.sites.items()}
-    return select_above(states, effects, threshold)
+        yield from batch_edges(spliced, states, coefficients, ends, arcs)
+        yield from _metric_edges(spliced, states, coefficients, ends, arcs)
 
 
 def _metric_edges(
     spliced: SplicedModel,
     states: States,
     coefficients: Mapping[Site, Tensor],
-    selection: Selection,
+    ends: Ends,
     arcs: list[Connection],
 ) -> Iterator[tuple[Connection, Edges]]:
     """Edges into the metric, whose "row" and "node" are 0."""
@@ -261,7 +252,7 @@ def _metric_edges(
     for arc in arcs:
         if arc.downstream is not None:
             continue
-        state, chosen = states.sites[arc.upstream], selection[arc.upstream]
+        state, chosen = states.sites[arc.upstream], ends[arc.upstream]
         features, error = contract(state, spliced, arc.upstream, direct[arc.upstream])
         error_row = (chosen.source_errors & (states.batch.places.flatten() >= 0)).nonzero()[:, 0]
         n_features = spliced.dictionaries[arc.upstream].n_features
@@ -271,12 +262,17 @@ def _metric_edges(
         yield arc, Edges(row, torch.zeros_like(row), row, node, value)
 
 
-def _tally(tally: Tally, states: States, spliced: SplicedModel, arc: Connection, found: Edges, n_places: int) -> None:
+def _tally(tally: Tally, states: States, index: NodeIndex, arc: Connection, found: Edges) -> None:
+    """Add edges of one connection. Their key: the target's number x how many sources there are + the source's."""
     places, slots = states.batch.places.flatten(), states.batch.places.shape[1]
-    up = spliced.dictionaries[arc.upstream].n_features + 1
-    key, n_keys = places[found.source_row] * up + found.source_node, n_places * up
+    key = index.numbers(arc.upstream, places[found.source_row], found.source_node)
+    n_keys = index.count(arc.upstream)
     if arc.downstream is not None:
-        down = spliced.dictionaries[arc.downstream].n_features + 1
-        key = key + (places[found.target_row] * down + found.target_node) * n_keys
-        n_keys *= n_places * down
+        key = key + n_keys * index.numbers(arc.downstream, places[found.target_row], found.target_node)
+        n_keys *= index.count(arc.downstream)
     tally.add(found.target_row // slots, key, found.value, n_keys)
+
+
+def _split(index: NodeIndex, arc: Connection, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """(numbers of the targets, numbers of the sources); the metric's number is 0."""
+    return keys // index.count(arc.upstream), keys % index.count(arc.upstream)

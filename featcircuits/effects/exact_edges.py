@@ -19,28 +19,21 @@ from torch import Tensor
 
 from featcircuits.dictionaries.decomposition import moved_between, rewired
 from featcircuits.effects.direct import Edges
-from featcircuits.effects.targets import NodeSet
+from featcircuits.effects.ends import NodeSet, Occurrences
 from featcircuits.estimators.exact import patched_metric
 from featcircuits.model.connections import Connection, Through
 from featcircuits.model.sites import Site
 from featcircuits.model.tokens import Tokens
 from featcircuits.splicing.spliced import ReadingEdit, SplicedModel, Start
-from featcircuits.states.states import States
+from featcircuits.states.states import SiteState, States
 from featcircuits.states.tally import pieces
 
 _NUMBERS = 1 << 24
 """How many numbers the features of one piece may be."""
 
 
-class Occurrences(NamedTuple):
-    """Nodes of a site in a batch: `row` = example * slots + slot; `node` n_features is the error."""
-
-    row: Tensor
-    node: Tensor
-
-
-class Moves(NamedTuple):
-    """What sources bring to a site: the source of each move, where it lands, and the move of x there."""
+class Arrivals(NamedTuple):
+    """What sources bring to a site: which source each is of, where it arrives, and how it moves x there."""
 
     source: Tensor
     row: Tensor
@@ -52,45 +45,53 @@ def batch_exact_edges(
     spliced: SplicedModel, states: States, nodes: NodeSet, arcs: Iterable[Connection], max_rows: int
 ) -> Iterator[tuple[Connection, Edges]]:
     """Every edge among the nodes, and from them to the metric, in one batch."""
-    found = {site: nodes.occurrences(states, site) for site in spliced.sites}
     for arc in arcs:
-        sources = Occurrences(*found[arc.upstream])
-        vectors = _source_moves(spliced, states, arc.upstream, sources)
-        moving = (vectors != 0).any(-1).nonzero()[:, 0]
-        targets = None if arc.downstream is None else Occurrences(*found[arc.downstream])
+        sources, vectors = _moving(spliced, states, nodes, arc.upstream)
+        targets = None if arc.downstream is None else nodes.occurrences(states, arc.downstream)
         if targets is not None and not len(targets.row):
             continue
-        for part in pieces(moving, _piece(spliced, states, arc, max_rows)):
-            at = Occurrences(sources.row[part], sources.node[part])
+        for part in pieces(torch.arange(len(vectors), device=vectors.device), _piece(spliced, states, arc, max_rows)):
+            u = Occurrences(sources.row[part], sources.node[part])
             if arc.downstream is None or targets is None:
-                yield arc, _metric_edges(spliced, states, arc.upstream, at, vectors[part])
+                yield arc, _metric_edges(spliced, states, arc.upstream, u, vectors[part])
             else:
-                moves = _arrivals(spliced, states, arc, at, vectors[part], targets)
-                yield arc, _moved_edges(spliced, states, arc.downstream, at, moves, max_rows)
+                arrivals = _arrivals(spliced, states, arc, u, vectors[part], targets)
+                yield arc, _edges_of(spliced, states, arc.downstream, u, arrivals, max_rows)
 
 
 def _piece(spliced: SplicedModel, states: States, arc: Connection, max_rows: int) -> int:
+    """How many sources a forward has at once, with the dense features of the downstream site."""
     slots = states.batch.clean.ids.shape[1]
     width = 1 if arc.downstream is None else spliced.dictionaries[arc.downstream].n_features + 1
     return spliced.rows_at_once(slots, max(1, min(max_rows, _NUMBERS // (slots * width))))
 
 
-def _source_moves(spliced: SplicedModel, states: States, site: Site, at: Occurrences) -> Tensor:
-    """[n, width]: how x moves at each occurrence when its node takes its patched value."""
+def _moving(spliced: SplicedModel, states: States, nodes: NodeSet, site: Site) -> tuple[Occurrences, Tensor]:
+    """The occurrences of nodes that patching moves, and how x moves [n, width] when each takes its patched value."""
     state, dictionary = states.sites[site], spliced.dictionaries[site]
+    at = nodes.occurrences(states, site)
     vectors = state.error_change.flatten(0, 1)[at.row]
+
     features = (at.node < dictionary.n_features).nonzero()[:, 0]
-    if not len(features):
-        return vectors
-    keys = state.row * (dictionary.n_features + 1) + state.feature
-    wanted = at.row[features] * (dictionary.n_features + 1) + at.node[features]
-    place = torch.searchsorted(keys, wanted).clamp(max=max(0, len(keys) - 1))
-    step = torch.zeros_like(wanted, dtype=state.change.dtype)
-    if len(keys):
-        # a node that is active in neither run does not move
-        step = torch.where(keys[place] == wanted, state.step[place], step)
-    vectors[features] = dictionary.decoder_rows(at.node[features]) * step[:, None]
-    return vectors
+    if len(features):
+        row, feature = at.row[features], at.node[features]
+        entries = nodes.index.numbers(site, state.row, state.feature)
+        step = _steps(state, entries, nodes.index.numbers(site, row, feature))
+        vectors[features] = dictionary.decoder_rows(feature) * step[:, None]
+
+    moving = (vectors != 0).any(-1).nonzero()[:, 0]
+    return Occurrences(at.row[moving], at.node[moving]), vectors[moving]
+
+
+def _steps(state: SiteState, entries: Tensor, wanted: Tensor) -> Tensor:
+    """The state's `step` at the wanted of its `entries`, which are sorted; 0 at what is not among them.
+
+    A feature that is active in neither run has no entry, and does not move.
+    """
+    if not len(entries):
+        return state.change.new_zeros(len(wanted))
+    entry = torch.searchsorted(entries, wanted).clamp(max=len(entries) - 1)
+    return torch.where(entries[entry] == wanted, state.step[entry], 0.0)
 
 
 class _Held(NamedTuple):
@@ -127,39 +128,44 @@ def _metric_edges(spliced: SplicedModel, states: States, site: Site, at: Occurre
 
 @torch.no_grad()
 def _arrivals(
-    spliced: SplicedModel, states: States, arc: Connection, at: Occurrences, vectors: Tensor, targets: Occurrences
-) -> Moves:
+    spliced: SplicedModel, states: States, arc: Connection, sources: Occurrences, vectors: Tensor, targets: Occurrences
+) -> Arrivals:
     """How each source moves each target of its example, where it does."""
     assert arc.downstream is not None
     state, dictionary = states.sites[arc.downstream], spliced.dictionaries[arc.downstream]
     slots = state.slots
-    clean, clean_read = state.x[at.row // slots], state.read[at.row // slots]
+    example, slot = sources.row // slots, sources.row % slots
+
+    # the first run: what arrives at the downstream site when the source alone moves
     if arc.through == Through.SKIP:
-        x = clean.clone()
-        x[torch.arange(len(at.row), device=x.device), at.row % slots] += vectors.to(x.dtype)
+        x = state.x[example]
+        x[torch.arange(len(slot), device=x.device), slot] += vectors.to(x.dtype)
         read = x
     else:
-        held = _held(spliced, states, arc.upstream, at.row, vectors)
+        held = _held(spliced, states, arc.upstream, sources.row, vectors)
         x, read = spliced.run_until(held.tokens, arc.downstream, held.edit, start=held.start)
-    change = moved_between(dictionary, clean, clean_read, x, read)
-    source, target = (at.row[:, None] // slots == targets.row // slots).nonzero(as_tuple=True)
-    slot, node = targets.row[target] % slots, targets.node[target]
-    is_error = node == dictionary.n_features
-    feature = node.clamp(max=max(0, dictionary.n_features - 1))
-    vector = change.error[source, slot]
+    change = moved_between(dictionary, state.x[example], state.read[example], x, read)
+
+    # of which each target of the example is read
+    source, target = (example[:, None] == targets.row // slots).nonzero(as_tuple=True)
+    row, node = targets.row[target], targets.node[target]
+    vector = change.error[source, row % slots]
     if dictionary.n_features:
-        steps = change.steps[source, slot, feature]
-        vector = torch.where(is_error[:, None], vector, dictionary.decoder_rows(feature) * steps[:, None])
+        feature = node.clamp(max=dictionary.n_features - 1)
+        written = dictionary.decoder_rows(feature) * change.steps[source, row % slots, feature][:, None]
+        vector = torch.where((node == dictionary.n_features)[:, None], vector, written)
+
     moves = (vector != 0).any(-1)
-    return Moves(source[moves], targets.row[target][moves], node[moves], vector[moves])
+    return Arrivals(source[moves], row[moves], node[moves], vector[moves])
 
 
-def _moved_edges(
-    spliced: SplicedModel, states: States, site: Site, at: Occurrences, moves: Moves, max_rows: int
+def _edges_of(
+    spliced: SplicedModel, states: States, site: Site, sources: Occurrences, arrivals: Arrivals, max_rows: int
 ) -> Edges:
+    """The second run: each target moves by what arrives of one source, and all after it is computed anew."""
     values = [
-        patched_metric(spliced, states, site, moves.row[part], moves.vector[part])
-        for part in pieces(torch.arange(len(moves.row), device=moves.row.device), max_rows)
+        patched_metric(spliced, states, site, arrivals.row[part], arrivals.vector[part])
+        for part in pieces(torch.arange(len(arrivals.row), device=arrivals.row.device), max_rows)
     ]
-    value = torch.cat(values) if values else moves.vector.new_zeros(0)
-    return Edges(moves.row, moves.node, at.row[moves.source], at.node[moves.source], value)
+    value = torch.cat(values) if values else arrivals.vector.new_zeros(0)
+    return Edges(arrivals.row, arrivals.node, sources.row[arrivals.source], sources.node[arrivals.source], value)

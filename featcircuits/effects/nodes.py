@@ -20,6 +20,7 @@ from featcircuits.provenance.belonging import Identity, check_same, check_task, 
 from featcircuits.runs.ledger import InMemory, Ledger, Part, Stamped, check_examples, columns
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline, check_baseline, mean_states
+from featcircuits.states.index import NodeIndex, n_features_of
 from featcircuits.states.states import SiteState, States, fitting_batch, states_of
 from featcircuits.states.tally import Tally
 from featcircuits.tasks.task import Task
@@ -114,26 +115,30 @@ class NodeEffects:
         self._check_examples()
         return torch.cat(self._records[self._site(site)].errors)
 
+    @property
+    def index(self) -> NodeIndex:
+        """The numbers of the nodes, by which their sums are kept."""
+        return NodeIndex(self.places, self.n_features)
+
     def means(self, site: str | Site) -> SiteMeans:
         """Every node's mean effect over the examples, aggregated as the task says."""
         site = self._site(site)
-        tally, width = self._records[site].tally, self.n_features[site] + 1
-        return SiteMeans(tally.keys // width, tally.keys % width, tally.mean, tally.mean_abs, tally.standard_error)
+        tally = self._records[site].tally
+        return SiteMeans(*self.index.split(site, tally.keys), tally.mean, tally.mean_abs, tally.standard_error)
 
     def nodes(self) -> Iterator[tuple[Node, float, float]]:
         """(node, mean effect, standard error) of every node with an effect."""
-        for site, n_features in self.n_features.items():
-            columns = self.means(site)
-            rows = zip(
-                columns.place.tolist(),
-                columns.node.tolist(),
-                columns.mean.tolist(),
-                columns.standard_error.tolist(),
-                strict=True,
-            )
-            for place, node, mean, error in rows:
-                if mean != 0:
-                    yield Node(site, None if node == n_features else node, self.places[place]), mean, error
+        index = self.index
+        for site in self.sites:
+            tally = self._records[site].tally
+            rows = zip(tally.keys.tolist(), tally.mean.tolist(), tally.standard_error.tolist(), strict=True)
+            yield from ((index.node(site, number), mean, error) for number, mean, error in rows if mean != 0)
+
+    def moving(self) -> Iterator[Node]:
+        """Every node that patching changes in some example, whatever its effect."""
+        index = self.index
+        for site in self.sites:
+            yield from (index.node(site, number) for number in self._records[site].tally.keys.tolist())
 
     def entries(self, site: str | Site) -> Tensor:
         """Every feature that is active or changes, as columns [4, n]: example, position, feature, effect.
@@ -169,7 +174,7 @@ def check_effects(spliced: SplicedModel, task: Task, effects: NodeEffects, check
         )
     if check and effects.identity is not None:
         check_same("effects", effects.identity, spliced)
-    if sizes := {site: d.n_features for site, d in spliced.dictionaries.items()}.items() ^ effects.n_features.items():
+    if sizes := n_features_of(spliced).items() ^ effects.n_features.items():
         site = min(site for site, _ in sizes)
         raise InputError(
             f"the effects are of other dictionaries than the model's, the first at {site}; compute them anew"
@@ -250,7 +255,7 @@ def node_effects(
         options=options,
         baseline=baseline,
         places=task.places,
-        n_features={site: dictionary.n_features for site, dictionary in spliced.dictionaries.items()},
+        n_features=n_features_of(spliced),
         shape=(len(task), task.longest),
         metric_clean=torch.cat(columns(parts, "clean")),
         metric_corrupted=torch.cat(corrupted) if corrupted else None,
@@ -289,9 +294,10 @@ def _part(
     part = {"examples": torch.tensor(len(states.batch.index)), "clean": states.metric_clean.cpu()}
     if states.metric_patched is not None:
         part["corrupted"] = states.metric_patched.cpu()
+    index = NodeIndex.of(spliced, task.places)
     for site, (features, error, _) in effects.items():
-        n_features, state = spliced.dictionaries[site].n_features, states.sites[site]
-        tally = _tally(states, state, features, error, len(task.places), n_features)
+        state = states.sites[site]
+        tally = _tally(index, states, site, features, error)
         part[f"{site}/keys"], part[f"{site}/sums"] = tally.keys, tally.sums
         if keep_examples:
             part[f"{site}/entries"], part[f"{site}/errors"] = single(states, state, features, error, task.longest)
@@ -303,16 +309,17 @@ def _record(parts: Mapping[int, Part], site: Site, count: int) -> _SiteRecord:
     return _SiteRecord(tally, columns(parts, f"{site}/entries"), columns(parts, f"{site}/errors"))
 
 
-def _tally(states: States, state: SiteState, features: Tensor, error: Tensor, n_places: int, n_features: int) -> Tally:
-    width = n_features + 1
-    places = states.batch.places.flatten()
+def _tally(index: NodeIndex, states: States, site: Site, features: Tensor, error: Tensor) -> Tally:
+    """Sums of one batch's effects [n] and [example, slot] over its examples, by the nodes' numbers."""
+    state, places = states.sites[site], states.batch.places.flatten()
     entries = (state.change != 0).nonzero()[:, 0]
     error_rows = ((places >= 0) & (state.error_change != 0).any(-1).flatten()).nonzero()[:, 0]
     row = torch.cat([state.row[entries], error_rows])
-    node = torch.cat([state.feature[entries], torch.full_like(error_rows, n_features)])
+    node = torch.cat([state.feature[entries], torch.full_like(error_rows, index.n_features[site])])
     value = torch.cat([features[entries], error.flatten()[error_rows]])
+
     tally = Tally()
-    tally.add(row // state.slots, places[row] * width + node, value, n_places * width)
+    tally.add(row // state.slots, index.numbers(site, places[row], node), value, index.count(site))
     return tally
 
 

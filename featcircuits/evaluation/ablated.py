@@ -7,8 +7,9 @@ compute (Marks et al. 2024, section 4). Rows of a forward are circuits x example
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +25,8 @@ from featcircuits.model.sites import Site, resid
 from featcircuits.progress import Progress, silent
 from featcircuits.splicing.spliced import SplicedModel, Start, check_finite
 from featcircuits.states.baselines import DENSE_NUMBERS, Patched
+from featcircuits.states.index import NodeIndex
 from featcircuits.states.states import Objective
-from featcircuits.tasks.metrics import Answers
 from featcircuits.tasks.task import Batch, Task
 
 ERRORS = ("nodes", "keep", "remove")
@@ -66,20 +67,19 @@ class Subgraph:
 
 
 def ranks_of(spliced: SplicedModel, places: tuple[Place, ...], order: Sequence[Node]) -> Ranks:
-    """Nodes ranked in the given order; nodes of unspliced sites take their rank but stand nowhere."""
-    ranks = {
-        site: torch.full((len(places), dictionary.n_features + 1), NEVER, dtype=torch.int32)
-        for site, dictionary in spliced.dictionaries.items()
-    }
-    index = {place: number for number, place in enumerate(places)}
-    for rank, node in enumerate(order):
-        if node.site not in ranks:
-            continue
-        n_features = spliced.dictionaries[node.site].n_features
-        if (node.feature is not None and node.feature >= n_features) or node.place not in index:
-            raise InputError(f"node {node} does not exist in this suite and task; was the circuit traced with another?")
-        ranks[node.site][index[node.place], n_features if node.feature is None else node.feature] = rank
-    return {site: rank.to(spliced.device) for site, rank in ranks.items()}
+    """Nodes ranked in the given order. Nodes of sites that are not ablated take up their rank, and no more.
+
+    Raises `InputError` for a node that does not exist.
+    """
+    index = NodeIndex.of(spliced, places)
+    ablated = [(rank, node) for rank, node in enumerate(order) if node.site in index.n_features]
+    rank_at = torch.tensor([rank for rank, _ in ablated], dtype=torch.int32)
+    ranks = {}
+    for site, (number, turn) in index.by_site(node for _, node in ablated).items():
+        flat = torch.full((index.count(site),), NEVER, dtype=torch.int32)
+        flat[number] = rank_at[turn]
+        ranks[site] = flat.view(index.shape(site)).to(spliced.device)
+    return ranks
 
 
 def circuit_subgraph(spliced: SplicedModel, circuit: Circuit, places: tuple[Place, ...]) -> Subgraph:
@@ -87,15 +87,27 @@ def circuit_subgraph(spliced: SplicedModel, circuit: Circuit, places: tuple[Plac
     return Subgraph(ranks_of(spliced, places, list(circuit.nodes)), len(circuit.nodes))
 
 
+class Prepared(NamedTuple):
+    """A batch with its ablation values, ready to run with any nodes ablated."""
+
+    batch: Batch
+    values: Values
+    objective: Objective
+    model: Tensor
+    """F of the unedited model [example]"""
+    start: Start | None = None
+    """Where runs begin: the layers before it run as in the unedited model, once."""
+
+
 def metric_model(spliced: SplicedModel, task: Task, batch_size: int) -> Tensor:
     """F of the unedited model [example]."""
-    found = []
+    metrics = []
     for batch in task.batches(batch_size):
         batch = batch.to(spliced.device).narrowed(task.metric)
         logits, _ = spliced.record(batch.clean, [])
         check_finite(logits, {})
-        found.append(-objective_of(task, batch, logits)(logits))
-    return torch.cat(found).double().cpu()
+        metrics.append(-Objective.of(task, batch, logits)(logits))
+    return torch.cat(metrics).double().cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,67 +132,81 @@ class AblatedModel:
 
     def metric(self, task: Task, subgraphs: Sequence[Subgraph], progress: Progress = silent) -> Tensor:
         """F of each subgraph on each example: [subgraph, example], float64 on the CPU."""
-        found = torch.empty(len(subgraphs), len(task), dtype=torch.float64)
+        metrics = torch.empty(len(subgraphs), len(task), dtype=torch.float64)
         n_batches = task.count_batches(self.batch_size)
-        for batch in progress(task.batches(self.batch_size), "ablated runs", n_batches):
-            batch = batch.to(self.spliced.device).narrowed(task.metric)
-            values = self.ablation.values(self.spliced, task, batch)
-            logits, seen = self.spliced.record(batch.clean, [resid(self.start_layer - 1)] if self.start_layer else [])
-            objective, stream = objective_of(task, batch, logits), seen.get(resid(self.start_layer - 1))
-            per_run = self.spliced.copies_at_once(batch.clean, self.max_rows)
+        for prepared in progress(self.prepared(task), "ablated runs", n_batches):
+            per_run = self.spliced.copies_at_once(prepared.batch.clean, self.max_rows)
             for begin in range(0, len(subgraphs), per_run):
-                part = subgraphs[begin : begin + per_run]
-                metric = self._forward(batch, part, values, objective, stream)
-                found[begin : begin + per_run, batch.index] = metric.double().cpu()
-        return found
+                metric = self._forward(prepared, subgraphs[begin : begin + per_run])
+                metrics[begin : begin + per_run, prepared.batch.index] = metric.double().cpu()
+        return metrics
 
-    def _forward(
-        self, batch: Batch, subgraphs: Sequence[Subgraph], values: Values, objective: Objective, stream: Tensor | None
-    ) -> Tensor:
+    def prepared(self, task: Task) -> Iterator[Prepared]:
+        """Every batch of a task, with its unedited run."""
+        streams = [resid(self.start_layer - 1)] if self.start_layer else []
+        for batch in task.batches(self.batch_size):
+            batch = batch.to(self.spliced.device).narrowed(task.metric)
+            logits, seen = self.spliced.record(batch.clean, streams)
+            objective = Objective.of(task, batch, logits)
+            values = self.ablation.values(self.spliced, task, batch)
+            start = Start(self.start_layer, seen[streams[0]]) if streams else None
+            yield Prepared(batch, values, objective, -objective(logits), start)
+
+    def _forward(self, prepared: Prepared, subgraphs: Sequence[Subgraph]) -> Tensor:
         """[subgraph, example] of one forward, whose rows are subgraphs x examples."""
+        batch, start = prepared.batch, prepared.start
         n_examples, places = len(batch.index), batch.places.flatten()
         rows = torch.arange(n_examples, device=self.spliced.device).repeat(len(subgraphs))
 
         def ablate(site: Site, x: Tensor, read: Tensor) -> Tensor:
-            # [subgraph, example * slots + slot, width]; dense features exist for a few rows at a time
-            arriving, reads = (t.unflatten(0, (len(subgraphs), n_examples)).flatten(1, 2) for t in (x, read))
-            dictionary, value, result = self.spliced.dictionaries[site], values(site), arriving.clone()
-            size = max(1, DENSE_NUMBERS // (len(subgraphs) * (dictionary.n_features + 1)))
-            for some in (places >= 0).nonzero()[:, 0].split(size):
-                kept = torch.stack([subgraph.keeps(site, self.errors, places[some]) for subgraph in subgraphs])
-                result[:, some] = _ablated(dictionary, arriving[:, some], reads[:, some], value, some, kept).to(x.dtype)
-            return result.view_as(x)
+            dictionary, value = self.spliced.dictionaries[site], prepared.values(site)
+            # [subgraph, position, width], so that subgraphs share the values of each position
+            x_at, read_at = (t.unflatten(0, (len(subgraphs), n_examples)).flatten(1, 2) for t in (x, read))
+            ablated = x_at.clone()
 
-        begin = None if stream is None else Start(self.start_layer, stream[rows])
+            # dense features exist for a few positions at a time; padding is at no place and stays as it is
+            size = max(1, DENSE_NUMBERS // (len(subgraphs) * (dictionary.n_features + 1)))
+            for at in (places >= 0).nonzero()[:, 0].split(size):
+                kept = torch.stack([subgraph.keeps(site, self.errors, places[at]) for subgraph in subgraphs])
+                ablated[:, at] = _ablated(dictionary, x_at[:, at], read_at[:, at], value, at, kept).to(x.dtype)
+            return ablated.view_as(x)
+
+        begin = None if start is None else Start(start.layer, start.stream[rows])
         with torch.no_grad():
             logits = self.spliced.run_reading(batch.clean.select(rows), ablate, start=begin, answers_only=True)
-        return -objective.select(rows)(logits).unflatten(0, (len(subgraphs), n_examples))
+        return -prepared.objective.select(rows)(logits).unflatten(0, (len(subgraphs), n_examples))
 
 
 def _ablated(dictionary: Dictionary, x: Tensor, read: Tensor, value: Patched, rows: Tensor, kept: Tensor) -> Tensor:
-    """x [subgraph, n, width] with every node that is not `kept` [subgraph, n, n_features + 1] at its value.
+    """x [subgraph, n, width] with every node that is not `kept` [subgraph, n, n_features + 1] at its ablation value.
 
-    With x = decode(f) + error and y the same of the values: where the error is kept the result is x plus
-    what the ablated features change, where it is ablated it is y less what the kept ones do (in the units
-    of x and of y, where a dictionary normalises what it reads). A bypass goes on with what arrives.
+    Write x = decode(f) + bypass(read) + error for what arrives, and y, f' for the same of the ablation value.
+    Decode being affine with rows d_i, nothing needs decoding but the features that differ:
+
+        error kept:     x + sum over ablated i of (f'_i - f_i) d_i
+        error ablated:  y + bypass(read) + sum over kept i of (f_i - f'_i) d_i
+
+    The bypass is no node and passes on what arrives. Where a dictionary normalises what it reads, d_i is in the
+    units of x in the first case, and in those of y in the second.
     """
     x, read = x.to(precision(x.dtype)), read.to(precision(x.dtype))
-    y, features = value.x_at(dictionary, rows, read).to(x.dtype), dictionary.encode(read)
-    past = dictionary.bypass(read)
-    change = value.features_at(dictionary, rows) - features
+    y, bypass = value.x_at(dictionary, rows, read).to(x.dtype), dictionary.bypass(read)
     feature_kept, error_kept = kept[..., :-1], kept[..., -1:]
+
+    # f' - f, turned round where the sum begins at y, and 0 for the features that are there already
+    change = value.features_at(dictionary, rows) - dictionary.encode(read)
     change = torch.where(error_kept, change, -change).masked_fill(feature_kept == error_kept, 0)
+
+    # from features to decoder rows
     statistics = dictionary.statistics(read)
     if statistics is not None:
-        own = statistics.scale
-        other = own if value.scale is None else value.scale.flatten(0, 1)[rows].to(own.dtype)
-        change = change * torch.where(error_kept, own, other)
+        x_scale = statistics.scale
+        y_scale = x_scale if value.scale is None else value.scale.flatten(0, 1)[rows].to(x_scale.dtype)
+        change = change * torch.where(error_kept, x_scale, y_scale)
+
+    # circuits keep few features or ablate few, so the sum is sparse
     change = change.flatten(0, 1)
     row, feature = change.nonzero(as_tuple=True)
-    wrote = dictionary.write(change[row, feature], row, feature, len(change))
-    return torch.where(error_kept, x, y if past is None else y + past) + wrote.view_as(x)
+    sum_of_changes = dictionary.write(change[row, feature], row, feature, len(change)).view_as(x)
 
-
-def objective_of(task: Task, batch: Batch, reference: Tensor) -> Objective:
-    """m of runs on a batch, whose unedited run has the logits `reference`."""
-    return Objective(task.metric, Answers(batch.answers.clean, batch.answers.corrupted, reference))
+    return torch.where(error_kept, x, y if bypass is None else y + bypass) + sum_of_changes

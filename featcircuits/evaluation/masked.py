@@ -7,48 +7,20 @@ without it, to first order, with everything outside the circuit ablated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.decomposition import precision
-from featcircuits.evaluation.ablated import AblatedModel, objective_of
-from featcircuits.evaluation.ablations import Values
-from featcircuits.model.sites import Site, resid
-from featcircuits.splicing.spliced import Start, frozen
+from featcircuits.evaluation.ablated import AblatedModel, Prepared
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import frozen
 from featcircuits.states.baselines import Patched
-from featcircuits.states.states import Objective
-from featcircuits.tasks.task import Batch, Task
 
 Masks = Mapping[Site, Tensor]
 """Per site [place, n_features + 1], the error's last."""
-
-
-class Prepared(NamedTuple):
-    """A batch with its ablation values, ready to run under any mask."""
-
-    batch: Batch
-    values: Values
-    objective: Objective
-    model: Tensor
-    """F of the unedited model [example]"""
-    start: Start | None = None
-    """Where runs begin: layers before it are given."""
-
-
-def prepare(ablated: AblatedModel, task: Task) -> Iterator[Prepared]:
-    """Every batch of a task; dense features of a whole batch are held at each site in a backward pass."""
-    for batch in task.batches(ablated.batch_size):
-        batch = batch.to(ablated.spliced.device).narrowed(task.metric)
-        before = [resid(ablated.start_layer - 1)] if ablated.start_layer else []
-        logits, seen = ablated.spliced.record(batch.clean, before)
-        objective = objective_of(task, batch, logits)
-        values = ablated.ablation.values(ablated.spliced, task, batch)
-        start = Start(ablated.start_layer, seen[before[0]]) if before else None
-        yield Prepared(batch, values, objective, -objective(logits), start)
 
 
 def masked_metric(ablated: AblatedModel, prepared: Prepared, masks: Masks) -> Tensor:
@@ -78,18 +50,23 @@ def mask_gradients(ablated: AblatedModel, prepared: Prepared, masks: Masks) -> d
 def _mixed(dictionary: Dictionary, x: Tensor, read: Tensor, value: Patched, rows: Tensor, mask: Tensor) -> Tensor:
     """x [example, slot, width] under a mask [example, slot, n_features + 1]: multilinear between all circuits.
 
-    At 0 and 1 this is what `AblatedModel` computes: z_e (x + what the ablated features change) +
-    (1 - z_e) (y less what the kept features change), and a bypass goes on with what arrives.
+    With z_i the mask of feature i, z_e that of the error, and x, y, f, f' and d_i as in
+    `featcircuits.evaluation.ablated`, the two cases there become one:
+
+        z_e x + (1 - z_e) (y + bypass(read)) + sum over i of (z_e (1 - z_i) - (1 - z_e) z_i) (f'_i - f_i) d_i
     """
-    wide = precision(x.dtype)
-    x, read, mask = x.to(wide), read.to(wide), mask.to(wide)
-    feature, error = mask[..., :-1], mask[..., -1:]
-    y = value.x_at(dictionary, rows, read).to(wide)
-    past = dictionary.bypass(read) if dictionary.has_bypass else None
+    dtype = precision(x.dtype)
+    x, read, mask = x.to(dtype), read.to(dtype), mask.to(dtype)
+    z, z_e = mask[..., :-1], mask[..., -1:]
+    y = value.x_at(dictionary, rows, read).to(dtype)
+    bypass = dictionary.bypass(read) if dictionary.has_bypass else None
+
     change = value.features_at(dictionary, rows.flatten()) - dictionary.encode(read).flatten(0, 1)
-    change = change.view_as(feature)
+
+    # d_i is in the units of x where the sum begins at x, and in those of y where it begins at y
     statistics = dictionary.statistics(read)
-    own = 1.0 if statistics is None else statistics.scale
-    other = own if value.scale is None else value.scale
-    moved = change * (error * (1 - feature) * own - (1 - error) * feature * other)
-    return error * x + (1 - error) * (y if past is None else y + past) + dictionary.decode_change(moved)
+    x_scale = 1.0 if statistics is None else statistics.scale
+    y_scale = x_scale if value.scale is None else value.scale
+    steps = change.view_as(z) * (z_e * (1 - z) * x_scale - (1 - z_e) * z * y_scale)
+
+    return z_e * x + (1 - z_e) * (y if bypass is None else y + bypass) + dictionary.decode_change(steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from featcircuits.model.fingerprints import fingerprint_of, tokenizer_fingerprin
 from featcircuits.model.forwards import check_unchanged
 from featcircuits.model.nodes import Node, Place
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.index import NodeIndex, check_exists
 from featcircuits.tasks.task import Task
 
 T = TypeVar("T")
@@ -229,16 +230,8 @@ def check_circuit(spliced: SplicedModel, circuit: Circuit, what: str = "circuit"
     check_nodes(spliced, circuit.nodes)
 
 
-def check_nodes(spliced: SplicedModel, nodes: Mapping[Node, Any] | list[Node], places: tuple[Place, ...] = ()) -> None:
+def check_nodes(spliced: SplicedModel, nodes: Iterable[Node], places: tuple[Place, ...] = ()) -> None:
     """Refuse nodes at sites without a dictionary, features that it does not have, and places that are not there."""
+    index = NodeIndex.of(spliced, places)
     for node in nodes:
-        dictionary = spliced.dictionaries.get(node.site)
-        if dictionary is None:
-            raise InputError(f"node {node} does not exist here: the suite has no dictionary at {node.site}")
-        if node.feature is not None and node.feature >= dictionary.n_features:
-            raise InputError(
-                f"node {node} does not exist here: the dictionary of {node.site} has {dictionary.n_features} features"
-            )
-        if places and node.place not in places:
-            shown = shortened(list(places))
-            raise InputError(f"node {node} does not exist here: its place is not one of the task's, {shown}")
+        index.check(node) if places else check_exists(node, index.n_features)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from featcircuits.evaluation.ablated import AblatedModel
-from featcircuits.evaluation.masked import Masks, Prepared, mask_gradients, prepare
+from featcircuits.evaluation.ablated import AblatedModel, Prepared
+from featcircuits.evaluation.masked import Masks, mask_gradients
 from featcircuits.inputs.ranges import MOST, ranged
 from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_search, strongest
@@ -36,7 +36,7 @@ class IteratedPruning:
 
     def order(self, evidence: Evidence) -> list[Node]:
         ablated = evidence.ablated(self.ablation, self.errors)
-        prepared = list(prepare(ablated, evidence.task))
+        prepared = list(ablated.prepared(evidence.task))
         kept, dropped = evidence.searched(self.errors)
         sizes = self._sizes(len(kept))
         for size in evidence.progress(sizes, "iterated pruning", len(sizes)):

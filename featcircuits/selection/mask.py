@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
-from featcircuits.evaluation.masked import Prepared, masked_metric, prepare
+from featcircuits.evaluation.ablated import AblatedModel, Prepared, Subgraph, ranks_of
+from featcircuits.evaluation.masked import masked_metric
 from featcircuits.inputs.ranges import MOST, ranged
 from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_search
@@ -44,7 +44,7 @@ class LearnedMask:
     def order(self, evidence: Evidence) -> list[Node]:
         ablated, task = evidence.ablated(self.ablation, self.errors), evidence.task
         nodes, fixed = evidence.searched(self.errors)
-        batches = list(prepare(ablated, task))
+        batches = list(ablated.prepared(task))
         gap, generator = _gap(ablated, batches, task), torch.Generator().manual_seed(evidence.seed)
         scores = (-torch.arange(1, len(nodes) + 1).log()).requires_grad_()
         optimiser = torch.optim.Adam([scores], self.rate)

@@ -12,6 +12,7 @@ from featcircuits.evaluation.masked import Masks
 from featcircuits.model.nodes import Node, Place
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.index import NodeIndex
 
 
 def masks_of(
@@ -20,37 +21,16 @@ def masks_of(
     """`values` [node], or 1, at the nodes and 0 elsewhere; differentiable in the values."""
     values = torch.ones(len(nodes)) if values is None else values
     values = values.to(spliced.device, precision(spliced.model.dtype))
-    rows = _rows(spliced, places, nodes)
-    masks = {}
-    for site, dictionary in spliced.dictionaries.items():
-        flat = values.new_zeros(len(places) * (dictionary.n_features + 1))
-        index, which = rows[site]
-        masks[site] = flat.index_put((index,), values[which]).view(len(places), -1)
-    return masks
+    index = NodeIndex.of(spliced, places)
+    return {
+        site: values.new_zeros(index.count(site)).index_put((number,), values[turn]).view(index.shape(site))
+        for site, (number, turn) in index.by_site(nodes, spliced.device).items()
+    }
 
 
 def at_nodes(masks: Masks, spliced: SplicedModel, places: tuple[Place, ...], nodes: Sequence[Node]) -> Tensor:
     """The masks' values at the nodes [node]."""
-    rows = _rows(spliced, places, nodes)
-    found = next(iter(masks.values())).new_zeros(len(nodes))
-    for site, mask in masks.items():
-        index, which = rows[site]
-        found[which] = mask.flatten()[index]
-    return found
-
-
-def _rows(spliced: SplicedModel, places: tuple[Place, ...], nodes: Sequence[Node]) -> dict[Site, tuple[Tensor, Tensor]]:
-    """Per site: where in its flattened mask some nodes stand, and which these are."""
-    number = {place: index for index, place in enumerate(places)}
-    found: dict[Site, tuple[list[int], list[int]]] = {site: ([], []) for site in spliced.dictionaries}
-    for which, node in enumerate(nodes):
-        n_features = spliced.dictionaries[node.site].n_features
-        feature = n_features if node.feature is None else node.feature
-        index, own = found[node.site]
-        index.append(number[node.place] * (n_features + 1) + feature)
-        own.append(which)
-    device = spliced.device
-    return {
-        site: (torch.tensor(index, dtype=torch.long, device=device), torch.tensor(own, dtype=torch.long, device=device))
-        for site, (index, own) in found.items()
-    }
+    values = next(iter(masks.values())).new_zeros(len(nodes))
+    for site, (number, turn) in NodeIndex.of(spliced, places).by_site(nodes, spliced.device).items():
+        values[turn] = masks[site].flatten()[number]
+    return values

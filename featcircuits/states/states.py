@@ -49,6 +49,12 @@ class Objective(NamedTuple):
     toward: Tensor | None = None
     """Logits of the patched run: then m's gradient is its mean on the straight line to them."""
 
+    @classmethod
+    def of(cls, task: Task, batch: Batch, unedited: Tensor) -> Objective:
+        """Of runs on a batch, whose unedited run has these logits."""
+        answers = Answers(batch.answers.clean, batch.answers.corrupted, unedited.to(precision(unedited.dtype)))
+        return cls(task.metric, answers)
+
     def __call__(self, logits: Tensor) -> Tensor:
         assert self.answers.reference is not None
         assert logits.shape == self.answers.reference.shape, "answers count other logits than the run computed"
@@ -155,8 +161,7 @@ def states_of(
         patched_logits, patched = spliced.record(batch.corrupted, spliced.with_reads(spliced.sites))
     if patched_logits is not None and patched is not None:
         check_finite(patched_logits, patched)
-    answers = Answers(batch.answers.clean, batch.answers.corrupted, logits.float())
-    objective = Objective(task.metric, answers)
+    objective = Objective.of(task, batch, logits)
     baseline_at = _baseline(spliced, baseline, patched, None if means is None else means.values(task, batch))
     return States(
         batch=batch,

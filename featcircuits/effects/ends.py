@@ -1,0 +1,79 @@
+"""The ends of edges: which nodes of a batch edges are drawn between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from featcircuits.model.nodes import Node, Place
+from featcircuits.model.sites import Site
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.contraction import contract
+from featcircuits.states.index import NodeIndex
+from featcircuits.states.states import States
+
+
+class SiteEnds(NamedTuple):
+    """One site's part: feature entries of its `SiteState` and errors at rows (example * slots + slot).
+
+    Targets are nodes that edges lead to, sources nodes that they start from; all are masks.
+    """
+
+    target_entries: Tensor
+    target_errors: Tensor
+    source_entries: Tensor
+    source_errors: Tensor
+
+
+Ends = Mapping[Site, SiteEnds]
+
+
+def ends_above(spliced: SplicedModel, states: States, coefficients: Mapping[Site, Tensor], threshold: float) -> Ends:
+    """Targets: nodes whose |effect| in their example and position exceeds `threshold`; sources: all nodes."""
+    ends = {}
+    for site, state in states.sites.items():
+        features, errors = contract(state, spliced, site, coefficients[site])
+        ends[site] = SiteEnds(
+            # an inactive feature passes nothing on, so no edge leads to it
+            target_entries=(features.abs() > threshold) & state.active,
+            target_errors=(errors.abs() > threshold).flatten(),
+            source_entries=torch.ones_like(state.active),
+            source_errors=torch.ones_like(states.batch.places.flatten(), dtype=torch.bool),
+        )
+    return ends
+
+
+class Occurrences(NamedTuple):
+    """Nodes of a site in a batch, one per position: `row` = example * slots + slot; node n_features is the error."""
+
+    row: Tensor
+    node: Tensor
+
+
+class NodeSet:
+    """A fixed set of nodes, as sorted numbers for each site; raises `InputError` for a node that does not exist."""
+
+    def __init__(self, nodes: Iterable[Node], spliced: SplicedModel, places: tuple[Place, ...]) -> None:
+        self.index = NodeIndex.of(spliced, places)
+        self._numbers = {site: number.sort().values for site, (number, _) in self.index.by_site(nodes).items()}
+
+    def ends(self, states: States) -> Ends:
+        """The set's nodes in this batch's examples: both targets and sources."""
+        places = states.batch.places.flatten()
+        ends = {}
+        for site, state in states.sites.items():
+            numbers, error = self._numbers[site].to(places.device), self.index.n_features[site]
+            entries = torch.isin(self.index.numbers(site, places[state.row], state.feature), numbers)
+            errors = torch.isin(self.index.numbers(site, places, error), numbers) & (places >= 0)
+            ends[site] = SiteEnds(entries & state.active, errors, entries, errors)
+        return ends
+
+    def occurrences(self, states: States, site: Site) -> Occurrences:
+        """Every position at which a node of the set is in this batch, active or not."""
+        places = states.batch.places.flatten()
+        place, node = self.index.split(site, self._numbers[site].to(places.device))
+        row, turn = (places[:, None] == place).nonzero(as_tuple=True)
+        return Occurrences(row, node[turn])
