@@ -14,10 +14,10 @@ from torch import Tensor
 
 import featcircuits as fc
 from featcircuits.estimators.atp_star import AtPStar, FiniteFirstHop, QueryKeyFix
-from featcircuits.estimators.first_hop import attention_effects
 from featcircuits.estimators.writes import reads, writes
 from featcircuits.model.sites import EMBED, Site, all_sites, resid
-from featcircuits.propagation.open_attention import Pattern, attending, key_effect, per_head
+from featcircuits.propagation.moved_attention import MovedToken, attention_effects, key_effect
+from featcircuits.propagation.open_attention import Pattern, attending, per_head
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import States, states_of
 from tests.tiny import (
@@ -83,7 +83,7 @@ def test_a_moved_position_changes_attention_as_if_all_were_computed_anew(
     pattern = Pattern(query, key, value, visible, sharpness, cap)
     example, slot = torch.randint(0, examples, (n,)), torch.randint(0, slots, (n,))
     new = [torch.randn(n, heads, width, dtype=torch.float64) for _ in range(3)]
-    held, moved = attention_effects(pattern, gradient, example, slot, *new)
+    held, moved = attention_effects(pattern, gradient, MovedToken(example, slot, *new))
     for i in range(n):
         for values_move, found in ((False, held), (True, moved)):
             q, k, v = (x[example[i] : example[i] + 1].clone() for x in (query, key, value))

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featcircuits.dictionaries.decomposition import precision
 from featcircuits.estimators.writes import reads
 from featcircuits.model.sites import Site, all_sites, resid
 from featcircuits.model.tokens import Tokens
-from featcircuits.propagation.open_attention import Pattern, attending, per_head, without_each
+from featcircuits.propagation.moved_attention import MovedToken, attention_effects
+from featcircuits.propagation.open_attention import Pattern, attending, per_head
 from featcircuits.splicing.spliced import SplicedModel, Start, frozen
 from featcircuits.states.states import States
 
@@ -72,10 +73,10 @@ def read_clean(spliced: SplicedModel, states: States, dropped: Sequence[Site | N
 def _clean_run(
     spliced: SplicedModel, states: States, dropped: Site | None
 ) -> tuple[dict[Site, Tensor], list[Pattern], Term]:
-    sites = all_sites(spliced.architecture.n_layers)
+    layer_of, n_layers = spliced.architecture.layer_of(spliced.model), spliced.architecture.n_layers
     seen: dict[Site, Tensor] = {}
-    patterns: list[Pattern] = []
-    outputs: list[Tensor] = []
+    pattern_at: dict[int, Pattern] = {}
+    heads_at: dict[int, Tensor] = {}
 
     def keep(site: Site, x: Tensor) -> Tensor:
         if site == dropped:
@@ -83,28 +84,41 @@ def _clean_run(
         seen[site] = x if x.requires_grad else x.detach().requires_grad_()
         return seen[site]
 
-    def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any) -> Any:
-        patterns.append(Pattern.of(module, query, key, value, mask, **settings))
-        outputs.append(patterns[-1].output())
-        return outputs[-1], None
+    def attend(module: nn.Module, *args: Any, **settings: Any) -> tuple[Tensor, None]:
+        layer = layer_of[module]
+        pattern_at[layer] = Pattern.of(module, *args, **settings)
+        heads_at[layer] = pattern_at[layer].output()
+        return heads_at[layer], None
 
     with torch.enable_grad(), frozen(spliced.model), attending(spliced.model, attend, spliced.architecture):
-        logits = spliced.run(states.batch.clean, keep, sites=sites, answers_only=True)
-        inner = [tensor for pattern in patterns for tensor in (pattern.query, pattern.key)]
-        wanted = [*seen.values(), *outputs, *inner]
-        found = torch.autograd.grad(
-            states.objective(logits).sum(), wanted, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        at_sites = dict(zip(seen, found, strict=False))
-        heads = [gradient.transpose(1, 2) for gradient in found[len(seen) : len(seen) + len(outputs)]]
-        at_inner = found[len(seen) + len(outputs) :]
-        through = []
-        for layer in range(len(patterns)):
-            pair = slice(2 * layer, 2 * layer + 2)
-            stream = seen[resid(layer - 1)]
-            through += torch.autograd.grad(inner[pair], stream, at_inner[pair], retain_graph=True)
-    clean = {site: x.detach() for site, x in seen.items()}
-    return clean, [pattern.detached() for pattern in patterns], Term(at_sites, heads, through)
+        logits = spliced.run(states.batch.clean, keep, sites=all_sites(n_layers), answers_only=True)
+    patterns = [pattern_at[layer] for layer in range(n_layers)]
+    heads = [heads_at[layer] for layer in range(n_layers)]
+    streams = [seen[resid(layer - 1)] for layer in range(n_layers)]
+    term = _gradients(states.objective(logits), seen, heads, patterns, streams)
+    return {site: x.detach() for site, x in seen.items()}, [pattern.detached() for pattern in patterns], term
+
+
+def _gradients(
+    metric: Tensor,
+    sites: Mapping[Site, Tensor],
+    heads: Sequence[Tensor],
+    patterns: Sequence[Pattern],
+    streams: Sequence[Tensor],
+) -> Term:
+    """dm/d(sites) and dm/d(heads); and dm/d(stream of each layer) by way of its queries and keys alone."""
+    queries_and_keys = [(pattern.query, pattern.key) for pattern in patterns]
+    wanted = [*sites.values(), *heads, *(tensor for pair in queries_and_keys for tensor in pair)]
+    gradients = iter(
+        torch.autograd.grad(metric.sum(), wanted, retain_graph=True, allow_unused=True, materialize_grads=True)
+    )
+    at_sites = {site: next(gradients) for site in sites}
+    at_heads = [next(gradients).transpose(1, 2) for _ in heads]
+    through_pattern = [
+        torch.autograd.grad(pair, stream, (next(gradients), next(gradients)), retain_graph=True)[0]
+        for pair, stream in zip(queries_and_keys, streams, strict=True)
+    ]
+    return Term(at_sites, at_heads, through_pattern)
 
 
 @torch.no_grad()
@@ -122,98 +136,69 @@ def in_stream(spliced: SplicedModel, states: States, moves: Moves) -> Moves:
 @torch.no_grad()
 def first_hop(spliced: SplicedModel, states: States, readers: Readers, moves: Moves) -> FirstHop:
     """What every first-hop reader makes of each move, in every term."""
-    site, slots = moves.site, states.batch.clean.ids.shape[1]
+    slots = states.batch.clean.ids.shape[1]
     example, slot = moves.row // slots, moves.row % slots
-    count, wide = len(moves.row), precision(moves.vector.dtype)
-    sums = FirstHop(*(moves.vector.new_zeros(len(readers.terms), count, dtype=wide) for _ in range(4)))
-    vector = moves.vector.to(spliced.model.dtype)
+    heard = _heard(spliced, states, readers, moves, example, slot)
+    n_terms, dtype = len(readers.terms), precision(moves.vector.dtype)
+    pattern, attention, mlp = (moves.vector.new_zeros(n_terms, len(slot), dtype=dtype) for _ in range(3))
 
-    def held(at: Site) -> Tensor:
-        return readers.clean[at][example, slot][:, None]
+    for number, term in enumerate(readers.terms):
+        for layer, token in heard.tokens.items():
+            held, free = attention_effects(readers.patterns[layer], term.heads[layer], token)
+            pattern[number] += held.to(dtype)
+            attention[number] += free.to(dtype)
+        for site, change in heard.mlps.items():
+            mlp[number] += (change.to(dtype) * term.sites[site][example, slot]).sum(-1)
+
+    # the unembedding reads the last position alone, and m of it is finite in every term
+    is_last = (slot == states.batch.clean.last[example]).to(dtype)
+    metric = is_last * (states.objective.select(example)(heard.logits) - states.metric_clean[example]).to(dtype)
+    return FirstHop(pattern, attention, mlp, metric.expand(n_terms, -1))
+
+
+class _Heard(NamedTuple):
+    """What the first-hop readers of moved positions [n] compute from them."""
+
+    tokens: Mapping[int, MovedToken]
+    """By layer, where its attention reads the site"""
+    mlps: Mapping[Site, Tensor]
+    """[n, width]: how the output of each MLP that reads the site changes"""
+    logits: Tensor
+
+
+def _heard(
+    spliced: SplicedModel, states: States, readers: Readers, moves: Moves, example: Tensor, slot: Tensor
+) -> _Heard:
+    """A forward of single tokens, whose stream enters every layer as the clean one plus the move.
+
+    So each module computes what it does as the first to read the move. What attention mixes into the token is
+    of no account, as every site is set.
+    """
+    site, n_layers = moves.site, spliced.architecture.n_layers
+    layer_of, vector = spliced.architecture.layer_of(spliced.model), moves.vector.to(spliced.model.dtype)[:, None]
+    tokens: dict[int, MovedToken] = {}
+    mlps: dict[Site, Tensor] = {}
+
+    def forced(at: Site) -> Tensor:
+        clean = readers.clean[at][example, slot][:, None]
+        is_moved = at == site or (at.kind == "resid" and at.layer >= site.layer)
+        return clean + vector if is_moved else clean
 
     def force(at: Site, x: Tensor) -> Tensor:
-        value = held(at)
         if at.kind == "mlp" and reads(spliced, at, site):
-            change = (x - value)[:, 0].to(wide)
-            for term, total in zip(readers.terms, sums.mlp, strict=True):
-                total += (change * term.sites[at][example, slot]).sum(-1)
-        carries = at == site or (at.kind == "resid" and at.layer >= site.layer)
-        return value + vector[:, None] if carries else value
+            mlps[at] = (x - forced(at))[:, 0]
+        return forced(at)
 
-    layer = iter(range(site.start, spliced.architecture.n_layers))
-
-    def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any) -> Any:
-        number = next(layer)
-        if reads(spliced, Site(number, "attn"), site):
-            heads = query.shape[1]
-            moved = (query[:, :, 0], per_head(key, heads)[:, :, 0], per_head(value, heads)[:, :, 0])
-            for index, term in enumerate(readers.terms):
-                pattern, attention = attention_effects(
-                    readers.patterns[number], term.heads[number], example, slot, *moved
-                )
-                sums.pattern[index] += pattern.to(wide)
-                sums.attention[index] += attention.to(wide)
+    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+        layer = layer_of[module]
+        if reads(spliced, Site(layer, "attn"), site):
+            own = (query, per_head(key, query.shape[1]), per_head(value, query.shape[1]))
+            tokens[layer] = MovedToken(example, slot, *(each[:, :, 0] for each in own))
         return torch.zeros_like(query).transpose(1, 2), None
 
-    entry = resid(site.start - 1)
-    start = None
-    if site.start > 0:
-        start = Start(site.start, held(entry) + (vector[:, None] if entry.layer >= site.layer else 0))
-    ids = states.batch.clean.ids[example, slot][:, None]
-    clean = states.batch.clean
-    tokens = Tokens(ids, torch.ones_like(ids), clean.positions[example, slot], clean.vocabulary)
+    clean, ids = states.batch.clean, states.batch.clean.ids[example, slot][:, None]
+    prompts = Tokens(ids, torch.ones_like(ids), clean.positions[example, slot], clean.vocabulary)
+    start = Start(site.start, forced(resid(site.start - 1))) if site.start > 0 else None
     with attending(spliced.model, attend, spliced.architecture):
-        sites = all_sites(spliced.architecture.n_layers)
-        logits = spliced.run(tokens, force, sites=sites, start=start, answers_only=True)
-    last = (slot == states.batch.clean.last[example]).to(wide)
-    metric = last * (states.objective.select(example)(logits) - states.metric_clean[example]).to(wide)
-    return sums._replace(metric=metric.expand(len(readers.terms), -1))
-
-
-def attention_effects(
-    pattern: Pattern, gradient: Tensor, example: Tensor, slot: Tensor, query: Tensor, key: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor]:
-    """<gradient, change of the heads' output> [n] when a position takes this query, key and value.
-
-    Position `slot` [n] of `example` [n]; query, key, value [n, head, width]. Twice: with the values
-    held, and with the value moved too. The position's own row of the pattern is computed anew; in
-    the rows that look back at it one logit moves, in closed form.
-    """
-    each = torch.arange(len(slot), device=slot.device)
-    logits = pattern.logits()
-    gamma = gradient @ pattern.value.transpose(-1, -2)
-    others_total, others_mean = without_each(logits, gamma)
-    slots = torch.arange(logits.shape[2], device=slot.device)
-
-    def column(table: Tensor) -> Tensor:
-        return table[example, :, :, slot]  # [n, head, query slot]
-
-    looks = column(pattern.visible.expand_as(logits)) & (slots != slot[:, None])[:, None]
-    before, mean = column(logits), column(others_mean)
-    after = pattern.score((pattern.query[example] * key[:, :, None]).sum(-1))
-    weight_before = torch.sigmoid(before - column(others_total))
-    weight_after = torch.sigmoid(after - column(others_total))
-    gamma_before = column(gamma)
-    gamma_after = (gradient[example] * value[:, :, None]).sum(-1)
-    base = weight_before * (gamma_before - mean)
-    held = torch.where(looks, weight_after * (gamma_before - mean) - base, 0.0).sum((1, 2))
-    moved = torch.where(looks, weight_after * (gamma_after - mean) - base, 0.0).sum((1, 2))
-
-    own_key = _with(pattern.key[example], each, slot, key)
-    own_visible = pattern.visible.expand_as(logits)[example, :, slot]
-    own_logits = pattern.score((query[:, :, None] * own_key).sum(-1)).masked_fill(~own_visible, -torch.inf)
-    own_gamma = gamma[example, :, slot]  # [n, head, key slot]
-    was = (logits[example, :, slot].softmax(-1) * own_gamma).sum((1, 2))
-    weights = own_logits.softmax(-1)
-    own_gamma_moved = own_gamma.clone()
-    own_gamma_moved[each, :, slot] = (gradient[example, :, slot] * value).sum(-1)
-    held = held + (weights * own_gamma).sum((1, 2)) - was
-    moved = moved + (weights * own_gamma_moved).sum((1, 2)) - was
-    return held, moved
-
-
-def _with(table: Tensor, each: Tensor, slot: Tensor, row: Tensor) -> Tensor:
-    """A copy of table [n, head, slot, width] with one slot of each n replaced by row [n, head, width]."""
-    table = table.clone()
-    table[each, :, slot] = row
-    return table
+        logits = spliced.run(prompts, force, sites=all_sites(n_layers), start=start, answers_only=True)
+    return _Heard(tokens, mlps, logits)

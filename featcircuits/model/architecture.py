@@ -35,6 +35,10 @@ class Architecture:
     def layers(self, model: PreTrainedModel) -> list[nn.Module]:
         return list(model.get_submodule(self.family.layers).children())
 
+    def layer_of(self, model: PreTrainedModel) -> dict[nn.Module, int]:
+        """The number of the layer that each module is in; modules outside the layers are left out."""
+        return {module: number for number, layer in enumerate(self.layers(model)) for module in layer.modules()}
+
     def module(self, model: PreTrainedModel, site: Site) -> nn.Module:
         """The module whose output is the site, or for the kinds in `INPUTS` the one whose input it is."""
         if site.kind == "embed":

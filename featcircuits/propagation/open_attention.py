@@ -1,7 +1,7 @@
 """Attention laid open: queries, keys, values and patterns of any model that transformers dispatches.
 
 While `attending` holds, every attention of the model goes through a given function in place of its
-kernel. `key_effect` has the finite change of attention when one position's key moves.
+kernel.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from featcircuits.errors import InputError
 from featcircuits.model.architecture import Architecture, architecture_of
 from featcircuits.propagation.attention_kernels import Pattern, as_method, per_head, registered
 
-__all__ = ["Pattern", "attending", "key_effect", "per_head", "without_each"]
+__all__ = ["Pattern", "attending", "per_head"]
 
 Attend = Callable[..., tuple[Tensor, None]]
 """(module, query, key, value, mask, scaling=, softcap=, ...) -> (output [row, slot, head, width], None)."""
@@ -66,36 +65,3 @@ def _as_eager_kernel(model: Any, attend: Attend) -> Iterator[None]:
             yield
     finally:
         config._attn_implementation = chosen
-
-
-def without_each(logits: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """For every key: the others' logsumexp, and the mean of `gamma` under their softmax.
-
-    Shapes [..., keys]. Subtracting a key from the sum is well conditioned where it has at most half
-    of the weight; the one key of a row that may have more is left out of a softmax of its own. So
-    the result is exact on saturated rows too, which is where it is needed.
-    """
-    weights = logits.softmax(-1)
-    total, mean = logits.logsumexp(-1, keepdim=True), (weights * gamma).sum(-1, keepdim=True)
-    best = logits.argmax(-1, keepdim=True)
-    rest = logits.scatter(-1, best, -torch.inf)
-    rest_weights = rest.softmax(-1).nan_to_num(0.0)
-    is_best = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, best, True)
-    share = weights.masked_fill(is_best, 0.0)
-    others_total = torch.where(is_best, rest.logsumexp(-1, keepdim=True), total + torch.log1p(-share))
-    others_mean = torch.where(
-        is_best, (rest_weights * gamma).sum(-1, keepdim=True), (mean - share * gamma) / (1 - share)
-    )
-    return others_total, others_mean
-
-
-def key_effect(logits: Tensor, gamma: Tensor, change: Tensor) -> Tensor:
-    """Effect on `(softmax(logits) * gamma).sum()` of moving each logit alone by `change`: [..., keys].
-
-    The closed form of the key fix of AtP* (Kramar et al. 2024, section 3.1.1) in log-odds, equal to
-    a softmax computed anew for every key.
-    """
-    others_total, others_mean = without_each(logits, gamma)
-    odds = logits - others_total
-    moved = torch.sigmoid(odds + change) - torch.sigmoid(odds)
-    return torch.where(torch.isfinite(logits), moved * (gamma - others_mean), torch.zeros_like(gamma))
