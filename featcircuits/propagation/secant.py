@@ -5,13 +5,15 @@ is the one between two runs: the first forward inside `secants`, and those that 
 `mean(a) db + mean(b) da`; a softmax p has the logarithmic means L = (p' - p) / (log p' - log p):
 `dp = L (dl - sum(L dl) / sum(L))`. All other modules being linear, a backward pass brings coefficients
 c with `sum(c . dx) = m' - m` on every full cut of the model.
+
+In the code `x2` is x', the first run's value, and `dx` any tensor whose gradient to x is that of the difference:
+the secants below are linear in what carries a gradient, so x itself does for its difference from x'.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -67,12 +69,16 @@ def _norms(model: Any, architecture: Architecture) -> Iterator[Handle]:
             yield _between(norm, partial(norm_secant, form_of(norm), norm))
 
 
-def norm_secant(form: Form, norm: nn.Module, x: Tensor, other: Tensor) -> Tensor:
-    """The product rule for centred x and its scale r, where dr = -r r' / (1/r + 1/r') mean((x + x') . dx)."""
-    x, other = form.centre(x), form.centre(other)
-    middle, r, r2 = (x.detach() + other) / 2, form.scale(norm, x.detach()), form.scale(norm, other)
-    scale = -r * r2 / (1 / r + 1 / r2) * (2 * middle * x).mean(-1, keepdim=True)
-    return form.finish(norm, x * (r + r2) / 2 + middle * scale)
+def norm_secant(form: Form, norm: nn.Module, x: Tensor, x2: Tensor) -> Tensor:
+    """The product rule for centred x and r = 1 / sqrt(mean(x^2) + eps), of which mean(r) dx + mean(x) dr.
+
+    1 / r^2 - 1 / r'^2 = mean((x + x') . (x - x')), hence dr = -r r' / (1 / r + 1 / r') mean((x + x') . dx).
+    """
+    x, x2 = form.centre(x), form.centre(x2)
+    r, r2 = form.scale(norm, x.detach()), form.scale(norm, x2)
+    x_mean = (x.detach() + x2) / 2
+    dr = -r * r2 / (1 / r + 1 / r2) * (2 * x_mean * x).mean(-1, keepdim=True)
+    return form.finish(norm, x * (r + r2) / 2 + x_mean * dr)
 
 
 def _activations(model: Any, architecture: Architecture) -> Iterator[Handle]:
@@ -81,8 +87,9 @@ def _activations(model: Any, architecture: Architecture) -> Iterator[Handle]:
         yield _between(activation, partial(elementwise_secant, activation.forward))
 
 
-def elementwise_secant(function: Callable[[Tensor], Tensor], z: Tensor, other: Tensor) -> Tensor:
-    return z * slope(function, z.detach(), other)
+def elementwise_secant(function: Callable[[Tensor], Tensor], z: Tensor, z2: Tensor) -> Tensor:
+    """(f(z') - f(z)) / (z' - z) dz."""
+    return z * slope(function, z.detach(), z2)
 
 
 def _products(model: Any, architecture: Architecture) -> Iterator[Handle]:
@@ -115,6 +122,7 @@ def _product(gate: nn.Module, branch: nn.Module, product: nn.Module) -> Iterator
 
 
 def product_secant(a: Tensor, b: Tensor, a2: Tensor, b2: Tensor) -> Tensor:
+    """mean(b) da + mean(a) db."""
     return a * (b.detach() + b2) / 2 + b * (a.detach() + a2) / 2
 
 
@@ -134,21 +142,31 @@ def _attention(model: Any, architecture: Architecture) -> Iterator[Handle]:
     yield entered(around_attention(model, architecture, through))
 
 
-def attention_secant(pattern: Pattern, other: Pattern) -> Tensor:
-    """[example, slot, head, width]: products of queries and keys, cap, softmax, products with values."""
+def attention_secant(pattern: Pattern, pattern2: Pattern) -> Tensor:
+    """[example, slot, head, width]: the secants of its operations one after the other.
+
+    Logits l = cap(q . k), weights p = softmax(l), output p v.
+    """
     held = pattern.detached()
-    middle = replace(held, query=(held.query + other.query) / 2, key=(held.key + other.key) / 2)
-    scores = (pattern.query @ middle.key.mT + middle.query @ pattern.key.mT) * pattern.scale
+
+    # dl: the product of queries and keys, then the cap
+    q_mean, k_mean = (held.query + pattern2.query) / 2, (held.key + pattern2.key) / 2
+    dl = (pattern.query @ k_mean.mT + q_mean @ pattern.key.mT) * pattern.scale
     if pattern.cap is not None:
-        before, after = (each.query @ each.key.mT * each.scale for each in (held, other))
-        scores = scores * slope(partial(soft_cap, pattern.cap), before, after)
-    logs, logs2 = (each.logits().log_softmax(-1).masked_fill(~each.visible, 0.0) for each in (held, other))
-    # rows without a visible key are padding, and hold NaN
-    p, p2 = (each.exp().masked_fill(~pattern.visible, 0.0).nan_to_num(0.0) for each in (logs, logs2))
-    weights = logarithmic_mean(p, p2, (logs - logs2).abs().nan_to_num(0.0))
-    total = weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
-    moves = weights * (scores - (weights * scores).sum(-1, keepdim=True) / total)
-    output = (p + p2) / 2 @ pattern.value + moves @ ((held.value + other.value) / 2)
+        product, product2 = (each.query @ each.key.mT * each.scale for each in (held, pattern2))
+        dl = dl * slope(partial(soft_cap, pattern.cap), product, product2)
+
+    # p and p'; rows without a visible key are padding, and hold NaN
+    log_p, log_p2 = (each.logits().log_softmax(-1).masked_fill(~each.visible, 0.0) for each in (held, pattern2))
+    p, p2 = (log.exp().masked_fill(~pattern.visible, 0.0).nan_to_num(0.0) for log in (log_p, log_p2))
+
+    # dp = L (dl - sum(L dl) / sum(L)), so that the weights of a row still add up to 1
+    L = logarithmic_mean(p, p2, (log_p - log_p2).abs().nan_to_num(0.0))
+    sum_L = L.sum(-1, keepdim=True).clamp(min=torch.finfo(L.dtype).tiny)
+    dp = L * (dl - (L * dl).sum(-1, keepdim=True) / sum_L)
+
+    # the product of weights and values
+    output = (p + p2) / 2 @ pattern.value + dp @ ((held.value + pattern2.value) / 2)
     return output.transpose(1, 2)
 
 

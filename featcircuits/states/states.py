@@ -207,35 +207,56 @@ def _baseline(
 def _site_state(dictionary: Dictionary, x: Tensor, read: Tensor, patched: Patched, batch: Batch) -> SiteState:
     """Only active and changing features are kept; dense features exist for a few rows at a time."""
     real = (batch.clean.mask > 0).flatten()
-    wide = precision(x.dtype)
-    reads = read.flatten(0, 1).to(wide)
-    before = written(dictionary, x.flatten(0, 1).to(wide), reads)
-    after = patched.x_at(dictionary, torch.arange(len(reads), device=x.device), reads).to(wide)
+    dtype = precision(x.dtype)
+    reads = read.flatten(0, 1).to(dtype)
+
+    # what all nodes of the site add to x when they take their patched values; padding is not patched
+    clean_x = written(dictionary, x.flatten(0, 1).to(dtype), reads)
+    patched_x = patched.x_at(dictionary, torch.arange(len(reads), device=x.device), reads).to(dtype)
+    x_change = ((patched_x - clean_x) * real[:, None]).view(x.shape)
+
     size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
     parts = [_entries(dictionary, reads, patched, rows) for rows in real.nonzero()[:, 0].split(size)]
-    row, feature, value, change, active = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    x_change = (after - before) * real[:, None]
+    entries = _Entries(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
     statistics = dictionary.statistics(reads)
     scale = None if statistics is None else statistics.scale[:, 0]
-    state = SiteState(x, read, x_change.view(x.shape), x_change, row, feature, value, change, active, scale)
-    # x = decode(f) + error on both sides, and decode is affine
-    error_change = x_change - dictionary.write(state.step, row, feature, len(before))
-    return replace(state, error_change=error_change.view(x.shape))
+    state = SiteState(x, read, x_change, x_change, *entries, scale)
+
+    # x = decode(f) + error on both sides, and decode is affine: the error's change is what features leave over
+    explained = dictionary.write(state.step, state.row, state.feature, len(reads))
+    return replace(state, error_change=x_change - explained.view(x.shape))
 
 
-def _entries(dictionary: Dictionary, reads: Tensor, patched: Patched, rows: Tensor) -> tuple[Tensor, ...]:
-    """(row, feature, value, change, active) of the features that are active or change at some rows."""
+class _Entries(NamedTuple):
+    """The features [n] that are active or change, as the columns of `SiteState`."""
+
+    row: Tensor
+    feature: Tensor
+    value: Tensor
+    change: Tensor
+    active: Tensor
+
+
+def _entries(dictionary: Dictionary, reads: Tensor, patched: Patched, rows: Tensor) -> _Entries:
+    """Of the features at some rows, those that are active or change."""
     if patched.features is None and patched.read is not None:
-        # tokens before the first difference are the same in both runs, and need one encoding
-        before, after = reads[rows], patched.read.flatten(0, 1)[rows].to(reads.dtype)
-        moved = (before != after).any(-1)
-        both = dictionary.encode(torch.cat([before, after[moved]]))
-        features = both[: len(rows)]
-        change = torch.zeros_like(features)
-        change[moved] = both[len(rows) :] - features[moved]
+        features, change = _two_runs(dictionary, reads[rows], patched.read.flatten(0, 1)[rows].to(reads.dtype))
     else:
         features = dictionary.encode(reads[rows])
         change = patched.features_at(dictionary, rows) - features
     active = dictionary.is_active(features)
     at, feature = ((change != 0) | active).nonzero(as_tuple=True)
-    return rows[at], feature, features[at, feature], change[at, feature], active[at, feature]
+    return _Entries(rows[at], feature, features[at, feature], change[at, feature], active[at, feature])
+
+
+def _two_runs(dictionary: Dictionary, clean: Tensor, patched: Tensor) -> tuple[Tensor, Tensor]:
+    """(clean features, their change) [n, n_features], encoded once where both runs read the same.
+
+    Tokens before the first difference of two prompts are the same in both.
+    """
+    differs = (clean != patched).any(-1)
+    encoded = dictionary.encode(torch.cat([clean, patched[differs]]))
+    features = encoded[: len(clean)]
+    change = torch.zeros_like(features)
+    change[differs] = encoded[len(clean) :] - features[differs]
+    return features, change
