@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from featcircuits.checks.patching import patch
     from featcircuits.checks.paths import explained_effect
     from featcircuits.circuit.circuit import Circuit
+    from featcircuits.dossiers.dossiers import Dossiers
+    from featcircuits.dossiers.features import features
     from featcircuits.effects.edges import edge_effects
     from featcircuits.effects.nodes import node_effects
     from featcircuits.errors import InputError
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Circuit": "featcircuits.circuit.circuit",
+    "Dossiers": "featcircuits.dossiers.dossiers",
     "InputError": "featcircuits.errors",
     "Node": "featcircuits.model.nodes",
     "Site": "featcircuits.model.sites",
@@ -53,6 +56,7 @@ _HOMES = {
     "edge_effects": "featcircuits.effects.edges",
     "evaluate": "featcircuits.evaluation",
     "explained_effect": "featcircuits.checks.paths",
+    "features": "featcircuits.dossiers.features",
     "illusion": "featcircuits.checks.illusion",
     "load": "featcircuits.loading.load",
     "node_effects": "featcircuits.effects.nodes",
@@ -66,6 +70,7 @@ _MODULES = ("dictionaries", "export", "sources")
 
 __all__ = [
     "Circuit",
+    "Dossiers",
     "InputError",
     "Node",
     "Site",
@@ -80,6 +85,7 @@ __all__ = [
     "evaluate",
     "explained_effect",
     "export",
+    "features",
     "illusion",
     "load",
     "node_effects",

@@ -19,6 +19,24 @@ _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "networkx")
 
 def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What went into a result: model, dictionaries, data, settings and versions."""
+    return {
+        **origins_of(spliced),
+        "task": {
+            "name": task.name,
+            "n_examples": len(task),
+            "metric": task.metric,
+            "aggregate": task.aggregate,
+            "sha256": task.sha256,
+            "prompts": prompts_of(task),
+            "tokenizer": task.tokenizer,
+            "words": words_at(task, spliced.tokenizer),
+        },
+        "settings": dict(settings),
+    }
+
+
+def origins_of(spliced: SplicedModel) -> dict[str, Any]:
+    """The versions, the model and the dictionaries that any result is made with."""
     model, suite, identity = spliced.model, spliced.suite, identity_of(spliced)
     return {
         "featcircuits": _version("featcircuits"),
@@ -33,17 +51,6 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
             "name": None if suite is None else suite.name,
             "sites": dictionaries_of(spliced, identity),
         },
-        "task": {
-            "name": task.name,
-            "n_examples": len(task),
-            "metric": task.metric,
-            "aggregate": task.aggregate,
-            "sha256": task.sha256,
-            "prompts": prompts_of(task),
-            "tokenizer": task.tokenizer,
-            "words": words_at(task, spliced.tokenizer),
-        },
-        "settings": dict(settings),
     }
 
 

@@ -44,13 +44,13 @@ def token_rows(path: Path, lines: list[str], tokenizer: Any, longest: int) -> Ro
     if tokenizer is None:
         raise InputError(f"{path}: the model has no tokenizer to read text with")
     front = list(Encoder.of(tokenizer).front)
-    rows = [_once(front, ids)[:longest] for ids in tokenizer(lines)["input_ids"] if ids]
+    rows = [once(front, ids)[:longest] for ids in tokenizer(lines)["input_ids"] if ids]
     if not rows:
         raise InputError(f"{path}: its lines hold no token of the model's; give one sentence or document a line")
     return rows
 
 
-def _once(front: list[int], ids: list[int]) -> list[int]:
+def once(front: list[int], ids: list[int]) -> list[int]:
     """Without the tokens in front where the text's own first ones are the same."""
     size = len(front)
     return ids[size:] if front and ids[size : 2 * size] == front else ids
