@@ -13,6 +13,7 @@ import transformers
 import featcircuits as fc
 from featcircuits.checks.paths import explained_effect
 from featcircuits.model.fingerprints import fingerprint_of, tokenizer_fingerprint
+from featcircuits.provenance import belonging
 from featcircuits.provenance.belonging import identity_in, identity_of
 from featcircuits.splicing.spliced import SplicedModel
 from tests.tiny import VOCABULARY, random_dictionary, random_task, spliced_model, tiny_model, traced
@@ -142,6 +143,15 @@ def test_a_single_row_that_changes_past_autograd_is_noticed(row: int) -> None:
     assert {site for site in marks.dictionaries if marks.dictionaries[site] != now.dictionaries[site]} == {"resid_2"}
     model.model.gpt_neox.layers[1].mlp.dense_h_to_4h.weight.data[row, 5] += 1.0
     assert identity_of(model).weights != marks.weights
+
+
+@pytest.mark.parametrize("edited", [(slice(None), 700), (300, slice(None))])
+def test_a_row_or_column_of_a_large_matrix_that_changes_past_autograd_is_noticed(edited: tuple[Any, Any]) -> None:
+    matrix = torch.randn(400, 1000, generator=torch.Generator().manual_seed(0))
+    seen = belonging._glance({"W_enc": matrix})
+    assert belonging._glance({"W_enc": matrix}) == seen
+    matrix.data[edited] *= 1.5
+    assert belonging._glance({"W_enc": matrix}) != seen
 
 
 def test_a_fingerprint_survives_a_change_of_dtype_but_for_float16(made: Made) -> None:

@@ -25,8 +25,10 @@ T = TypeVar("T")
 
 _GLANCE = 1 << 6
 """How many numbers of a tensor tell whether it has changed since its fingerprint was taken."""
-_SUMMED = 1 << 22
+_SUMMED = 1 << 17
 """Numbers of a tensor, up to which all of them are added up too."""
+_ROWS, _COLUMNS = 4, 16
+"""Of a larger tensor only the first of each are: every edit of a whole row or column meets them."""
 
 
 class Identity(NamedTuple):
@@ -72,15 +74,20 @@ def _glance(tensors: Mapping[str, torch.Tensor]) -> tuple[Any, ...]:
     here = [tensor.detach() for tensor in tensors.values() if not tensor.is_meta]
     where = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors.values() if not t.is_meta]
     # an edit by way of `.data` counts no version, and may fall between the numbers of a sample
-    sums = [_weighted_sum(tensor) for tensor in here if 0 < tensor.numel() <= _SUMMED]
+    sums = [_weighted_sum(part) for tensor in here if tensor.numel() for part in _summed(tensor)]
     return fingerprint_of(tensors.items(), sample=_GLANCE), *where, *sums
 
 
-def _weighted_sum(tensor: torch.Tensor) -> float:
+def _summed(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The numbers [row, column] that are added up."""
+    table = tensor.reshape(tensor.shape[0] if tensor.ndim > 1 else 1, -1)
+    return [table] if tensor.numel() <= _SUMMED else [table[:_ROWS], table[:, :_COLUMNS]]
+
+
+def _weighted_sum(table: torch.Tensor) -> float:
     """Of all numbers, each with a weight of its row and one of its column: moving any of them changes it."""
-    table = tensor.reshape(tensor.shape[0] if tensor.ndim > 1 else 1, -1).float()
     rows, columns = (torch.linspace(1, 2, size, device=table.device) for size in table.shape)
-    return (rows @ table @ columns).item()
+    return (rows @ table.float() @ columns).item()
 
 
 def tokenizer_of(spliced: SplicedModel) -> str | None:
