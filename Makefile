@@ -1,4 +1,4 @@
-# `make demo` traces a circuit of the shipped model, `make test` runs the tests; both build .venv first.
+# `make demo` traces a circuit of the shipped model, `make test` runs the tests; every target builds .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
@@ -6,7 +6,7 @@ RUN := runs/demo
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test fuzz lint types clean
+.PHONY: demo test fuzz lint types docs notebooks hooks lock dist clean
 
 demo: .venv/package
 	$(BIN)/featcircuits trace --output $(RUN)
@@ -27,6 +27,26 @@ lint: .venv/dev
 
 types: .venv/dev
 	$(BIN)/basedpyright
+
+# The site in build/site; every warning is an error. The variable silences a notice about other programs.
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The notebooks with fresh outputs
+notebooks: .venv/dev
+	$(BIN)/python -m experiments.notebooks
+
+# git runs lint and types before each commit
+hooks: .venv/dev
+	$(BIN)/pre-commit install
+
+# constraints.txt made anew: the newest version of everything, in a new environment, but of torch
+lock:
+	.ci/lock
+
+# The wheel and the source archive
+dist: .venv/dev
+	$(BIN)/python -m build --outdir dist
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
