@@ -30,8 +30,8 @@ def commands() -> list[str]:
     return [line.replace("$(RUN)", "runs/demo") for line in demo] + readme
 
 
-def run(line: str) -> None:
-    """The exit code must be 0, or 2 with the message that is expected here."""
+def run(line: str) -> str:
+    """What it prints. The exit code must be 0, or 2 with the message that is expected here."""
     words = [STAND_INS.get(word, word) for word in shlex.split(line, comments=True)]
     done = subprocess.run([str(BIN / words[0]), *words[1:]], capture_output=True, text=True, check=False)
     expected = next((message for part, message in REFUSED.items() if part in line), None)
@@ -39,6 +39,28 @@ def run(line: str) -> None:
     print(f"{'ok' if right else 'WRONG'}: {line}", flush=True)
     if not right:
         sys.exit(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def check_sample(shown: str, printed: str) -> None:
+    """Every line of the README's sample is printed, but for spaces, and with decimals that differ by at most 1 %."""
+    lines = [line.split() for line in printed.splitlines()]
+    for line in filter(None, map(str.split, shown.splitlines())):
+        if not any(alike(line, other) for other in lines):
+            sys.exit(f"nothing printed is like the README's sample: {' '.join(line)}")
+    print("ok: the sample output", flush=True)
+
+
+def alike(shown: list[str], printed: list[str]) -> bool:
+    return len(shown) == len(printed) and all(map(same_word, shown, printed))
+
+
+def same_word(shown: str, printed: str) -> bool:
+    number = re.compile(r"[-+]?\d+\.\d+")
+    if number.sub("#", shown) != number.sub("#", printed):
+        return False
+    pairs = zip(map(float, number.findall(shown)), map(float, number.findall(printed)), strict=True)
+    return all(abs(a - b) <= max(0.01 * abs(a), 0.001) for a, b in pairs)
 
 
 def main() -> None:
@@ -46,9 +68,10 @@ def main() -> None:
     Path("saes").symlink_to(ROOT / "saes")
     shutil.copy(ROOT / "saes/grammar-4l/tasks/ioi_train.jsonl", "pairs.jsonl")
     Path("text.txt").write_text("The boy that the girls like is here .\n" * 400, encoding="utf-8")
-    for line in commands():
-        run(line)
+    printed = "".join(map(run, commands()))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for sample in re.findall(r"```text\n(.*?)```", readme, re.DOTALL):
+        check_sample(sample, printed)
     code = "\n".join(re.findall(r"```python\n(.*?)```", readme, re.DOTALL))
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     print("ok: the Python example", flush=True)
