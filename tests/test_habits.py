@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -46,6 +47,16 @@ def ci_commands() -> set[str]:
 def test_the_workflows_together_run_what_ci_runs() -> None:
     assert steps("tests.yml") | steps("docs.yml") == ci_commands()
     assert ".ci/run" in steps("release.yml")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
+def test_no_file_of_the_repository_is_ignored() -> None:
+    """git, ruff and the builder of wheels all leave out what .gitignore names."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert listed.stdout == ""
 
 
 def test_every_target_that_is_spoken_of_exists() -> None:

@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits.errors import InputError
-from featcircuits.runs.ledger import OnDisk, batches
 from featcircuits.files.locks import claimed
-from featcircuits.files.writing import check_writable, make_folder, recover, usable, whole_folder, write_errors, write_json
+from featcircuits.files.writing import (
+    check_writable,
+    make_folder,
+    recover,
+    usable,
+    whole_folder,
+    write_errors,
+    write_json,
+)
+from featcircuits.runs.ledger import OnDisk, batches
 
 __all__ = ["write_json"]
 

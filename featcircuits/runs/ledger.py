@@ -20,12 +20,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from featcircuits.files import checksums
 from featcircuits.errors import InputError, shortened
+from featcircuits.files import checksums
 from featcircuits.files.locks import differences
-from featcircuits.runs.processes import check_alike, exchange
 from featcircuits.files.reading import read_json
 from featcircuits.files.writing import check_space, make_folder, write_errors, write_whole
+from featcircuits.runs.processes import check_alike, exchange
 
 Part = Mapping[str, Tensor]
 """What one batch adds, by name"""
