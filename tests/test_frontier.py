@@ -100,7 +100,7 @@ def test_a_set_has_the_faithfulness_of_an_evaluation(case: Case) -> None:
     circuit = fc.trace(case.spliced, task, nodes="atp", edges=None, keep_nodes="top=8", check_fit=False)
     for setting in of_circuits.SETTINGS:
         report = fc.evaluate(case.spliced, circuit, task, ablation=setting.ablation, sizes=())
-        own = prompts.faithfulness(case, task, list(circuit.nodes), setting, 0)
+        own = prompts.nodes_faithfulness(case, task, list(circuit.nodes), setting, 0)
         assert own == pytest.approx(report.faithfulness)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import featcircuits as fc
 from featcircuits.evaluation.ablated import NEVER, AblatedModel, Subgraph
 from featcircuits.evaluation.ablations import Ablation, Resample, ablation_named
-from featcircuits.evaluation.faithfulness import share
+from featcircuits.evaluation.faithfulness import Reference, faithfulness
 from featcircuits.evaluation.scope import scope_of
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
@@ -165,7 +165,8 @@ def test_ablated_runs(name: str) -> None:
                 inside, complement = expected["metric"], expected["metric_complement"]
                 assert distance(metric, torch.cat([inside, complement, expected["metric_empty"][None]])) < 2e-4
                 *scores, empty = metric.mean(-1).tolist()
-                shares = torch.tensor([share(m, model_metric, empty) for m in scores], dtype=torch.float64)
+                reference = Reference(model_metric, empty)
+                shares = torch.tensor([faithfulness(m, reference) for m in scores], dtype=torch.float64)
                 assert distance(shares, torch.cat([expected["faithfulness"], expected["completeness"]])) < 3e-5
 
 

@@ -11,7 +11,7 @@ from experiments.frontier.models import METHODS, PLAIN, REFERENCE, Case
 from experiments.selection.cells import Ordered, Setting, ablated_model, cell, judged
 from featcircuits.agreement.agree import parse_method
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
-from featcircuits.evaluation.faithfulness import share
+from featcircuits.evaluation.faithfulness import Reference, faithfulness
 from featcircuits.runs.cost import measured
 
 SETTINGS = (Setting("mean", "nodes"), Setting("paired", "nodes"))
@@ -68,4 +68,4 @@ def cap(case: Case, task: fc.Task, setting: Setting) -> float:
     everything = Subgraph(nothing.ranks, 0, complement=True)
     model = ablated_model(case.scope, task, Setting(setting.ablation, "remove"), 0)
     all_features, empty = model.metric(task, [everything, nothing]).mean(1).tolist()
-    return share(all_features, float(metric_model(case.scope, task, 50).mean()), empty)
+    return faithfulness(all_features, Reference(float(metric_model(case.scope, task, 50).mean()), empty))

@@ -11,7 +11,7 @@ from experiments.frontier.circuits import SETTINGS, ordered
 from experiments.frontier.models import PLAIN, Case
 from experiments.selection.cells import Setting, ablated_model
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
-from featcircuits.evaluation.faithfulness import share
+from featcircuits.evaluation.faithfulness import Reference, faithfulness
 
 METHODS = ("atp", "relp", "secant", "blend")
 COUNTS = (5, 10, 20, 40, 80, 160)
@@ -52,7 +52,7 @@ def spread(case: Case, train: int) -> list[dict[str, Any]]:
         for count in (count for count in TEST_COUNTS if 2 * count <= len(case.test)):
             starts = range(0, len(case.test) - count + 1, count)
             found = [
-                faithfulness(case, _slice(case.test, start, start + count), order, setting, seed)
+                nodes_faithfulness(case, _slice(case.test, start, start + count), order, setting, seed)
                 for seed, start in enumerate(starts)
             ]
             rows.append(
@@ -63,12 +63,12 @@ def spread(case: Case, train: int) -> list[dict[str, Any]]:
     return rows
 
 
-def faithfulness(case: Case, task: fc.Task, order: list[fc.Node], setting: Setting, seed: int) -> float:
+def nodes_faithfulness(case: Case, task: fc.Task, order: list[fc.Node], setting: Setting, seed: int) -> float:
     """Of all nodes of an order, with ablation values from these pairs alone."""
     ranks = ranks_of(case.scope, task.places, order)
     model = ablated_model(case.scope, task, setting, seed)
     kept, empty = model.metric(task, [Subgraph(ranks, len(order)), Subgraph(ranks, 0)]).mean(1).tolist()
-    return share(kept, float(metric_model(case.scope, task, 50).mean()), empty)
+    return faithfulness(kept, Reference(float(metric_model(case.scope, task, 50).mean()), empty))
 
 
 def _slice(task: fc.Task, begin: int, end: int) -> fc.Task:

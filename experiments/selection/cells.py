@@ -13,7 +13,7 @@ import featcircuits as fc
 from featcircuits.effects.nodes import NodeEffects
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.ablations import ablation_named
-from featcircuits.evaluation.faithfulness import area, area_from_one, share
+from featcircuits.evaluation.faithfulness import Reference, area, area_from_one, faithfulness
 from featcircuits.evaluation.intervals import FOLDS, interval, parts
 from featcircuits.model.nodes import Node
 from featcircuits.runs.cost import measured
@@ -113,7 +113,8 @@ def _folds(
 def _curves(model: Tensor, metrics: Tensor, n_sizes: int) -> list[list[float]]:
     """[rule][size] faithfulness, from F of the empty circuit and of every rule's sizes."""
     means = metrics.mean(1)
-    scores = [share(mean, float(model.mean()), float(means[0])) for mean in means[1:].tolist()]
+    reference = Reference(float(model.mean()), float(means[0]))
+    scores = [faithfulness(mean, reference) for mean in means[1:].tolist()]
     return [scores[begin : begin + n_sizes] for begin in range(0, len(scores), n_sizes)]
 
 

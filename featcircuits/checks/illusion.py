@@ -26,7 +26,7 @@ from torch import Tensor
 from featcircuits.checks.directions import along, outside, ratio, row_part
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.dictionaries import Dictionary
-from featcircuits.dictionaries.decomposition import precision
+from featcircuits.dictionaries.decomposition import wide
 from featcircuits.effects.direct import all_products, arcs_of, metric_gradients
 from featcircuits.effects.ends import ends_above
 from featcircuits.errors import InputError
@@ -310,4 +310,4 @@ class _Patched(NamedTuple):
 
 def _fires(dictionary: Dictionary, read: Tensor) -> Tensor:
     """Which features are not 0."""
-    return dictionary.encode(read.to(precision(read.dtype))) != 0
+    return dictionary.encode(wide(read)) != 0

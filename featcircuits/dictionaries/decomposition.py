@@ -22,6 +22,11 @@ def precision(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def wide(x: Tensor) -> Tensor:
+    """A tensor in that precision."""
+    return x.to(precision(x.dtype))
+
+
 def encode(dictionary: Dictionary, x: Tensor, read: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(features, error) of an activation, in the dictionary's precision; `read`: what it encodes where not x."""
     x = x.to(precision(x.dtype))

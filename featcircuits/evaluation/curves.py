@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import Ranks, Subgraph
-from featcircuits.evaluation.faithfulness import area, area_from_one, share
+from featcircuits.evaluation.faithfulness import Reference, area, area_from_one, faithfulness
 from featcircuits.evaluation.report import Curve
 from featcircuits.model.nodes import Node
-
-Run = Callable[[Sequence[Subgraph]], Tensor]
-"""Subgraphs -> F [subgraph, example]."""
 
 
 def default_sizes(order: Sequence[Node], count: int = 15) -> tuple[int, ...]:
@@ -53,34 +50,31 @@ def shuffled(order: Sequence[Node], seed: int) -> list[Node]:
     return result
 
 
-def curve(
-    run: Run,
-    ranked: Callable[[Sequence[Node]], Ranks],
-    order: Sequence[Node],
-    sizes: Sequence[int],
-    model_and_empty: tuple[float, float],
-    draws: int,
-    seed: int,
-) -> Curve:
-    """All sizes, complements and random draws as rows of one batched pass."""
-    ranks = ranked(order)
-    controls = [ranked(shuffled(order, seed + draw)) for draw in range(draws)]
-    subgraphs = [Subgraph(ranks, size) for size in sizes]
-    subgraphs += [Subgraph(ranks, size, complement=True) for size in sizes]
-    subgraphs += [Subgraph(control, size) for control in controls for size in sizes]
-    means = run(subgraphs).mean(-1).tolist()
-    scores = np.array([share(mean, *model_and_empty) for mean in means]).reshape(2 + draws, len(sizes))
-    random = scores[2:]
-    random_mean = random.mean(0) if draws else np.full(len(sizes), math.nan)
+def subgraphs_of_sizes(ranks: Ranks, controls: Sequence[Ranks], sizes: Sequence[int]) -> list[Subgraph]:
+    """All that a curve is measured on: every size of a ranking, every complement, every size of random rankings."""
+    return [
+        *(Subgraph(ranks, size) for size in sizes),
+        *(Subgraph(ranks, size, complement=True) for size in sizes),
+        *(Subgraph(control, size) for control in controls for size in sizes),
+    ]
+
+
+def curve_of(metrics: Tensor, sizes: Sequence[int], reference: Reference) -> Curve:
+    """The scores of `subgraphs_of_sizes`, from their F [subgraph, example]."""
+    scores = np.array([faithfulness(mean, reference) for mean in metrics.mean(-1).tolist()]).reshape(-1, len(sizes))
+    inside, complement, random = scores[0], scores[1], scores[2:]
+    draws, undefined = len(random), np.full(len(sizes), math.nan)
+    random_mean = random.mean(0) if draws else undefined
+    random_sd = random.std(0, ddof=1) if draws > 1 else undefined
     return Curve(
         sizes=tuple(sizes),
-        faithfulness=tuple(scores[0].tolist()),
-        completeness=tuple(scores[1].tolist()),
+        faithfulness=tuple(inside.tolist()),
+        completeness=tuple(complement.tolist()),
         random=tuple(random_mean.tolist()),
-        random_sd=tuple(random.std(0, ddof=1).tolist()) if draws > 1 else (math.nan,) * len(sizes),
+        random_sd=tuple(random_sd.tolist()),
         draws=draws,
-        area=area(sizes, scores[0].tolist()),
-        area_from_one=area_from_one(sizes, scores[0].tolist()),
+        area=area(sizes, inside.tolist()),
+        area_from_one=area_from_one(sizes, inside.tolist()),
         area_random=area(sizes, random_mean.tolist()),
         area_over=(0, sizes[-1]),
     )

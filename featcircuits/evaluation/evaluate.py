@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from torch import Tensor
-
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import (
@@ -20,8 +18,8 @@ from featcircuits.evaluation.ablated import (
     ranks_of,
 )
 from featcircuits.evaluation.ablations import Ablation, ablation_named
-from featcircuits.evaluation.curves import check_sizes, curve, default_sizes
-from featcircuits.evaluation.faithfulness import area, area_from_one, invalid_reason, share
+from featcircuits.evaluation.curves import check_sizes, curve_of, default_sizes, shuffled, subgraphs_of_sizes
+from featcircuits.evaluation.faithfulness import Reference, area, area_from_one, faithfulness, invalid_reason
 from featcircuits.evaluation.intervals import interval, parts
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.evaluation.scope import COUNTED, scope_of, varying
@@ -90,22 +88,26 @@ def evaluate(
     prepared = ablation_named(ablation, scope, task, batch_size, seed)
     places: str | None = getattr(prepared, "places", None)
     ablated = AblatedModel(scope, prepared, errors, start_layer, batch_size, max_rows)
-    found = _measure(ablated, circuit, task)
-    scores, folds = found.scores, []
-    if isinstance(ablation, str) and found.invalid is None:
+    measured, folds = _measure(ablated, circuit, task), []
+    if isinstance(ablation, str) and measured.invalid is None:
         folds = _folds(ablated, circuit, task, ablation, seed, order, chosen_sizes)
-    drawn = _curve(ablated, task, order, chosen_sizes, found, draws, seed, progress)
+    curve = None
+    if chosen_sizes:
+        rankings = [order, *(shuffled(order, seed + draw) for draw in range(draws))]
+        ranks, *controls = (ranks_of(scope, task.places, ranking) for ranking in rankings)
+        metrics = ablated.metric(task, subgraphs_of_sizes(ranks, controls, chosen_sizes), progress)
+        curve = _with_intervals(curve_of(metrics, chosen_sizes, measured.reference), folds)
     return Report(
-        faithfulness=scores["circuit"],
-        completeness=scores["complement"],
-        F_model=found.means["model"],
-        F_circuit=found.means["circuit"],
-        F_empty=found.means["empty"],
-        F_complement=found.means["complement"],
-        invalid=found.invalid,
-        interval=interval(scores["circuit"], [fold.faithfulness for fold in folds]),
+        faithfulness=measured.faithfulness,
+        completeness=measured.completeness,
+        F_model=measured.reference.model,
+        F_circuit=measured.F_circuit,
+        F_empty=measured.reference.empty,
+        F_complement=measured.F_complement,
+        invalid=measured.invalid,
+        interval=interval(measured.faithfulness, [fold.faithfulness for fold in folds]),
         folds=len(folds),
-        features_alone=scores["features"],
+        features_alone=measured.features_alone,
         counted=COUNTED[errors],
         n_nodes=len(varying(circuit.nodes, scope, errors)),
         n_error_nodes=sum(node.site in scope.dictionaries and node.is_error for node in circuit.nodes),
@@ -122,17 +124,21 @@ def evaluate(
         held_out=familiar.held_out,
         n_seen=familiar.n_seen,
         notes=(*familiar.notes, *([MEANS_ANYWHERE] if places == ANYWHERE else [])),
-        curve=_with_intervals(drawn, folds),
+        curve=curve,
     )
 
 
 class _Measured(NamedTuple):
-    means: dict[str, float]
-    """Mean F of the model, the circuit, its complement and the empty circuit."""
-    scores: dict[str, float]
-    """Shares of F(model) - F(empty)."""
+    """Of a circuit, its complement, and all features without errors."""
+
+    reference: Reference
+    F_circuit: float
+    F_complement: float
+    faithfulness: float
+    completeness: float
+    features_alone: float
     invalid: str | None
-    """Why the shares mean nothing here."""
+    """Why the shares mean nothing here"""
 
 
 def _measure(ablated: AblatedModel, circuit: Circuit, task: Task) -> _Measured:
@@ -142,42 +148,17 @@ def _measure(ablated: AblatedModel, circuit: Circuit, task: Task) -> _Measured:
     without_errors = replace(ablated, errors="remove")
     all_features, no_features = without_errors.metric(task, [everything, nothing])
     model = metric_model(ablated.spliced, task, ablated.batch_size)
-    means = {
-        name: float(metric.mean())
-        for name, metric in (("model", model), ("circuit", inside), ("complement", complement), ("empty", empty))
-    }
 
-    def score(metric: Tensor, empty: Tensor) -> float:
-        return share(float(metric.mean()), means["model"], float(empty.mean()))
-
-    scores = {
-        "circuit": score(inside, empty),
-        "complement": score(complement, empty),
-        "features": score(all_features, no_features),
-    }
-    return _Measured(means, scores, invalid_reason(model, empty))
-
-
-def _curve(
-    ablated: AblatedModel,
-    task: Task,
-    order: Sequence[Node],
-    sizes: Sequence[int],
-    found: _Measured,
-    draws: int,
-    seed: int,
-    progress: Progress,
-) -> Curve | None:
-    if not sizes:
-        return None
-    return curve(
-        lambda subgraphs: ablated.metric(task, subgraphs, progress),
-        lambda order: ranks_of(ablated.spliced, task.places, order),
-        order,
-        sizes,
-        (found.means["model"], found.means["empty"]),
-        draws,
-        seed,
+    F_model, F_circuit, F_complement = (float(metric.mean()) for metric in (model, inside, complement))
+    reference = Reference(F_model, float(empty.mean()))
+    return _Measured(
+        reference=reference,
+        F_circuit=F_circuit,
+        F_complement=F_complement,
+        faithfulness=faithfulness(F_circuit, reference),
+        completeness=faithfulness(F_complement, reference),
+        features_alone=faithfulness(float(all_features.mean()), Reference(F_model, float(no_features.mean()))),
+        invalid=invalid_reason(model, empty),
     )
 
 
@@ -227,27 +208,25 @@ def _folds(
     sizes: Sequence[int],
 ) -> list[_Fold]:
     """Scores of each part, with ablation values drawn from the part alone."""
-    found, ranks = [], ranks_of(ablated.spliced, task.places, order)
-    for fold, part in enumerate(parts(task)):
-        prepared = ablation_named(ablation, ablated.spliced, part, ablated.batch_size, seed + fold)
+    folds, ranks = [], ranks_of(ablated.spliced, task.places, order)
+    for number, part in enumerate(parts(task)):
+        prepared = ablation_named(ablation, ablated.spliced, part, ablated.batch_size, seed + number)
         own = replace(ablated, ablation=prepared)
         measured = _measure(own, circuit, part)
         metrics = own.metric(part, [Subgraph(ranks, size) for size in sizes]).mean(1).tolist() if sizes else []
-        scores = [share(metric, measured.means["model"], measured.means["empty"]) for metric in metrics]
+        scores = [faithfulness(metric, measured.reference) for metric in metrics]
         areas = (area(sizes, scores), area_from_one(sizes, scores)) if sizes else (math.nan, math.nan)
-        found.append(_Fold(measured.scores["circuit"], scores, *areas))
-    return found
+        folds.append(_Fold(measured.faithfulness, scores, *areas))
+    return folds
 
 
-def _with_intervals(found: Curve | None, folds: Sequence[_Fold]) -> Curve | None:
-    if found is None:
-        return None
+def _with_intervals(curve: Curve, folds: Sequence[_Fold]) -> Curve:
     by_size = [
-        interval(center, [fold.by_size[number] for fold in folds]) for number, center in enumerate(found.faithfulness)
+        interval(center, [fold.by_size[number] for fold in folds]) for number, center in enumerate(curve.faithfulness)
     ]
     return replace(
-        found,
+        curve,
         intervals=tuple(by_size) if folds else None,
-        area_interval=interval(found.area, [fold.area for fold in folds]),
-        area_from_one_interval=interval(found.area_from_one, [fold.area_from_one for fold in folds]),
+        area_interval=interval(curve.area, [fold.area for fold in folds]),
+        area_from_one_interval=interval(curve.area_from_one, [fold.area_from_one for fold in folds]),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -12,9 +13,20 @@ _SMALLEST_GAP = 1e-3
 """m(M) - m(empty) below this share of the metric's spread cannot be divided by."""
 
 
-def share(part: float, full: float, empty: float) -> float:
-    """(m(part) - m(empty)) / (m(M) - m(empty)); never clipped (Marks et al. 2024, section 4)."""
-    return (part - empty) / (full - empty) if full != empty else math.nan
+class Reference(NamedTuple):
+    """What faithfulness is measured between: mean F of the whole model, and with everything ablated."""
+
+    model: float
+    empty: float
+
+
+def faithfulness(circuit: float, reference: Reference) -> float:
+    """(m(C) - m(empty)) / (m(M) - m(empty)) of a circuit C; never clipped (Marks et al. 2024, section 4).
+
+    Completeness is the same of the circuit's complement. NaN where model and empty circuit have the same metric.
+    """
+    model, empty = reference
+    return (circuit - empty) / (model - empty) if model != empty else math.nan
 
 
 def invalid_reason(model: Tensor, empty: Tensor) -> str | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from featcircuits.files.plain import plain
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ratios that mean nothing, and NaN, which JSON lacks, become null."""
         void = dict.fromkeys(_RATIOS) if self.invalid else {}
-        return _plain({**asdict(self), **void})
+        return plain({**asdict(self), **void})
 
 
 _RATIOS = ("faithfulness", "completeness", "interval", "features_alone", "curve")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

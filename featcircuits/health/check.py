@@ -12,6 +12,7 @@ from torch import Tensor
 
 from featcircuits.dictionaries.decomposition import precision
 from featcircuits.errors import InputError
+from featcircuits.files.plain import plain
 from featcircuits.health.figures import Figures, Losses, measure
 from featcircuits.health.fit import REMEDY, Fit, fault_at, fit_at
 from featcircuits.inputs.arguments import expect
@@ -48,33 +49,30 @@ class Health:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers; null where a figure is undefined."""
-        return {
+        figures = {
             "text": self.text,
             "n_rows": self.n_rows,
             "n_tokens": self.n_tokens,
             "keep_sinks": self.keep_sinks,
             "sites": {str(site): self._site_json(site) for site in self.figures},
             "together": {
-                "loss_recovered": _plain(self.together.recovered),
-                "loss_recovered_mean": _plain(self.together.recovered_mean),
+                "loss_recovered": self.together.recovered,
+                "loss_recovered_mean": self.together.recovered_mean,
                 **{f"loss_{name}": value for name, value in asdict(self.together).items()},
             },
         }
+        return plain(figures)
 
     def _site_json(self, site: Site) -> dict[str, Any]:
         fit = self.fits.get(site, Fit(math.nan))  # a whole activation is its error by design
         return {
-            **{name: _plain(value) for name, value in asdict(self.figures[site]).items()},
-            "variance_unexplained_here": _plain(fit.unexplained),
+            **asdict(self.figures[site]),
+            "variance_unexplained_here": fit.unexplained,
             "best_other_site": None if fit.other is None else str(fit.other),
-            "variance_unexplained_there": _plain(fit.unexplained_there),
+            "variance_unexplained_there": fit.unexplained_there,
             "fault": fit.fault or None,
             "recorded": dict(self.recorded.get(site, {})),
         }
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def check_suite(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
-from featcircuits.dictionaries.decomposition import decoded, precision
+from featcircuits.dictionaries.decomposition import decoded, precision, wide
 from featcircuits.model.sites import Site, resid
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
@@ -68,15 +68,15 @@ class Losses:
     @property
     def recovered(self) -> float:
         """(zero - reconstructed) / (zero - clean)"""
-        return _share(self.zero, self.reconstructed, self.clean)
+        return _recovered(self.zero, self.reconstructed, self.clean)
 
     @property
     def recovered_mean(self) -> float:
         """(mean - reconstructed) / (mean - clean)"""
-        return _share(self.mean, self.reconstructed, self.clean)
+        return _recovered(self.mean, self.reconstructed, self.clean)
 
 
-def _share(ablated: float, reconstructed: float, clean: float) -> float:
+def _recovered(ablated: float, reconstructed: float, clean: float) -> float:
     return (ablated - reconstructed) / (ablated - clean) if ablated > clean else math.nan
 
 
@@ -224,7 +224,7 @@ def reconstruction(dictionary: Dictionary, x: Tensor, read: Tensor, usual: Tenso
 def explained(dictionary: Dictionary, read: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """(features [n, n_features], what they and the bypass make [n, width]) of read [token, read_width], n at a time."""
     size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
-    for some in read.to(precision(read.dtype)).split(size):
+    for some in wide(read).split(size):
         features = dictionary.encode(some)
         part, past = decoded(dictionary, features, some), dictionary.bypass(some)
         yield features, part if past is None else part + past

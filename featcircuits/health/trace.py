@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
-from featcircuits.dictionaries.decomposition import of_nothing, precision
+from featcircuits.dictionaries.decomposition import of_nothing, wide
 from featcircuits.errors import InputError
 from featcircuits.health.fit import ABSURD, REMEDY, fault_at, fit_at, unexplained
 from featcircuits.health.misplaced import misplaced
@@ -50,7 +50,7 @@ def check_states(spliced: SplicedModel, states: States, where: str) -> None:
 def _clean(dictionary: Dictionary, state: SiteState) -> tuple[Tensor, Tensor]:
     """The clean activation and its error [token, width], from the features that are there already."""
     x = state.x.flatten(0, 1)
-    x = x.to(precision(x.dtype))
+    x = wide(x)
     read = state.read.flatten(0, 1).to(x.dtype)
     explained = dictionary.write(state.scaled(state.value, state.row), state.row, state.feature, len(x))
     past = dictionary.bypass(read)
@@ -63,4 +63,4 @@ def _seen(spliced: SplicedModel, states: States, usual: Tensor) -> dict[Site, Te
     for site, state in states.sites.items():
         seen |= {site: state.x, spliced.read_site(site): state.read}
     flat = {site: x.flatten(0, 1)[usual] for site, x in seen.items()}
-    return {site: x.to(precision(x.dtype)) for site, x in flat.items()}
+    return {site: wide(x) for site, x in flat.items()}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from featcircuits.dictionaries.decomposition import wide
 from featcircuits.errors import InputError
 from featcircuits.loading.operations import module_spans, nonlinear_operations
 from featcircuits.loading.row_probes import SLOTS, START, Point, Tap, forward, hooked, taps_of, tokens_of
@@ -23,7 +24,6 @@ from featcircuits.model.architecture import Architecture
 from featcircuits.model.frozen import frozen
 from featcircuits.propagation import secants
 from featcircuits.propagation.attention_kernels import why_closed
-from featcircuits.propagation.carry import wide
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

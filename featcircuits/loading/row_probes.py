@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from featcircuits.dictionaries.decomposition import precision
 from featcircuits.model.architecture import INPUTS, Architecture, Fused
 from featcircuits.model.placement import device_of
 from featcircuits.model.sites import EMBED, KINDS, Site
@@ -221,7 +222,7 @@ def short_forward(
         kept = kept if point.layer in whole else kept[:1]
         (run.tupled if tupled else set()).add(point)
         (run.repeated if point in run.seen else set()).add(point)
-        run.seen[point] = kept.detach().to("cpu", torch.promote_types(x.dtype, torch.float32), copy=True)
+        run.seen[point] = kept.detach().to("cpu", precision(x.dtype), copy=True)
         return edited
 
     with ExitStack() as stack:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featcircuits.dictionaries.decomposition import wide
 from featcircuits.errors import InputError
 from featcircuits.model.architecture import Architecture, OwnAttention
-from featcircuits.propagation.carry import wide
 
 Around = Callable[..., tuple[Tensor, Any]]
 """(kernel, module, query, key, value, mask, scaling=, softcap=, ...) -> (output [row, slot, head, width], weights)."""

@@ -24,11 +24,6 @@ def carry(value: Tensor, carrier: Tensor) -> Tensor:
     return _Carry.apply(value.detach(), carrier)  # type: ignore[return-value]
 
 
-def wide(x: Tensor) -> Tensor:
-    """Rules are computed in float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def propagates(x: Tensor) -> bool:
     """Whether a backward pass may come this way; elsewhere a rule has nothing to do."""
     return torch.is_grad_enabled() and x.requires_grad

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from featcircuits.dictionaries.decomposition import wide
 from featcircuits.errors import InputError
 from featcircuits.model.architecture import Architecture
-from featcircuits.propagation.carry import carry, propagates, wide
+from featcircuits.propagation.carry import carry, propagates
 
 _STABILISER = 1e-6
 

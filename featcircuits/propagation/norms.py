@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from featcircuits.dictionaries.decomposition import wide
 from featcircuits.errors import InputError
 from featcircuits.model.architecture import Architecture
 from featcircuits.model.placement import device_of, in_memory
-from featcircuits.propagation.carry import carry, propagates, wide
+from featcircuits.propagation.carry import carry, propagates
 
 
 class Form(NamedTuple):

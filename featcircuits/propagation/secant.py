@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featcircuits.dictionaries.decomposition import wide
 from featcircuits.model.architecture import Architecture
 from featcircuits.model.placement import in_memory
 from featcircuits.propagation.attention_kernels import Pattern, around_attention
-from featcircuits.propagation.carry import carry, propagates, wide
+from featcircuits.propagation.carry import carry, propagates
 from featcircuits.propagation.norms import Form, form_of
 from featcircuits.propagation.rules import Handle, Undo, applied, entered
 

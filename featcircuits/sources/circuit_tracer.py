@@ -19,13 +19,11 @@ from featcircuits.sources.files import (
     Load,
     check_floats,
     check_names,
-    check_size,
-    k_of,
     names_of,
-    number_of,
     read_yaml,
     setting,
     shapes,
+    stored_k,
     transposed,
 )
 from featcircuits.sources.refused import refuse
@@ -73,7 +71,7 @@ def _dictionary(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Affine
     matrices: dict[str, Any] = {**{name: tensors[name] for name in _MATRICES}, "W_enc": transposed(tensors, "W_enc")}
     activation = _activation(config, tensors)
     if activation == "topk":
-        return topk(**matrices, k=_k_of(config, tensors), rectified=False, W_skip=skip, transcodes=True)
+        return topk(**matrices, k=stored_k(tensors, config), rectified=False, W_skip=skip, transcodes=True)
     if activation == "jump_relu":
         threshold = tensors[_THRESHOLD]
         return jumprelu(**matrices, threshold=threshold, rectified=False, W_skip=skip, transcodes=True)
@@ -89,13 +87,6 @@ def _activation(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str
     if (stored and given and stored != given) or (given == "jump_relu" and stored is None):
         raise InputError(f"the config says activation = {given}, but the tensors are {names_of(tensors)}")
     return stored or given or "relu"
-
-
-def _k_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
-    stored = number_of(tensors["k"], "k") if "k" in tensors else None
-    if stored is not None:
-        check_size(config, "k", stored)
-    return k_of(stored, setting(config, "k", int))
 
 
 def _origin(config: Mapping[str, Any], path: Path) -> Origin:

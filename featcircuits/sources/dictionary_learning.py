@@ -20,11 +20,10 @@ from featcircuits.sources.files import (
     check_floats,
     check_names,
     check_size,
-    k_of,
     names_of,
-    number_of,
     read_json,
     setting,
+    stored_k,
     transposed,
 )
 from featcircuits.sources.folding import with_unit_rows
@@ -104,10 +103,7 @@ def _jumprelu(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
 
 def _topk(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affine:
     check_names(tensors, (*_LINEAR, "b_dec"), _K)
-    stored = number_of(tensors["k"], "k") if "k" in tensors else None
-    if stored is not None:
-        check_size(trainer, "k", stored)
-    k = k_of(stored, setting(trainer, "k", int))
+    k = stored_k(tensors, trainer)
     return topk(**_transposed(tensors), b_dec=tensors["b_dec"], k=k, centre=tensors["b_dec"])
 
 

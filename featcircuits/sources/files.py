@@ -257,6 +257,14 @@ def k_of(*given: int | None) -> int:
     return k
 
 
+def stored_k(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int:
+    """The k that is among the tensors, with which the config has to agree, or the config's."""
+    stored = number_of(tensors["k"], "k") if "k" in tensors else None
+    if stored is not None:
+        check_size(config, "k", stored)
+    return k_of(stored, setting(config, "k", int))
+
+
 def check_size(record: Mapping[str, Any], name: str, found: int) -> None:
     """Refuse a config that gives another size than its tensors have."""
     given = setting(record, name, int)

@@ -7,11 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from featcircuits.dictionaries.decomposition import wide
 from featcircuits.errors import InputError
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def with_unit_rows(matrices: Mapping[str, Tensor], leave_close: bool = False) -> dict[str, Tensor]:
@@ -19,7 +16,7 @@ def with_unit_rows(matrices: Mapping[str, Tensor], leave_close: bool = False) ->
 
     `leave_close`: nothing is changed where all rows have norm 1 up to rounding.
     """
-    W_enc, b_enc, W_dec = (at_least_float32(matrices[name]) for name in ("W_enc", "b_enc", "W_dec"))
+    W_enc, b_enc, W_dec = (wide(matrices[name]) for name in ("W_enc", "b_enc", "W_dec"))
     if W_enc.dim() != 2 or W_dec.dim() != 2 or W_enc.shape[1:] != W_dec.shape[:1] or b_enc.shape != W_dec.shape[:1]:
         raise InputError(
             f"W_enc {list(W_enc.shape)}, b_enc {list(b_enc.shape)} and W_dec {list(W_dec.shape)} do not have the same "

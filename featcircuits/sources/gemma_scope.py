@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from featcircuits.dictionaries import Affine, jumprelu
+from featcircuits.dictionaries.decomposition import wide
 from featcircuits.errors import InputError, shortened
 from featcircuits.sources.files import Load, check_floats, check_names, check_size, names_of, read_json, setting
-from featcircuits.sources.folding import at_least_float32
 from featcircuits.sources.refused import refuse
 from featcircuits.sources.source import Found, Origin, Source, check_same_width, home
 
@@ -53,7 +53,7 @@ def _dictionary(tensors: dict[str, Tensor], transcodes: bool, embedding: bool = 
     if embedding:
         # trained before the embedding's scaling by sqrt(width), and read after it
         root = W_enc.shape[0] ** 0.5 if W_enc.dim() == 2 and W_enc.shape[0] else 1.0
-        W_enc, W_dec = at_least_float32(W_enc) / root, at_least_float32(W_dec) * root
+        W_enc, W_dec = wide(W_enc) / root, wide(W_dec) * root
     skip = lower.get("affine_skip_connection")
     dictionary = jumprelu(W_enc, b_enc, W_dec, b_dec, threshold, W_skip=skip, transcodes=transcodes)
     check_same_width(dictionary)

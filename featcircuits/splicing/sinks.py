@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featcircuits.dictionaries.decomposition import precision
+from featcircuits.dictionaries.decomposition import wide
 from featcircuits.model.sites import Site
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
@@ -60,7 +60,7 @@ def usual_tokens(
 
 def norms(x: Tensor) -> Tensor:
     """[..., width] -> [...], in float32 at least."""
-    return x.to(precision(x.dtype)).norm(dim=-1)
+    return wide(x).norm(dim=-1)
 
 
 def limit_of(sizes: Tensor) -> float:

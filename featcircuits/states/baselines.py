@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
-from featcircuits.dictionaries.decomposition import of_nothing, precision, written
+from featcircuits.dictionaries.decomposition import of_nothing, precision, wide, written
 from featcircuits.errors import InputError
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel, check_finite
@@ -87,7 +87,7 @@ class Patched(NamedTuple):
             return self.features(rows)
         assert self.read is not None
         read = self.read.flatten(0, 1)[rows]
-        return dictionary.encode(read.to(precision(read.dtype)))
+        return dictionary.encode(wide(read))
 
 
 def patched_by_zero(spliced: SplicedModel, site: Site) -> Patched:
@@ -107,7 +107,7 @@ def patched_by_mean(mean: MeanState, places: Tensor) -> Patched:
 def patched_by_run(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor]) -> Patched:
     """What another run holds at the site, and where its dictionary reads."""
     dictionary = spliced.dictionaries[site]
-    x, read = (seen[at].to(precision(seen[at].dtype)) for at in (site, spliced.read_site(site)))
+    x, read = (wide(seen[at]) for at in (site, spliced.read_site(site)))
     statistics = dictionary.statistics(read)
     return Patched(written(dictionary, x, read), read, scale=None if statistics is None else statistics.scale)
 
@@ -149,7 +149,7 @@ def mean_states(spliced: SplicedModel, task: Task, batch_size: int) -> Means:
         counts += torch.bincount(place[real], minlength=alignment.n_places)
         for site, dictionary in spliced.dictionaries.items():
             read = seen[spliced.read_site(site)].flatten(0, 1)[real]
-            read = read.to(precision(read.dtype))
+            read = wide(read)
             x = written(dictionary, seen[site].flatten(0, 1)[real].to(read.dtype), read)
             if site not in totals:
                 totals[site] = _no_state(dictionary, x, alignment.n_places)

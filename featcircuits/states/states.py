@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
-from featcircuits.dictionaries.decomposition import precision, written
+from featcircuits.dictionaries.decomposition import precision, wide, written
 from featcircuits.inputs.ranges import BATCHES, check_number
 from featcircuits.model.sites import EMBED, Site, resid
 from featcircuits.splicing.spliced import SplicedModel, check_finite
@@ -52,18 +52,18 @@ class Objective(NamedTuple):
     @classmethod
     def of(cls, task: Task, batch: Batch, unedited: Tensor) -> Objective:
         """Of runs on a batch, whose unedited run has these logits."""
-        answers = Answers(batch.answers.clean, batch.answers.corrupted, unedited.to(precision(unedited.dtype)))
+        answers = Answers(batch.answers.clean, batch.answers.corrupted, wide(unedited))
         return cls(task.metric, answers)
 
     def __call__(self, logits: Tensor) -> Tensor:
         assert self.answers.reference is not None
         assert logits.shape == self.answers.reference.shape, "answers count other logits than the run computed"
-        wide, metric = logits.to(precision(logits.dtype)), metric_named(self.metric)
+        logits, metric = wide(logits), metric_named(self.metric)
         if self.toward is None:
-            return -metric(wide, self.answers)
-        start = wide.detach()
-        slope = mean_slope(metric, self.answers, start, self.toward.to(wide.dtype))
-        return -metric(start, self.answers) - ((wide - start) * slope).sum(-1)
+            return -metric(logits, self.answers)
+        start = logits.detach()
+        slope = mean_slope(metric, self.answers, start, self.toward.to(logits.dtype))
+        return -metric(start, self.answers) - ((logits - start) * slope).sum(-1)
 
     def select(self, rows: Tensor) -> Objective:
         """For a run whose row r repeats example `rows[r]`."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featcircuits.dictionaries.decomposition import wide
 from featcircuits.errors import InputError
 from featcircuits.splicing.spliced import SplicedModel, check_finite
 from featcircuits.tasks.encoding import unknown_id
@@ -166,7 +167,7 @@ def _judged(spliced: SplicedModel, task: Task, batch: Batch) -> tuple[Tensor, ..
 def _logits(spliced: SplicedModel, tokens: Any) -> Tensor:
     logits, _ = spliced.record(tokens, [])
     check_finite(logits, {})
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide(logits)
 
 
 def right_answers(logits: Tensor, right: Tensor, wrong: Tensor) -> Tensor:

@@ -63,8 +63,8 @@ def card(suite: Mapping[str, Any], together: Losses) -> str:
         held_out=f"{recipe['tokens_held_out']:,}",
         sinks=", attention sinks among them" if recipe["keep_sinks"] else "",
         sites=site_table(suite["sites"]),
-        together=share(together.recovered),
-        together_mean=share(together.recovered_mean),
+        together=percentage(together.recovered),
+        together_mean=percentage(together.recovered_mean),
         legend=LEGEND,
         recipe=table(("setting", "value"), ((f"`{k}`", f"{v}") for k, v in recipe.items())),
     )
@@ -78,8 +78,8 @@ def site_table(sites: Mapping[str, Mapping[str, Any]]) -> str:
             f"`{site}`",
             f"{row['n_features']}",
             f"{row['l0']:.1f}",
-            share(row.get("variance_unexplained", math.nan)),
-            f"{share(row.get('loss_recovered', math.nan))} / {share(row.get('loss_recovered_mean', math.nan))}",
+            percentage(row.get("variance_unexplained", math.nan)),
+            " / ".join(percentage(row.get(name, math.nan)) for name in ("loss_recovered", "loss_recovered_mean")),
             f"{row['dead_features']}",
             f"{row['sink_tokens']} ({row['sink_tokens_training']})",
         )
@@ -88,7 +88,7 @@ def site_table(sites: Mapping[str, Mapping[str, Any]]) -> str:
     return table(head, rows)
 
 
-def share(value: float) -> str:
+def percentage(value: float) -> str:
     """A percentage, or a dash where ablation does not raise the loss."""
     return f"{value:.2%}" if math.isfinite(value) else "-"
 
