@@ -22,7 +22,7 @@ import featcircuits as fc
 from experiments.relp import correlation
 from featcircuits.agreement import Agreement, Score, agree
 from featcircuits.agreement.bases import in_basis
-from featcircuits.agreement.moving import moving
+from featcircuits.agreement.moving import joined, moving
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
 from featcircuits.agreement.scores import Comparison, compare
 from featcircuits.checks.audit import audit
@@ -255,6 +255,36 @@ def test_edges_are_compared_for_methods_that_have_them() -> None:
     for one, other in zip(*both, strict=True):
         assert one.n == other.n
         assert one.pearson == pytest.approx(other.pearson, rel=1e-9, nan_ok=True)
+
+
+def test_edges_of_all_methods_are_compared_on_one_set() -> None:
+    spliced, task = spliced_model(tiny_model("llama")), random_task(2, 4)
+    found = agree(spliced, task, ["atp", "relp", "ig:steps=3", "secant"], bases=["features"], edge_nodes=30)
+    counts: dict[str, set[tuple[int, int]]] = {}
+    for score in found.scores:
+        if score.what == "edge":
+            counts.setdefault(score.site_kind, set()).add((score.comparison.n, score.comparison.n_moving))
+    assert "metric" in counts
+    for sets in counts.values():
+        ((n, n_moving),) = sets
+        assert 0 < n_moving <= n
+
+
+@pytest.mark.parametrize("aggregate", ["none", "sum"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox_parallel"])
+@pytest.mark.parametrize("kind", ["relu", "skip_transcoder"])
+def test_no_edge_has_an_effect_that_cannot_move(family: str, kind: str, aggregate: str) -> None:
+    """Neither by exact patching nor by an estimator; and most that can have one."""
+    sites = {"sites": ["mlp_0", "mlp_2"]} if kind == "skip_transcoder" else {}
+    spliced, task = spliced_model(tiny_model(family), kind, **sites), random_task(2, 4, aggregate=aggregate)
+    effects = fc.node_effects(spliced, task, "exact")
+    nodes = [node for node, _, _ in sorted(effects.nodes(), key=lambda row: -abs(row[1]))[:40]]
+    edges = joined(spliced, task, nodes)
+    able = {edge for edge, moves in edges.items() if moves}
+    for method in ("exact", "atp", "secant"):
+        values = {(u, d): value for u, d, value in fc.edge_effects(spliced, task, nodes, method).edges() if value != 0}
+        assert values.keys() <= able
+        assert len(values) > 0.3 * len(able)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 
+import featcircuits as fc
 from featcircuits import cli
 from featcircuits.circuit.circuit import Circuit
+from featcircuits.cli.config import AgreeConfig
+from featcircuits.cli.tasks import Wanted, model_and_task
+from featcircuits.states.baselines import check_baseline
 
 ROOT = Path(__file__).parents[1]
 TASKS = ROOT / "saes" / "grammar-4l" / "tasks"
@@ -235,3 +239,19 @@ def test_pairs_that_differ_at_an_unprotected_first_token_are_told_the_remedy() -
     assert "1 pairs differ at their very first token" in note
     assert '--prepend "<|endoftext|>"' in note
     assert notes(found, SimpleNamespace(bos_token=None, eos_token=None, unk_token=None)) == []
+
+
+def test_a_default_number_of_examples_is_the_most_and_one_that_is_asked_for_is_all() -> None:
+    config = AgreeConfig(sites="embed")
+    _, task = model_and_task(config, None, Wanted("agreement_rc").within(None, 5000))
+    _, few = model_and_task(config, None, Wanted("agreement_rc").within(None, 3))
+    assert (len(task), len(few)) == (400, 3)
+    assert Wanted("agreement_rc").within(0, 20).limit == 0
+    with pytest.raises(fc.InputError, match="5000 examples were asked for; it has 400"):
+        model_and_task(config, None, Wanted("agreement_rc").within(5000, 20))
+
+
+def test_single_prompts_and_the_paired_baseline_name_the_remedy_in_both_languages() -> None:
+    task = fc.Task.from_tokens([[1, 2, 3]], None, [4], metric="probability")
+    with pytest.raises(fc.InputError, match=r"needs pairs.* give baseline='zero', 'mean' or 'noise' \(--baseline zero"):
+        check_baseline(task, "paired")

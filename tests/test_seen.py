@@ -108,9 +108,22 @@ def test_the_same_sentences_with_other_nouns_are_no_others(nouns: range) -> None
     assert len(compared(few, sentences(THE, None, THAT, THE, None, nouns=nouns)).notes) == 1
 
 
-def test_positions_that_are_summed_mean_no_words() -> None:
+def test_other_sentences_are_told_where_positions_are_summed() -> None:
+    """Sentences of another length are no others there."""
     task = TRAINED.with_options(aggregate="sum")
-    assert len(compared(manifest(task), sentences(NEAR, None, A, nouns=range(30, 40), aggregate="sum")).notes) == 1
+    held_out, note = compared(manifest(task), sentences(NEAR, None, A, nouns=range(30, 40), aggregate="sum")).notes
+    assert held_out.startswith("Held out")
+    assert "position 0 holds '3' instead of '1', position 2 holds '4' instead of '2'. Its nodes are sums" in note
+    longer = sentences(THE, None, THAT, THE, None, NEAR, nouns=range(30, 40), aggregate="sum")
+    assert len(compared(manifest(task), longer).notes) == 1
+
+
+def test_other_sentences_are_told_where_nodes_are_at_roles() -> None:
+    task = TRAINED.with_options(aggregate="role")
+    others = sentences(THE, None, NEAR, THE, None, nouns=range(30, 40), aggregate="role")
+    assert "position 2 holds '3' instead of '2'. Its nodes are at roles" in compared(manifest(task), others).notes[1]
+    same = sentences(THE, None, THAT, THE, None, nouns=range(30, 40), aggregate="role")
+    assert len(compared(manifest(task), same).notes) == 1
 
 
 @pytest.mark.parametrize("name", ["agreement_rc", "agreement_nounpp", "agreement_simple", "greater_than", "ioi"])
@@ -152,6 +165,10 @@ def test_a_report_says_both() -> None:
     own = fc.evaluate(spliced, circuit, task, sizes=())
     assert (own.held_out, own.n_seen) == (False, 6)
     assert own.to_json()["notes"][0].startswith("Not held out: the circuit was traced on these very prompts")
+    record = json.loads(json.dumps(own.to_json()))["made_on"]
+    assert (record["model"], record["suite"]) == (circuit.manifest["model"], circuit.manifest["suite"])
+    assert record["task"]["sha256"] == circuit.manifest["task"]["sha256"]
+    assert "prompts" not in record["task"]
     other = fc.evaluate(spliced, circuit, random_task(6, 4, seed=1), sizes=())
     assert (other.held_out, other.n_seen) == (True, 0)
     unknown = fc.evaluate(spliced, Circuit(circuit.nodes, {}, circuit.places, "none"), task, sizes=())

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from featcircuits.agreement.bases import in_basis
-from featcircuits.agreement.moving import moving
+from featcircuits.agreement.moving import joined, moving
 from featcircuits.agreement.scores import Comparison, compare
 from featcircuits.effects.edges import edge_effects
 from featcircuits.effects.nodes import NodeEffects, check_errors, node_effects
@@ -162,10 +162,13 @@ def agree(
         if basis == "features" and n_edge_nodes:
             nodes = sorted(exact.nodes(), key=lambda row: -abs(row[1]))[:n_edge_nodes]
             chosen = [node for node, _, _ in nodes]
-            for method, estimates, truths in _edge_columns(model, task, chosen, parsed, batch_size, check):
-                # these nodes all move; where both are 0 the two are not joined
-                moves = {key: (truths[key] != 0) | (estimates[key] != 0) for key in truths}
-                score(method, estimates, truths, moves)
+            edges = joined(model, task, chosen)  # these nodes all move
+            moves = _by_kind(edges, edges)
+            for method, found in _edge_values(model, task, chosen, parsed, batch_size, check):
+                if method is None:
+                    truth = _by_kind(edges, found)
+                else:
+                    score(method, _by_kind(edges, found), truth, moves)
     return Agreement(task.name, len(task), tuple(scores), costs, values)
 
 
@@ -185,25 +188,27 @@ def _columns(by_site: Mapping[Site, tuple[np.ndarray, np.ndarray]], basis: str) 
     return {key: np.concatenate(parts) for key, parts in found.items()}
 
 
-def _edge_columns(
+Edge = tuple[Node, Node | str]
+
+
+def _by_kind(edges: Iterable[Edge], values: Mapping[Edge, float]) -> Columns:
+    """What the edges have, by the kind of site that they lead to; 0 where there is no value."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for source, target in edges:
+        kind = target.site.kind if isinstance(target, Node) else target
+        found.setdefault(("edge", kind), []).append(values.get((source, target), 0.0))
+    return {key: np.array(column) for key, column in found.items()}
+
+
+def _edge_values(
     spliced: SplicedModel, task: Task, nodes: list[Node], methods: list[Method], batch_size: int, check: bool
-) -> Iterator[tuple[Method, Columns, Columns]]:
-    """Every method that has edges, beside the truth, by the kind of site that an edge leads to."""
-    patched = edge_effects(spliced, task, nodes, REFERENCE, batch_size=batch_size, check=check)
-    exact = {(source, target): value for source, target, value in patched.edges()}
-    for method in methods:
-        if not isinstance(method_named(method.name, _own_options(method)), Estimator):
-            continue
-        found = edge_effects(
-            spliced, task, nodes, method.name, batch_size=batch_size, check=check, **_own_options(method)
-        )
-        estimated = {(source, target): value for source, target, value in found.edges()}
-        pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
-        for edge in dict.fromkeys([*exact, *estimated]):
-            kind = edge[1].site.kind if isinstance(edge[1], Node) else edge[1]
-            pairs.setdefault(("edge", kind), []).append((estimated.get(edge, 0.0), exact.get(edge, 0.0)))
-        columns = {key: np.array(rows).T for key, rows in pairs.items()}
-        yield method, {key: both[0] for key, both in columns.items()}, {key: both[1] for key, both in columns.items()}
+) -> Iterator[tuple[Method | None, dict[Edge, float]]]:
+    """The truth first (method None), then every method that has edges."""
+    with_edges = [m for m in methods if isinstance(method_named(m.name, _own_options(m)), Estimator)]
+    for method in (None, *with_edges):
+        name, options = (REFERENCE, {}) if method is None else (method.name, _own_options(method))
+        found = edge_effects(spliced, task, nodes, name, batch_size=batch_size, check=check, **options)
+        yield method, {(source, target): value for source, target, value in found.edges()}
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,42 @@
-"""Which nodes move between the two runs of a pair: all others have no effect, whatever the method."""
+"""Which nodes and edges move between the two runs of a pair: all others have no effect, whatever the method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from featcircuits.effects.direct import arcs_of
 from featcircuits.effects.nodes import single
+from featcircuits.model.connections import Through
+from featcircuits.model.nodes import METRIC, Node, Place
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import states_of
 from featcircuits.tasks.task import Task
+
+
+def joined(spliced: SplicedModel, task: Task, nodes: Sequence[Node]) -> dict[tuple[Node, Node | str], bool]:
+    """Every edge between connected sites, or from one to the metric -> whether moving its upstream end can move the
+    other, as far as their places say: only attention leads from one place to another, and to none before it."""
+    arcs = {(arc.upstream, arc.downstream): arc.through for arc in arcs_of(spliced)}
+    last = task.longest - 1 if task.aggregate == "none" else None
+
+    def reaches(through: Through, source: Place, target: Place) -> bool:
+        if isinstance(source, int) and isinstance(target, int) and through == Through.ATTENTION:
+            return source <= target
+        return through == Through.ATTENTION or target is None or source == target
+
+    found: dict[tuple[Node, Node | str], bool] = {}
+    for source in nodes:
+        for target in (*nodes, METRIC):
+            node = target if isinstance(target, Node) else None
+            through = arcs.get((source.site, None if node is None else node.site))
+            if through is not None:
+                found[source, target] = reaches(through, source.place, last if node is None else node.place)
+    return found
 
 
 def moving(spliced: SplicedModel, task: Task, batch_size: int) -> Mapping[Site, tuple[np.ndarray, np.ndarray]]:

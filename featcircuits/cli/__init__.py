@@ -144,7 +144,10 @@ def agree(
 @app.command()
 def audit(
     run: RunFolder,
-    limit: Annotated[int, typer.Option(min=0, help="Use only the first N examples of the run's task; 0 for all.")] = 4,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, help="Use only the first N examples of the run's task; 0 for all. Default: 4 at most."),
+    ] = None,
 ) -> None:
     """Check on your own run what has to add up: the splice, effects of full cuts, edges, relevance.
 

@@ -142,7 +142,9 @@ class AgreeConfig(Config):
     sites: str = option("", "Only these sites of the suite, comma-separated: mlp_3, resid, resid_*, attn_0-5.")
     model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
     task: str = option("agreement_rc", "A task of the suite (its training file is used), or a JSONL file.")
-    limit: int = option(20, "Use only the first N examples; 0 for all. Exact patching is one forward a node.")
+    limit: int | None = option(
+        None, "Use only the first N examples; 0 for all. Default: 20 at most, as exact patching is one forward a node."
+    )
     prepend: str = option("", "Text in front of every prompt, mostly a special token such as '<|endoftext|>'.")
     keep_wrong: bool = option(False, "Go on where the model answers fewer than 60 % of the examples right.")
     only_right: bool = option(False, "Use only the examples that the model answers right (on both sides of a pair).")

@@ -21,6 +21,9 @@ from featcircuits.files.pictures import check_format
 from featcircuits.provenance.belonging import check_circuit
 from featcircuits.runs import folder as runs
 
+AGREE_ON, AUDIT_ON = 20, 4
+"""Examples, at most, where no number is asked for."""
+
 
 def agree_run(config: AgreeConfig, output: Path) -> None:
     """Compare, print the tables, and leave a folder with the numbers and pictures."""
@@ -35,7 +38,7 @@ def agree_run(config: AgreeConfig, output: Path) -> None:
     check_format(config.pictures)
     began = time.monotonic()
     with runs.workplace(output, asdict(config)):
-        spliced, task = model_and_task(config, config.device, Wanted(config.task, "train", config.limit))
+        spliced, task = model_and_task(config, config.device, Wanted(config.task).within(config.limit, AGREE_ON))
         task = judged(spliced, task, config, console.print)
         with watching(console) as progress:
             found = agree(
@@ -54,12 +57,12 @@ def agree_run(config: AgreeConfig, output: Path) -> None:
     say(f"{task.name}, {len(task)} examples: numbers and pictures in {output}, {since(began)}")
 
 
-def audit_run(run: Path, limit: int) -> None:
+def audit_run(run: Path, limit: int | None) -> None:
     """Print the residuals of a run's own model, task and method."""
     runs.check_run(run)
     traced = TraceConfig.read(run / runs.CONFIG, {})
     method, options = method_of(traced)
-    spliced, task = model_and_task(traced, traced.device, traced_part(traced, limit))
+    spliced, task = model_and_task(traced, traced.device, traced_part(traced, 0).within(limit, AUDIT_ON))
     check_circuit(spliced, Circuit.load(run / runs.CIRCUIT), f"{run}: circuit", check=True, whole=True)
     found = audit(spliced, task, method, batch_size=traced.batch_size or 16, **options)
     console.print(audit_table(found))

@@ -22,12 +22,20 @@ Settings = TraceConfig | AgreeConfig | CheckConfig
 
 
 class Wanted(NamedTuple):
-    """A task of the suite by name, or a file; `part`: all of it, or a side of what `hold_out` parts."""
+    """A task of the suite by name, or a file; `part`: all of it, or a side of what `hold_out` parts.
+
+    `limit`: the first so many examples, 0 for all; fewer are refused, unless `up_to` says otherwise.
+    """
 
     task: str
     split: str = "train"
     limit: int = 0
     part: Literal["all", "rest", "held out"] = "all"
+    up_to: bool = False
+
+    def within(self, limit: int | None, default: int) -> Wanted:
+        """The first `limit` examples, or the default number where none is given and so many are there."""
+        return self._replace(limit=default if limit is None else limit, up_to=limit is None)
 
 
 class Read(NamedTuple):
@@ -60,7 +68,8 @@ def model_and_task(
         assert isinstance(config, TraceConfig)
         rest, held = task.split(config.hold_out, config.seed)
         task = rest if wanted.part == "rest" else held
-    task = task.take(wanted.limit) if wanted.limit else task
+    limit = min(wanted.limit, len(task)) if wanted.up_to else wanted.limit
+    task = task.take(limit) if limit else task
     if check is not None:
         check(task)
     return load_for(config, device, read.tokenizer), task

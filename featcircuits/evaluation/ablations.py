@@ -122,7 +122,10 @@ def _one_length(task: Task) -> None:
 
 def _pairs(task: Task) -> None:
     if not task.paired:
-        raise InputError(f"{task.name}: ablation='paired' takes the corrupted twin's state, and there are no pairs")
+        raise InputError(
+            f"{task.name}: ablation='paired' takes the state of the corrupted prompt, and there are no pairs; give "
+            "ablation='mean', 'zero' or 'resample' (--ablation mean), or corrupted prompts"
+        )
 
 
 class Kind(NamedTuple):

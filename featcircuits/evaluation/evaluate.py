@@ -28,6 +28,7 @@ from featcircuits.model.nodes import Node, nodes_of
 from featcircuits.model.sites import EMBED
 from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_circuit, check_nodes, check_task
+from featcircuits.provenance.manifest import made_on
 from featcircuits.provenance.prompts import compared
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import MEANS_ANYWHERE
@@ -125,6 +126,7 @@ def evaluate(
         n_seen=familiar.n_seen,
         notes=(*familiar.notes, *([MEANS_ANYWHERE] if places == ANYWHERE else [])),
         curve=curve,
+        made_on=made_on(spliced, task),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,6 +54,7 @@ class Report:
     circuit's places; None where they are the same everywhere.
     `held_out`: True where none of the examples was traced on, None where that is unknown; `n_seen`: how many were.
     `notes`: what a reader has to know, in sentences; the first is about held-out examples.
+    `made_on`: the model, the dictionaries and the task with their fingerprints, and the versions of libraries.
     """
 
     faithfulness: float
@@ -82,6 +84,7 @@ class Report:
     n_seen: int | None
     notes: tuple[str, ...]
     curve: Curve | None
+    made_on: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ratios that mean nothing, and NaN, which JSON lacks, become null."""

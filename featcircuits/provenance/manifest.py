@@ -54,6 +54,13 @@ def origins_of(spliced: SplicedModel) -> dict[str, Any]:
     }
 
 
+def made_on(spliced: SplicedModel, task: Task) -> dict[str, Any]:
+    """What tells a report from one of another model, suite or task: a manifest without settings and prompts."""
+    whole = manifest_of(spliced, task, {})
+    task_record = {key: value for key, value in whole["task"].items() if key not in ("prompts", "words")}
+    return {key: value for key, value in {**whole, "task": task_record}.items() if key != "settings"}
+
+
 def dictionaries_of(spliced: SplicedModel, identity: Identity | None = None) -> dict[str, dict[str, Any]]:
     """Each site's dictionary: kind, size, fingerprint, and the hash of its file or its origin on the hub, if any."""
     marks = (identity or identity_of(spliced)).dictionaries

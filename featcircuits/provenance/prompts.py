@@ -70,7 +70,7 @@ def compared(manifest: Mapping[str, Any], task: Task, tokenizer: Any = None) -> 
     try:
         record, name, count = traced["prompts"], str(traced["name"]), int(traced["n_examples"])
         n_seen, complete = _seen(record, task), bool(record["complete"])
-        positions = _other_words(record, task, count) if traced["aggregate"] == task.aggregate == "none" else {}
+        positions = _other_words(record, task, count) if traced["aggregate"] == task.aggregate else {}
         length = int(record["longest"]) if task.aggregate == "none" else task.longest
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
@@ -102,10 +102,14 @@ def _on_sentences(
     for position, (before, now) in [*words.items()][:3]:
         others = "" if len(before) == 1 else " and others"
         differences.append(f"position {position} holds {decode(now)!r} instead of {decode(before[0])!r}{others}")
-    return (
-        f"Other sentences than the circuit was traced on: {', '.join(differences)}. Its nodes stand at positions, "
-        "which mean other words here."
-    )
+    return f"Other sentences than the circuit was traced on: {', '.join(differences)}. {_MEANING[task.aggregate]}"
+
+
+_MEANING = {
+    "none": "Its nodes are at positions, which mean other words here.",
+    "role": "Its nodes are at roles, and what these words do may be something else here.",
+    "sum": "Its nodes are sums over all positions, and what they add up may be something else here.",
+}
 
 
 def _prompts(task: Task) -> Iterable[Sequence[int]]:

@@ -126,7 +126,8 @@ def check_baseline(task: Task, baseline: Baseline) -> None:
         return
     if baseline == "paired" and not task.paired:
         raise InputError(
-            f"{task.name}: baseline='paired' needs corrupted prompts; use baseline='zero', 'mean' or 'noise'"
+            f"{task.name}: baseline='paired' needs pairs, and these prompts have no corrupted ones; give "
+            "baseline='zero', 'mean' or 'noise' (--baseline zero), or corrupted prompts"
         )
 
 
