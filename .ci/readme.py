@@ -1,4 +1,4 @@
-"""Runs the demo's commands and everything in the README, with the installed package, in the current folder."""
+"""Runs the commands of the Makefile's demo, README.md and docs/index.md, and the README's Python, in this folder."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ STAND_INS = {"FOLDER": f"{ROOT}/saes/grammar-4l/model", "FILE": "text.txt"}
 
 
 def commands() -> list[str]:
-    """Those of `make demo`, then those of the README, in the order in which they stand there."""
+    """Those of `make demo`, of README.md and of docs/index.md, in their order."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     demo = re.findall(r"^\t\$\(BIN\)/(featcircuits .*)", makefile, re.MULTILINE)
-    readme = re.findall(r"^    ((?:featcircuits|torchrun) .*)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    pages = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/index.md"))
+    shown = re.findall(r"^    ((?:featcircuits|torchrun) .*)", pages, re.MULTILINE)
     assert len(demo) >= 3, "the demo has commands"
-    assert len(readme) >= 8, "the README has commands"
-    return [line.replace("$(RUN)", "runs/demo") for line in demo] + readme
+    assert len(shown) >= 12, "README.md and docs/index.md have commands"
+    return [line.replace("$(RUN)", "runs/demo") for line in demo] + shown
 
 
 def run(line: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
@@ -52,3 +53,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         outside = "|".join({re.escape(path.split("/")[0]) for path in OUTSIDE})
         markdown = re.sub(rf"\]\({re.escape('../' + up)}({outside})\b", rf"]({up}\1", markdown)
     return re.sub(r"(\]\([^):]*)\.ipynb\b", r"\1.md", markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse a page that loads a script, a style or a picture from elsewhere."""
+    loaded = re.findall(r'<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)="?(https?://[^" >]+)', output)
+    if loaded:
+        raise PluginError(f"{page.file.src_uri} loads {loaded[0]}; a page may load only what the site has")
+    return output
