@@ -83,15 +83,21 @@ def bound_missed(
     coins = torch.rand(samples, len(open_nodes), generator=torch.Generator().manual_seed(seed)) < share
     ablation = ablation_named("paired", spliced, task, batch_size, seed)
     ablated = AblatedModel(spliced, ablation, batch_size=batch_size, max_rows=max_rows)
-    metrics = []
-    steps = list(coins.split(max(1, max_rows // len(task))))
-    for part in progress(steps, "subset sampling", len(steps)):
-        subgraphs = [Subgraph(ranks, 1, complement=True) for ranks in _subsets(spliced, task.places, open_nodes, part)]
-        metrics.append(ablated.metric(task, subgraphs).mean(1))
-    theta, estimates = bound_of(torch.cat(metrics).numpy(), coins.numpy(), confidence)
+    results = _sampled(ablated, task, open_nodes, coins, progress)
+    theta, estimates = bound_of(results.numpy(), coins.numpy(), confidence)
     ranked = np.argsort(-np.abs(estimates))[:10]
     suspects = tuple((open_nodes[i], float(estimates[i])) for i in ranked)
     return Bound(theta, confidence, len(open_nodes), samples, share, suspects)
+
+
+def _sampled(ablated: AblatedModel, task: Task, nodes: list[Node], coins: Tensor, progress: Progress) -> Tensor:
+    """[subset]: mean F with the nodes of each row of `coins` [subset, node] patched."""
+    metrics = []
+    steps = coins.split(max(1, ablated.max_rows // len(task)))
+    for part in progress(steps, "subset sampling", len(steps)):
+        subsets = _subsets(ablated.spliced, task.places, nodes, part)
+        metrics.append(ablated.metric(task, [Subgraph(ranks, 1, complement=True) for ranks in subsets]).mean(1))
+    return torch.cat(metrics)
 
 
 def bound_of(results: np.ndarray, coins: np.ndarray, confidence: float) -> tuple[float, np.ndarray]:

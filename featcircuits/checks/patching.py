@@ -114,30 +114,48 @@ def patch(
     check_nodes(spliced, order, task.places)
     if not order:
         raise InputError("there are no nodes to patch")
-    tasks = [task.with_options(metric=metric) for metric in dict.fromkeys(metrics or (task.metric,))]
-    noised, denoised, clean, corrupted = {}, {}, {}, {}
-    for one in tasks:
-        directions = []
-        for direction in (one, swapped(one)):
-            ablation = ablation_named("paired", spliced, direction, batch_size, 0)
-            ablated = AblatedModel(spliced, ablation, batch_size=batch_size, max_rows=max_rows)
-            base = metric_model(spliced, direction, batch_size)
-            directions.append((base, ablated.metric(direction, _subgraphs(spliced, direction, order), progress)))
-        (clean_F, after_noise), (corrupted_F, after_denoise) = directions
-        clean[one.metric], corrupted[one.metric] = float(clean_F.mean()), float(corrupted_F.mean())
-        total = clean_F - corrupted_F
-        noised[one.metric] = [_direction(clean_F - row, total) for row in after_noise]
-        denoised[one.metric] = [_direction(row - corrupted_F, total) for row in after_denoise]
-
-    def at(number: int, patched: tuple[Node, ...]) -> Patch:
-        return Patch(
-            patched,
-            {metric: rows[number] for metric, rows in noised.items()},
-            {metric: rows[number] for metric, rows in denoised.items()},
+    clean, corrupted, noising, denoising = {}, {}, {}, {}
+    for metric in dict.fromkeys(metrics or (task.metric,)):
+        noised, denoised = (
+            _patched(spliced, direction, order, batch_size, max_rows, progress)
+            for direction in _directions(task, metric)
         )
+        total = noised.unpatched - denoised.unpatched
+        clean[metric], corrupted[metric] = float(noised.unpatched.mean()), float(denoised.unpatched.mean())
+        noising[metric] = [_direction(noised.unpatched - F, total) for F in noised.patched]
+        denoising[metric] = [_direction(F - denoised.unpatched, total) for F in denoised.patched]
+
+    def at(number: int, nodes: tuple[Node, ...]) -> Patch:
+        by_metric = ({metric: rows[number] for metric, rows in both.items()} for both in (noising, denoising))
+        return Patch(nodes, *by_metric)
 
     single = tuple(at(number, (node,)) for number, node in enumerate(order))
     return Patching(task.name, clean, corrupted, single, at(len(order), tuple(order)))
+
+
+class _Patched(NamedTuple):
+    """F of runs on one of the prompts of each pair."""
+
+    unpatched: Tensor
+    """[example]"""
+    patched: Tensor
+    """[node + 1, example]: each node alone, and last all of them"""
+
+
+def _patched(
+    spliced: SplicedModel, task: Task, nodes: list[Node], batch_size: int, max_rows: int, progress: Progress
+) -> _Patched:
+    """The task's clean prompts, with nodes at their values in the corrupted ones."""
+    ablation = ablation_named("paired", spliced, task, batch_size, 0)
+    ablated = AblatedModel(spliced, ablation, batch_size=batch_size, max_rows=max_rows)
+    unpatched = metric_model(spliced, task, batch_size)
+    return _Patched(unpatched, ablated.metric(task, _subgraphs(spliced, task, nodes), progress))
+
+
+def _directions(task: Task, metric: str) -> tuple[Task, Task]:
+    """Noising patches the clean prompts, denoising the corrupted ones."""
+    task = task.with_options(metric=metric)
+    return task, swapped(task)
 
 
 def swapped(task: Task) -> Task:

@@ -214,41 +214,36 @@ def _pulled_back(cut: _Cut, site: Site, into: Sequence[Connection], targets: _Ta
     """v_d J of one site's targets, for every connection into it."""
     if not len(targets.row):
         return
-    everything, slots = torch.arange(len(targets.row), device=targets.row.device), cut.leaves[site].shape[1]
-
-    # through a skip J is the identity
+    slots, everything = cut.leaves[site].shape[1], torch.arange(len(targets.row), device=targets.row.device)
     for arc in into:
-        if arc.through == Through.SKIP:
+        if arc.through == Through.SKIP:  # J is the identity
             yield Products(arc, slots, targets.row, targets.node, targets.at_x, everything)
+    if inner := [arc for arc in into if arc.through > Through.SKIP]:
+        yield from _passes(cut, site, inner, targets)
 
-    inner = [arc for arc in into if arc.through > Through.SKIP]
-    if not inner:
-        return
+
+def _passes(cut: _Cut, site: Site, inner: Sequence[Connection], targets: _Targets) -> Iterator[Products]:
+    """v_d J by backward passes, some of them batched, for connections that are no mere skip."""
     incoming = cut.incoming[site]
     arrived = [incoming.x] if incoming.read is None else [incoming.x, incoming.read]
+    n_rows, slots = incoming.x.shape[:2].numel(), incoming.x.shape[1]
 
-    # a backward pass has one vector per position: of targets that share no position that they read, so
-    # one target per example where attention is on the way, and one per position elsewhere
+    # one pass carries one target per row, or where attention mixes rows, one per example
     mixes = any(arc.through == Through.ATTENTION for arc in inner)
     turn = _turn(targets.row // slots if mixes else targets.row)
-
-    # and some passes are batched, as many as fit
-    n_rows, per_run = incoming.x.shape[:2].numel(), max(1, _NUMBERS // sum(x.numel() for x in arrived))
+    per_run = max(1, _NUMBERS // sum(x.numel() for x in arrived))
     for begin in range(0, int(turn.max()) + 1, per_run):
         part = ((turn >= begin) & (turn < begin + per_run)).nonzero()[:, 0]
         count = int(turn[part].max()) + 1 - begin
         first = (turn[part] - begin) * n_rows
         at = first + targets.row[part]
+
         vectors = [_placed(targets.at_x[part], at, count, incoming.x)]
         if incoming.read is not None and targets.at_read is not None:
             vectors.append(_placed(targets.at_read[part], at, count, incoming.read))
-        pulled = torch.autograd.grad(
-            arrived,
-            [cut.leaves[arc.upstream] for arc in inner],
-            grad_outputs=vectors,
-            is_grads_batched=True,
-            retain_graph=True,
-        )
+        leaves = [cut.leaves[arc.upstream] for arc in inner]
+        pulled = torch.autograd.grad(arrived, leaves, vectors, is_grads_batched=True, retain_graph=True)
+
         for arc, product in zip(inner, pulled, strict=True):
             table = product.flatten(0, 2).to(targets.at_x.dtype)
             yield Products(arc, slots, targets.row[part], targets.node[part], table, first)

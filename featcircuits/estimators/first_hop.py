@@ -192,8 +192,8 @@ def _heard(
     def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
         layer = layer_of[module]
         if reads(spliced, Site(layer, "attn"), site):
-            own = (query, per_head(key, query.shape[1]), per_head(value, query.shape[1]))
-            tokens[layer] = MovedToken(example, slot, *(each[:, :, 0] for each in own))
+            per_query_head = (query, per_head(key, query.shape[1]), per_head(value, query.shape[1]))
+            tokens[layer] = MovedToken(example, slot, *(x[:, :, 0] for x in per_query_head))
         return torch.zeros_like(query).transpose(1, 2), None
 
     clean, ids = states.batch.clean, states.batch.clean.ids[example, slot][:, None]

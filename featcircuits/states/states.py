@@ -153,31 +153,45 @@ def states_of(
     streams = [resid(layer) for layer in range(-1, spliced.architecture.n_layers)]
     logits, clean = spliced.record(batch.clean, spliced.with_reads({*spliced.sites, *streams}))
     check_finite(logits, clean)
-    patched_logits, patched = None, None
-    noise = Noise() if baseline == "noise" else baseline
-    if isinstance(noise, Noise):
-        patched_logits, patched = _noised(spliced, task, batch, noise)
-    elif batch.corrupted is not None:
-        patched_logits, patched = spliced.record(batch.corrupted, spliced.with_reads(spliced.sites))
-    if patched_logits is not None and patched is not None:
-        check_finite(patched_logits, patched)
     objective = Objective.of(task, batch, logits)
-    baseline_at = _baseline(spliced, baseline, patched, None if means is None else means.values(task, batch))
+    run = _patched_run(spliced, task, batch, baseline)
+    means_at = None if means is None else means.values(task, batch)
+    patched_at = _baseline(spliced, baseline, None if run is None else run.seen, means_at)
     return States(
         batch=batch,
         sites={
-            site: _site_state(dictionary, clean[site], clean[spliced.read_site(site)], baseline_at(site), batch)
+            site: _site_state(dictionary, clean[site], clean[spliced.read_site(site)], patched_at(site), batch)
             for site, dictionary in spliced.dictionaries.items()
         },
         streams={site: clean[site] for site in streams},
         objective=objective,
         metric_clean=objective(logits),
-        metric_patched=None if patched_logits is None else objective(patched_logits),
+        metric_patched=None if run is None else objective(run.logits),
     )
 
 
-def _noised(spliced: SplicedModel, task: Task, batch: Batch, noise: Noise) -> tuple[Tensor, dict[Site, Tensor]]:
-    """Logits and activations of the clean prompts with noise on their embeddings."""
+class _Run(NamedTuple):
+    """A run's logits and activations."""
+
+    logits: Tensor
+    seen: Mapping[Site, Tensor]
+
+
+def _patched_run(spliced: SplicedModel, task: Task, batch: Batch, baseline: Baseline) -> _Run | None:
+    """The other run beside the clean one: with noise, or of the corrupted prompts; None where there is none."""
+    noise = Noise() if baseline == "noise" else baseline
+    if isinstance(noise, Noise):
+        run = _noised(spliced, task, batch, noise)
+    elif batch.corrupted is not None:
+        run = _Run(*spliced.record(batch.corrupted, spliced.with_reads(spliced.sites)))
+    else:
+        return None
+    check_finite(*run)
+    return run
+
+
+def _noised(spliced: SplicedModel, task: Task, batch: Batch, noise: Noise) -> _Run:
+    """The run of the clean prompts with noise on their embeddings."""
     seen: dict[Site, Tensor] = {}
 
     def add(site: Site, x: Tensor) -> Tensor:
@@ -186,7 +200,7 @@ def _noised(spliced: SplicedModel, task: Task, batch: Batch, noise: Noise) -> tu
 
     with torch.no_grad():
         logits = spliced.run(batch.clean, add, sites=spliced.with_reads({EMBED, *spliced.sites}), answers_only=True)
-    return logits, seen
+    return _Run(logits, seen)
 
 
 def _baseline(
