@@ -16,6 +16,7 @@ import featcircuits as fc
 from experiments import supported
 from experiments.shipped_suite import words
 from featcircuits.cli import app
+from featcircuits.dossiers.schema import CONTEXTS, FEATURES, TASK
 from featcircuits.inputs.names import LONGEST
 from featcircuits.loading.load import load_bare, load_tokenizer
 from featcircuits.selection import SELECTIONS
@@ -82,6 +83,21 @@ def test_the_page_of_selection_rules_runs_from_top_to_bottom(
     assert areas["mask"] < areas["effect"]
     assert names["circuit"].n_nodes == 100
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) >= set(SELECTIONS)
+
+
+def test_the_page_of_dossiers_runs_and_names_every_column(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "dossiers.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    label = names["feature"].label
+    assert f"`{label}`" in text
+    assert capsys.readouterr().out.startswith(f"{label}\n[' has', ' is', ' was', ' does'] [' have', ' are', ' do']\n")
+    first_cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+    assert named == {name for schema in (FEATURES, CONTEXTS, TASK) for name in schema.names}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -13,9 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from typer.testing import CliRunner
 
 import featcircuits as fc
-from featcircuits.dossiers import checkpoint
+from featcircuits.cli import app
+from featcircuits.dossiers import checkpoint, mass
 from featcircuits.dossiers import text as texts
 from featcircuits.dossiers.histogram import BINS, edges, quantile
 from featcircuits.dossiers.options import Options
@@ -27,6 +29,7 @@ from featcircuits.tasks.token_rows import token_batches
 from tests import kinds, tiny
 
 Rows = list[list[int]]
+SUITE = Path(__file__).parents[1] / "saes" / "grammar-4l"
 
 
 def context(row: list[int], position: int) -> tuple[int, ...]:
@@ -286,13 +289,16 @@ def test_values_on_a_task_are_means_over_its_examples() -> None:
     task = tiny.random_task(6)
     circuit = tiny.traced(spliced, task)
     dossiers = fc.features(spliced, task, nodes=circuit)
-    clean = spliced.dictionaries[Site(1, "mlp")].encode(
-        tiny.seen_at(spliced, task.batch(range(6)).clean, Site(1, "mlp"))[0]
-    )
+    site, batch = Site(1, "mlp"), task.batch(range(6))
+    seen = [tiny.seen_at(spliced, tokens, site)[0] for tokens in (batch.clean, batch.corrupted) if tokens is not None]
+    sides = [spliced.dictionaries[site].encode(x) for x in seen]
     for name in dossiers:
         for one in dossiers[name].task:
             node = fc.Node.parse(f"{name}@{one.place}")
-            assert one.clean == pytest.approx(float(clean[:, int(one.place), node.feature].mean()))
+            pair = [x[:, int(one.place), node.feature] for x in sides]
+            assert one.clean == pytest.approx(float(pair[0].mean()))
+            assert one.corrupted == pytest.approx(float(pair[1].mean()))
+            assert one.change == pytest.approx(float((pair[1] - pair[0]).abs().mean()))
             assert one.effect == (circuit.nodes[node].effect if node in circuit.nodes else None)
     assert {f"{node.site}/{node.feature}" for node in circuit.nodes if not node.is_error} == set(dossiers)
 
@@ -412,3 +418,68 @@ def test_a_dossier_says_what_a_reader_of_its_contexts_would() -> None:
     assert {"has", "is", "was"} <= {one.token.strip() for one in found.promoted[:4]}
     assert {"have", "are", "do"} <= {one.token.strip() for one in found.suppressed[:4]}
     assert found.label.endswith("-> has / is / was, not have / are / do")
+
+
+def run_of(folder: Path, *options: str) -> Path:
+    """A small run of the shipped suite, traced by the command line."""
+    invoke("trace", "-o", str(folder), "--limit", "4", "--sites", "resid_2", "--edges", "none", *options)
+    return folder
+
+
+def invoke(*words: str) -> str:
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_command_makes_and_shows_dossiers_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    (tmp_path / "text.txt").write_text("Mary was clever.\nThe actors are clever.\n", encoding="utf-8")
+    run = run_of(tmp_path / "run", "--keep-nodes", "top=5")
+    label = fc.Dossiers.open(SUITE).labels["resid_2/303"]
+    assert label in invoke("features", str(run), "--show", "resid_2/303@5")  # as the suite has it
+    printed = invoke("features", str(run), "--text", str(tmp_path / "text.txt"), "--contexts", "2")
+    found = fc.Dossiers.open(run)
+    circuit = fc.Circuit.load(run / "circuit.safetensors")
+    assert set(found) == {f"{node.site}/{node.feature}" for node in circuit.nodes if not node.is_error}
+    assert f"dossiers of {len(found)} features on 9 tokens of text.txt" in printed.replace("\n", " ")
+    shown = invoke("features", str(run), "--show", "resid_2/303")
+    assert found["resid_2/303"].label in shown
+    assert "[Mary] was clever." in shown
+    assert f"{circuit.nodes[fc.Node.parse('resid_2/303@5')].effect:+.4f}" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give either a run folder, or --suite"),
+        (["--suite", "grammar-4l"], "give --output with a folder"),
+        (["--suite", "grammar-4l", "--show", "resid_2/9999"], "there is no dossier of resid_2/9999"),
+        (["--suite", "grammar-4l", "--show", "resid"], "'resid' is not a node"),
+        (["nowhere", "--show", "resid_2/303"], "nowhere is not a run folder"),
+    ],
+)
+def test_what_the_command_cannot_do_ends_in_one_line(words: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["features", *words])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_dossiers_of_other_dictionaries_label_nothing(tmp_path: Path) -> None:
+    spliced = tiny.spliced_model(tiny.tiny_model("gpt2"), sites=["embed"])
+    dossiers = fc.features(spliced, random_rows())
+    assert dossiers.fits(dossiers.manifest)
+    assert not dossiers.fits(fc.Dossiers.open(SUITE).manifest)
+
+
+def test_tokens_beyond_what_is_kept_leave_the_largest_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mass, "KEPT", 4)
+    found = mass.Mass(2, 50)
+    for token in range(50):
+        size = np.array([100.0 + token if token < 2 else 1.0] * 2)
+        found.add(np.array([0, 1]), np.array([token, token]), size)
+        found.settle()
+    assert found.dropped
+    assert found.total.tolist() == [249.0, 249.0]
+    assert found.largest(0, 2) == [(1, 101 / 249), (0, 100 / 249)]

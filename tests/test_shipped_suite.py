@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 import featcircuits as fc
+from featcircuits.dossiers.text import text_of
 from featcircuits.splicing.sinks import usual_tokens
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.metrics import metric_named
@@ -62,7 +63,15 @@ def test_every_file_is_the_recorded_one() -> None:
 def test_the_folder_is_small_and_holds_nothing_executable() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 20e6
-    assert {path.suffix for path in files} == {".md", ".toml", ".json", ".jsonl", ".safetensors"}
+    assert {path.suffix for path in files} == {".md", ".toml", ".json", ".jsonl", ".safetensors", ".txt", ".parquet"}
+
+
+def test_the_dossiers_are_of_every_feature_and_of_the_text_beside_them(spliced: SplicedModel) -> None:
+    dossiers = fc.Dossiers.open(FOLDER, spliced)
+    assert len(dossiers) == sum(site["n_features"] for site in SUITE["sites"].values())
+    assert dossiers.manifest["text"]["sha256"] == text_of(spliced, FOLDER / "text.txt", 128).sha256
+    assert dossiers.manifest["model"]["source"] == "saes/grammar-4l/model"
+    assert sum(path.stat().st_size for path in (FOLDER / "dossiers").iterdir()) < 5e6
 
 
 def test_every_site_has_a_dictionary_in_the_plain_form() -> None:

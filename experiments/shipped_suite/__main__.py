@@ -2,7 +2,7 @@
 
     python -m experiments.shipped_suite
 
-`--only tasks`, `model`, `saes` or `card` repeats one step on what is there; `--only figures` measures the
+`--only tasks`, `model`, `saes`, `dossiers` or `card` repeats one step on what is there; `--only figures` measures the
 dictionaries again, as training does at its end.
 """
 
@@ -21,6 +21,9 @@ from experiments.shipped_suite.accuracy import Accuracy, accuracy
 from experiments.shipped_suite.card import card
 from experiments.shipped_suite.grammar import corpus
 from experiments.shipped_suite.pairs import BEHAVIOURS, write_tasks
+from featcircuits.dossiers.dossiers import FOLDER
+from featcircuits.dossiers.features import features
+from featcircuits.dossiers.options import Options
 from featcircuits.health.figures import mean_loss, measure
 from featcircuits.loading.load import load, load_bare
 from featcircuits.model.sites import Site
@@ -44,7 +47,9 @@ SENTENCES, SENTENCES_SAES, SENTENCES_HELD_OUT = 460_800, 40_000, 4_000
 PAIRS = 400
 MODEL_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "weight_decay": 0.1}
 SAES = Recipe(features=512, k=10, steps=2000, seed=SEED)
-STEPS = ("tasks", "model", "saes", "card")
+SENTENCES_DOSSIERS = 12_000
+DOSSIERS = Options(contexts=8, samples=4, before=14, after=6, tokens=8, logits=8, coactive=6)
+STEPS = ("tasks", "model", "saes", "dossiers", "card")
 
 
 def build_model(folder: Path) -> None:
@@ -79,6 +84,14 @@ def build_saes(folder: Path) -> None:
         suite["sites"][site]["sha256"] = sha256(path)
     shutil.rmtree(trained)
     (folder / "suite.toml").write_text(toml_text(suite), encoding="utf-8")
+
+
+def build_dossiers(folder: Path) -> None:
+    """Writes sentences that neither the model nor the dictionaries were trained on, and what features are on them."""
+    text = folder / "text.txt"
+    text.write_text("\n".join(corpus(SEED + 3, SENTENCES_DOSSIERS)) + "\n", encoding="utf-8")
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    features(load(suite=folder), text, folder / FOLDER, options=DOSSIERS)
 
 
 def measure_saes(folder: Path) -> None:
@@ -165,6 +178,8 @@ def main() -> None:
         build_model(options.out / "model")
     if "saes" in steps:
         build_saes(options.out)
+    if "dossiers" in steps:
+        build_dossiers(options.out)
     if "figures" in steps:
         measure_saes(options.out)
     if "card" in steps:

@@ -11,7 +11,8 @@ CARD = """# {name}
 
 The folder is complete: `model/` (weights as safetensors, a word-level tokenizer; it loads with
 `AutoModelForCausalLM` and `AutoTokenizer`), `sites/` (one dictionary a site), `tasks/` (pairs of
-prompts) and `suite.toml`, which says the same as this card for programs, with a hash of each file.
+prompts), `text.txt` (12,000 new sentences), `dossiers/` (what every feature is, on this text) and
+`suite.toml`, which says the same as this card for programs, with a hash of each file.
 Licence: MIT. Corpus, model and dictionaries are made by the code in `experiments/`; nothing was
 taken from elsewhere.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featcircuits.cli.config import AgreeConfig, EvaluateConfig, TraceConfig
+from featcircuits.cli.config import AgreeConfig, EvaluateConfig, FeaturesConfig, TraceConfig
 from featcircuits.cli.data import data
 from featcircuits.cli.endings import Commands
 from featcircuits.cli.options import with_settings
@@ -116,6 +116,42 @@ def export(
     from featcircuits.cli.commands import export_run
 
     export_run(run, to, top, overwrite)
+
+
+@app.command()
+@with_settings(FeaturesConfig)
+def features(
+    config: FeaturesConfig,
+    run: Annotated[Path | None, typer.Argument(help="A run folder: dossiers of its nodes. Else give --suite.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the dossiers. Default: `dossiers` in the run.")
+    ] = None,
+    show: Annotated[
+        str | None, typer.Option(help="Print what is known of these features, comma-separated: resid_2/303.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many contexts to print.")] = 10,
+) -> None:
+    """Find out what features are: on which tokens and contexts each is active, and what it does to the logits.
+
+    One pass over a text reads all sites at once and writes dossiers as Parquet: figures, strongest and random
+    contexts, tokens, direct effects, neighbours, values on the task, and a default label. The text is a
+    file with a document per line or a folder written by `datasets`; an interrupted command goes on when it
+    is repeated. `--show` prints dossiers that are there already, also those that a suite comes with.
+
+    Examples:
+
+        featcircuits features --suite grammar-4l --show resid_2/303
+
+        featcircuits features runs/demo --text sentences.txt
+
+        featcircuits features --suite saes/mine --text sentences.txt -o saes/mine/dossiers
+    """
+    from featcircuits.cli.dossiers import features_run, show_run
+
+    if show is None:
+        features_run(config, run, output)
+    else:
+        show_run(config, run, output, show, top)
 
 
 @app.command()

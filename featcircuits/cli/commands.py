@@ -14,6 +14,7 @@ from typing import Any
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.circuit.pruning import strongest
 from featcircuits.cli.config import EvaluateConfig, TraceConfig
+from featcircuits.cli.labels import labels_for
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_table, report_table
 from featcircuits.cli.tasks import check_choice, evaluated_part, judged, model_and_task, traced_part
@@ -61,7 +62,7 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
         with processes.together():
             if processes.first:
                 _write_run(config, traced, output)
-    console.print(node_table(traced.circuit, top))
+    console.print(node_table(traced.circuit, top, labels_for(traced.circuit, config.suite)))
     console.print(edge_table(traced.circuit, top))
     for line in count_lines(traced.counts):
         say(line)

@@ -190,6 +190,36 @@ class CheckConfig(Config):
 
 
 @dataclass(frozen=True)
+class FeaturesConfig(Config):
+    """Everything that decides dossiers of features."""
+
+    suite: str = option("", "All features of this suite, a name or a folder, in place of a run's nodes.")
+    sites: str = option("", "Only these sites of the suite, comma-separated: mlp_3, resid, resid_*, attn_0-5.")
+    model: str | None = option(None, "Model: hub name or folder. Default: the one that the suite names.")
+    text: str | None = option(
+        None, "A text file with a document per line, or a folder written by `datasets`. Default: the suite's own text."
+    )
+    column: str = option("text", "Column of the folder that holds the documents.")
+    task: str | None = option(None, "Also the values on a task: one of the suite, or a JSONL file. Of runs: their own.")
+    prepend: str = option("", "Text in front of every prompt, mostly a special token such as '<|endoftext|>'.")
+    longest: int = option(128, "Tokens of a document at most; the rest is cut.", least=2, most=1 << 16)
+    contexts: int = option(20, "Strongest contexts of each feature.", least=1, most=1000)
+    samples: int = option(10, "Contexts of each feature drawn at random.", most=1000)
+    before: int = option(16, "Tokens of a context before its own.", most=1024)
+    after: int = option(8, "Tokens of a context after it.", most=1024)
+    tokens: int = option(10, "Tokens with the largest shares of a feature's activation.", least=1, most=1000)
+    logits: int = option(10, "Tokens that a feature promotes most, and as many that it suppresses.", least=1, most=1000)
+    neighbours: int = option(5, "Features that write almost the same, of this and the next layer; 0: none.", most=100)
+    coactive: int = option(10, "Features that are most often active with it; 0 for none.", most=100)
+    device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
+    dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
+    check_place: bool = option(True, "Refuse dictionaries whose files say that they belong to another site.")
+    offload: str | None = option(
+        None, "Where a suite larger than memory stays between uses: 'cpu' (beside a GPU) or 'disk'."
+    )
+
+
+@dataclass(frozen=True)
 class DataConfig(Config):
     """Everything that decides a check of a task."""
 

@@ -15,21 +15,30 @@ from featcircuits.agreement.agree import name_of
 from featcircuits.agreement.scores import TOO_ALIKE, Comparison
 from featcircuits.checks.audit import Residual
 from featcircuits.circuit.circuit import Circuit
+from featcircuits.cli.output import printable
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.health import Health
 from featcircuits.tracing.trace import Counts
 
 
-def node_table(circuit: Circuit, count: int = 15) -> Table:
-    """The strongest nodes, signed."""
+def node_table(circuit: Circuit, count: int = 15, labels: Mapping[str, str] | None = None) -> Table:
+    """The strongest nodes, signed; `labels` of features ("resid_2/303" -> text), where they are known."""
     table = Table(title=f"Strongest {min(count, circuit.n_nodes)} of {circuit.n_nodes} nodes", title_justify="left")
-    for name in ("node", "kind", "effect", "± s.e."):
-        table.add_column(name, justify="left" if name in ("node", "kind") else "right")
+    table.add_column("node", no_wrap=True)
+    table.add_column("effect", justify="right", no_wrap=True)
+    table.add_column("± s.e.", justify="right", no_wrap=True)
+    table.add_column("kind" if labels is None else "what it is")
     ranked = sorted(circuit.nodes.items(), key=lambda item: -abs(item[1].effect))
     for node, score in ranked[:count]:
         spread = "" if math.isnan(score.standard_error) else f"{score.standard_error:.4f}"
-        table.add_row(str(node), "error" if node.is_error else "feature", _signed(score.effect), spread)
+        what = "error" if node.is_error else (labels or {}).get(f"{node.site}/{node.feature}", "feature")
+        table.add_row(str(node), _signed(score.effect), spread, _on_one_line(what))
     return table
+
+
+def _on_one_line(label: str) -> Text:
+    """Cut where the terminal ends."""
+    return Text(printable(label), no_wrap=True, overflow="ellipsis")
 
 
 def count_lines(counts: Counts) -> list[str]:

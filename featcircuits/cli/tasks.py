@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from featcircuits.cli.config import AgreeConfig, CheckConfig, DataConfig, EvaluateConfig, TraceConfig
+from featcircuits.cli.config import AgreeConfig, CheckConfig, DataConfig, EvaluateConfig, FeaturesConfig, TraceConfig
 from featcircuits.cli.judgement import behaviour_table
 from featcircuits.errors import InputError
 from featcircuits.loading.load import load, load_tokenizer
@@ -17,7 +17,7 @@ from featcircuits.tasks.encoding import Encoder, Entry, entries_of
 from featcircuits.tasks.jsonl import read_lines
 from featcircuits.tasks.task import Task
 
-Settings = TraceConfig | AgreeConfig | CheckConfig
+Settings = TraceConfig | AgreeConfig | CheckConfig | FeaturesConfig
 """What says which model and suite are meant, and how a task is read."""
 
 

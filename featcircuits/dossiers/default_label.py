@@ -15,7 +15,7 @@ LEAST_SHARE = 0.05
 LEAST_LIFT = 3.0
 """How many times its share of the text that must be: a full stop is often among the tokens of any feature."""
 MANY = 0.25
-"""Where the tokens to name hold less than this share together, the feature stands on many words."""
+"""Where the tokens to name hold less than this share together, the feature is active on many words."""
 LEAST_BEFORE = 0.6
 """Of the strongest contexts, that must have one token before theirs for it to be named."""
 LEAST_EFFECT = 0.5
@@ -31,7 +31,10 @@ def default_label(
     suppressed: Sequence[TokenEffect],
     mean: float | None,
 ) -> str:
-    """Such as `boy / actor | after The -> has / is / was, not have / are`; at most `LONGEST` characters.
+    """Such as `boy / actor ... | after The -> has / is / was, not have / are`; at most `LONGEST` characters.
+
+    First what it is active on, with dots where that is many other tokens too; then what mostly comes before; then
+    what it makes the model say next, and keeps it from saying.
 
     `strongest`: of the strongest contexts, the token before theirs (None at the start of a document) and their own.
     `mean`: of the feature where active, which direct effects are multiplied by.
@@ -48,7 +51,7 @@ def _stands_on(tokens: Sequence[TokenShare], strongest: Sequence[str]) -> str:
     named = [one for one in tokens if one.share >= max(LEAST_SHARE, LEAST_LIFT * one.text_share)][:SHOWN]
     if sum(one.share for one in named) >= MANY:
         return _listed(one.token for one in named)
-    return f"many words, strongest on {_listed(list(dict.fromkeys(strongest))[:SHOWN])}"
+    return f"{_listed(list(dict.fromkeys(strongest))[:SHOWN])} ..."
 
 
 def _after(before: Sequence[str | None]) -> str:

@@ -67,6 +67,15 @@ class Dossiers:
 
         check_same("dossiers", identity_in(self.manifest), model)
 
+    def fits(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether a circuit's manifest names the same model and the same dictionaries at the sites that both have."""
+        from featcircuits.provenance.belonging import identity_in
+
+        own, other = identity_in(self.manifest), identity_in(manifest)
+        return own.weights == other.weights and all(
+            own.dictionaries.get(site, mark) == mark for site, mark in other.dictionaries.items()
+        )
+
     def __getitem__(self, name: str | Node) -> Dossier:
         node = Node.parse(name)
         group, row = self._at(node)

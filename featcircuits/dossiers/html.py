@@ -80,6 +80,7 @@ def _task(dossier: Dossier) -> str:
         "place": [one.place or "all" for one in dossier.task],
         "clean": [f"{one.clean:.3f}" for one in dossier.task],
         "corrupted": ["-" if one.corrupted is None else f"{one.corrupted:.3f}" for one in dossier.task],
+        "mean change": ["-" if one.change is None else f"{one.change:.3f}" for one in dossier.task],
         "effect": [effect_text(one.effect, one.standard_error) for one in dossier.task],
     }
     rows = "".join(

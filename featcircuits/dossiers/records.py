@@ -39,11 +39,16 @@ class Neighbour(NamedTuple):
 
 
 class TaskValue(NamedTuple):
-    """At a place of the task: mean values on both sides, and the effect of the circuit's node; None where unknown."""
+    """At a place of the task, as means over its examples; None where unknown.
+
+    `change`: the mean size of the change between the two sides, which pairs of both directions do not cancel.
+    `effect`: of the circuit's node.
+    """
 
     place: str
     clean: float
     corrupted: float | None
+    change: float | None
     effect: float | None
     standard_error: float | None
 

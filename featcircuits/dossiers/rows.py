@@ -136,16 +136,14 @@ def _related(rows: list[Related], what: str) -> list[dict[str, Any]]:
 
 def _task_rows(on_task: OnTask, site: Site, some: range, ids: list[int]) -> Iterator[dict[str, Any]]:
     """Of places where a feature has a value on either side, or an effect."""
-    values = on_task.values[site]
+    values = on_task.values[site]._asdict()
     for n, feature in zip(some, ids, strict=True):
         for number, place in enumerate(on_task.places):
-            clean = float(values.clean[number, n])
-            corrupted = None if values.corrupted is None else float(values.corrupted[number, n])
+            own = {name: None if rows is None else float(rows[number, n]) for name, rows in values.items()}
             score = on_task.effects.get(Node(site, feature, place))
-            if clean or corrupted or score:
+            if score or any(own.values()):
                 error = None if score is None or np.isnan(score.standard_error) else score.standard_error
+                effect = {"effect": None if score is None else score.effect, "standard_error": error}
                 yield {
-                    "site": str(site), "feature": feature, "place": "" if place is None else str(place),
-                    "clean": clean, "corrupted": corrupted,
-                    "effect": None if score is None else score.effect, "standard_error": error,
+                    "site": str(site), "feature": feature, "place": "" if place is None else str(place), **own, **effect
                 }  # fmt: skip

@@ -52,6 +52,7 @@ TASK = pa.schema([
     ("place", pa.string()),
     ("clean", pa.float64()),
     ("corrupted", pa.float64()),
+    ("change", pa.float64()),
     ("effect", pa.float64()),
     ("standard_error", pa.float64()),
 ])  # fmt: skip

@@ -10,21 +10,23 @@ from torch import Tensor
 
 from featcircuits.dictionaries.decomposition import precision
 from featcircuits.model.sites import Site
-from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.task import Batch, Task
 
-ROWS = 64
+ROWS = 16
+"""Examples of one forward, whose values are dense for one site at a time [example, place, feature]."""
 NUMBERS = 1 << 22
 
 
 class TaskValues(NamedTuple):
-    """Of one site's features [place, n]: the mean over examples of the sum over the tokens of a place."""
+    """Of one site's features [place, n]: means over examples of the sum over the tokens of a place."""
 
     clean: Tensor
     corrupted: Tensor | None
     """None where some examples have no corrupted prompt."""
+    change: Tensor | None
+    """The mean size of an example's change: pairs of both directions do not cancel."""
 
 
 @torch.no_grad()
@@ -32,25 +34,31 @@ def task_values(
     spliced: SplicedModel, task: Task, chosen: Mapping[Site, Tensor], progress: Progress = silent
 ) -> dict[Site, TaskValues]:
     """Values of the chosen features of each site at the task's places (`Task.places`)."""
-    count = task.count_batches(ROWS)
-    sums = {site: torch.zeros(2, len(task.places), len(ids), dtype=torch.float64) for site, ids in chosen.items()}
+    count, paired = task.count_batches(ROWS), task.paired
+    sums = {site: torch.zeros(3, len(task.places), len(ids), dtype=torch.float64) for site, ids in chosen.items()}
     for batch in progress(task.batches(ROWS), "task", count):
-        for side, tokens in enumerate((batch.clean, batch.corrupted)):
-            if tokens is not None:
-                _add(spliced, tokens, batch, chosen, {site: both[side] for site, both in sums.items()})
-    return {site: TaskValues(both[0] / len(task), both[1] / len(task) if task.paired else None)
-            for site, both in sums.items()}  # fmt: skip
+        sides = [batch.clean, batch.corrupted] if paired else [batch.clean]
+        seen = [spliced.record(tokens, spliced.with_reads(chosen))[1] for tokens in sides if tokens is not None]
+        for site, ids in chosen.items():
+            values = [_values(spliced, site, ids, batch, one, len(task.places)) for one in seen]
+            change = [(values[1] - values[0]).abs()] if paired else []
+            for total, part in zip(sums[site], (*values, *change), strict=False):
+                total += part.double().sum(0).cpu()
+    means = {site: three / len(task) for site, three in sums.items()}
+    return {site: TaskValues(*three) if paired else TaskValues(three[0], None, None) for site, three in means.items()}
 
 
-def _add(
-    spliced: SplicedModel, tokens: Tokens, batch: Batch, chosen: Mapping[Site, Tensor], sums: Mapping[Site, Tensor]
-) -> None:
-    _, seen = spliced.record(tokens, spliced.with_reads(chosen))
-    real = (batch.places >= 0).flatten()
-    places = batch.places.flatten()[real]
-    for site, ids in chosen.items():
-        dictionary, read = spliced.dictionaries[site], seen[spliced.read_site(site)].flatten(0, 1)
-        reads = read[real.to(read.device)].to(precision(read.dtype))
-        size = max(1, NUMBERS // max(1, dictionary.n_features))
-        for some, where in zip(reads.split(size), places.split(size), strict=True):
-            sums[site].index_add_(0, where, dictionary.encode(some)[:, ids].double().cpu())
+def _values(
+    spliced: SplicedModel, site: Site, ids: Tensor, batch: Batch, seen: Mapping[Site, Tensor], n_places: int
+) -> Tensor:
+    """[example, place, n]: of one side's activations."""
+    dictionary, read = spliced.dictionaries[site], seen[spliced.read_site(site)].flatten(0, 1)
+    real = (batch.places >= 0).flatten().to(read.device)
+    rows = torch.arange(len(batch.places)).repeat_interleave(batch.places.shape[1])
+    where = (rows * n_places + batch.places.flatten()).to(read.device)[real]
+    reads = read[real].to(precision(read.dtype))
+    total = reads.new_zeros(len(batch.places) * n_places, len(ids))
+    size = max(1, NUMBERS // max(1, dictionary.n_features))
+    for some, at in zip(reads.split(size), where.split(size), strict=True):
+        total.index_add_(0, at, dictionary.encode(some)[:, ids])
+    return total.view(len(batch.places), n_places, len(ids))
