@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -463,6 +464,32 @@ def test_a_model_file_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, DICTIONARIES)
     assert "lacks 4 weights" in message
     assert "layers.1.mlp" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"vocab_size": 10**9}, "claims vocab_size 1000000000 x hidden_size 16, 16000000000 numbers, and the weights'"),
+        ({"hidden_size": 10**6}, "x hidden_size 1000000"),
+        ({"intermediate_size": 10**8}, "x intermediate_size 100000000"),
+        ({"num_hidden_layers": 10**9}, "claims num_hidden_layers 1000000000 and the weights' files hold"),
+    ],
+)
+def test_a_config_that_claims_more_than_the_files_hold_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, int], part: str
+) -> None:
+    path = model_in(tmp_path) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", None)
+    assert part in refusal(tmp_path, DICTIONARIES)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_model_folder_with_deeply_nested_json_is_refused(tmp_path: Path, name: str) -> None:
+    path = model_in(tmp_path) / name
+    table = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**table, "more": "@"}).replace('"@"', "[" * 5000 + "]" * 5000))
+    assert f"{path}: its values are nested 5001 deep; 64 is the most" in refusal(tmp_path, DICTIONARIES)
 
 
 def test_a_model_file_with_a_weight_of_another_shape_is_refused(tmp_path: Path) -> None:

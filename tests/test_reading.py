@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import featcircuits as fc
 from featcircuits.errors import InputError, first_line, known, shortened
+from featcircuits.files import reading
 from featcircuits.files.reading import parse_json, read_json, read_text, read_toml, read_yaml
 
 READERS: dict[str, Callable[[Path], Any]] = {"json": read_json, "toml": read_toml, "yaml": read_yaml, "txt": read_text}
@@ -194,3 +199,32 @@ def test_the_first_line_of_a_librarys_error() -> None:
     assert first_line(RuntimeError()) == "RuntimeError"
     assert first_line(OSError("a\x07b\ud800")) == r"a\x07b\ud800"
     assert len(first_line(ValueError("x" * 10**6))) == 200
+
+
+STRINGS = st.text(alphabet='"\\[]{}a,é', max_size=8)
+NESTED = st.recursive(
+    st.none() | st.integers() | STRINGS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(STRINGS, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def depth_of(value: object) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inside is None else 1 + max(map(depth_of, inside), default=0)
+
+
+@given(value=NESTED, most=st.integers(0, 6), ascii_only=st.booleans())
+def test_nesting_is_that_of_the_values(
+    value: object, most: int, ascii_only: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Brackets and quotes inside of strings do not count."""
+    path = tmp_path_factory.mktemp("nested") / "tokenizer.json"
+    path.write_text(json.dumps(value, ensure_ascii=ascii_only), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_DEEPEST", most)
+        if depth_of(value) <= most:
+            reading.check_nesting(path)
+        else:
+            with pytest.raises(fc.InputError, match=f"nested {depth_of(value)} deep; {most} is the most"):
+                reading.check_nesting(path)

@@ -54,6 +54,28 @@ def parse_json(text: str, where: str | Path) -> Any:
     return _parsed(text, where, "JSON", lambda: json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant))
 
 
+def check_nesting(path: str | Path) -> None:
+    """Refuse a JSON file whose values are nested too deeply for its readers, however large it is.
+
+    Nothing else about it is judged, and no value is read: brackets outside of quotes are counted.
+    """
+    import numpy as np
+
+    with naming(path, "file"):
+        raw = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
+    backslash, quotes = raw == ord("\\"), np.flatnonzero(raw == ord('"'))
+    runs = np.flatnonzero(backslash & ~np.concatenate([[False], backslash[:-1]]))
+    before = np.concatenate([[-1], runs])[np.searchsorted(runs, quotes)]  # where the last run of them begins
+    escaped = (quotes > 0) & backslash[quotes - 1] & ((quotes - before) % 2 == 1)
+    step = np.zeros(256, dtype=np.int8)
+    step[list(b"[{")], step[list(b"]}")] = 1, -1
+    brackets = np.flatnonzero(step[raw])
+    outside = brackets[np.searchsorted(quotes[~escaped], brackets) % 2 == 0]
+    depth = step[raw[outside]].cumsum(dtype=np.int64).max(initial=0)
+    if depth > _DEEPEST:
+        raise InputError(f"{shortened(Path(path), 300)}: its values are nested {depth} deep; {_DEEPEST} is the most")
+
+
 def read_toml(path: str | Path, what: str = "file") -> dict[str, Any]:
     """The tables of a TOML file."""
     text = read_text(path, _MOST_IN_TOML, what)

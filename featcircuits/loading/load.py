@@ -16,6 +16,7 @@ from featcircuits.dictionaries.base import check_numbers
 from featcircuits.dictionaries.decomposition import precision
 from featcircuits.errors import InputError, first_line
 from featcircuits.loading.capabilities import check_capabilities, fitting_architecture
+from featcircuits.loading.model_files import check_claims, check_json_files
 from featcircuits.model.architecture import Architecture
 from featcircuits.model.placement import device_of
 from featcircuits.model.sites import Site, chosen
@@ -193,6 +194,7 @@ def _tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
     _check_folder(source)
+    check_json_files(Path(source))
     try:
         found = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         found("a")  # some damage shows only when it is used
@@ -208,6 +210,8 @@ def _pretrained(
     from transformers import AutoModelForCausalLM
 
     _check_folder(source)
+    if (folder := Path(source)).is_dir():
+        check_claims(folder)
     tokenizer = tokenizer or _tokenizer(source)
     options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
     if dtype is not None:
