@@ -20,7 +20,7 @@ from featcircuits.dictionaries import (
     relu,
     topk,
 )
-from featcircuits.dictionaries.base import check_numbers
+from featcircuits.dictionaries.affine import check_numbers
 from featcircuits.dictionaries.decomposition import decoded, of_nothing
 from featcircuits.dictionaries.offloaded import offloaded
 from featcircuits.model.fingerprints import fingerprint_of

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 import featcircuits as fc
 from featcircuits.dictionaries import Dictionary, abstopk, gated, groupmax, jumprelu, relu, topk
-from featcircuits.dictionaries.base import Options
+from featcircuits.dictionaries.affine import Options
 from featcircuits.dictionaries.normalisation import ConstantNorm, LayerNorm
 from featcircuits.model.sites import Site, all_sites
 from featcircuits.model.tokens import Tokens

@@ -1,7 +1,8 @@
 """Dictionaries: sparse autoencoders, transcoders, the identity and the whole, one small file a kind."""
 
 from featcircuits.dictionaries.abstopk import abstopk
-from featcircuits.dictionaries.base import Activation, Affine, Dictionary
+from featcircuits.dictionaries.affine import Activation, Affine
+from featcircuits.dictionaries.dictionary import Dictionary
 from featcircuits.dictionaries.gated import gated
 from featcircuits.dictionaries.groupmax import groupmax
 from featcircuits.dictionaries.identity import identity

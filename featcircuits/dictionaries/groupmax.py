@@ -9,7 +9,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from featcircuits.dictionaries.base import Affine, Options
+from featcircuits.dictionaries.affine import Affine, Options
 from featcircuits.dictionaries.topk import check_k
 from featcircuits.errors import InputError
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from featcircuits.dictionaries.base import SameSite, Statistics
+from featcircuits.dictionaries.dictionary import SameSite, Statistics
 from featcircuits.errors import InputError
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featcircuits.dictionaries.base import Statistics
+from featcircuits.dictionaries.dictionary import Statistics
 
 
 @dataclass(frozen=True)

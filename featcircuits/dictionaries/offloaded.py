@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from featcircuits.dictionaries.base import Dictionary, Normalisation, Statistics, pulled, statistics_of
+from featcircuits.dictionaries.dictionary import Dictionary, Normalisation, Statistics, pulled, statistics_of
 from featcircuits.dictionaries.origin import Origin
 from featcircuits.dictionaries.products import combined
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featcircuits.dictionaries.base import SameSite, Statistics
+from featcircuits.dictionaries.dictionary import SameSite, Statistics
 from featcircuits.errors import InputError
 
 

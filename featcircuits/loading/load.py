@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from featcircuits.dictionaries import Dictionary
-from featcircuits.dictionaries.base import check_numbers
+from featcircuits.dictionaries.affine import check_numbers
 from featcircuits.dictionaries.decomposition import precision
 from featcircuits.errors import InputError, first_line
 from featcircuits.loading.capabilities import check_capabilities, fitting_architecture

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Affine, abstopk, gated, jumprelu, relu, topk
-from featcircuits.dictionaries.base import Normalisation
+from featcircuits.dictionaries.dictionary import Normalisation
 from featcircuits.dictionaries.normalisation import NORMALISATIONS
 from featcircuits.errors import InputError, known, shortened
 from featcircuits.sources.files import Load, check_floats, check_names, check_size, k_of, read_json, setting, transposed

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcircuits.dictionaries import Affine, Origin
-from featcircuits.dictionaries.base import check_numbers
+from featcircuits.dictionaries.affine import check_numbers
 from featcircuits.errors import InputError
 from featcircuits.model.sites import Site
 from featcircuits.sources.files import Load

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits.dictionaries import Affine, Dictionary, identity, whole
-from featcircuits.dictionaries.base import check_numbers
+from featcircuits.dictionaries.affine import check_numbers
 from featcircuits.dictionaries.offloaded import offloaded
 from featcircuits.errors import InputError, shortened
 from featcircuits.model.sites import Site
