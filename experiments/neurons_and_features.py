@@ -5,7 +5,7 @@
 Prompts may differ in length, so positions go by role: the tokens in which the two prompts of a pair
 differ, those before and after them, and the last one. Ablated nodes take the corrupted twin's state:
 a mean over prompts that do not align would change also what the pairs share. Prints a row for each basis and
-treatment of errors (and one under mean ablation), and writes the same as JSON with `--out`.
+treatment of error_nodes (and one under mean ablation), and writes the same as JSON with `--out`.
 """
 
 import argparse
@@ -19,7 +19,6 @@ from featcircuits.loading.load import load_bare
 from featcircuits.model.sites import all_sites
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.examples import Example, Span
-from featcircuits.tracing.trace import trace_with_ranking
 
 
 def in_neurons(folder: str) -> SplicedModel:
@@ -47,19 +46,19 @@ def _spans(example: Example) -> Example:
 
 
 def measured(spliced: SplicedModel, basis: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Traces on the training file and evaluates on the test file, errors as nodes and removed."""
+    """Traces on the training file and evaluates on the test file, error_nodes as nodes and removed."""
     train, test = (with_roles(fc.Task.from_jsonl(path, spliced.tokenizer)) for path in (options.train, options.test))
-    traced = trace_with_ranking(spliced, train, nodes=options.method, keep_nodes=f"top={options.nodes}")
+    traced = fc.trace(spliced, train, nodes=options.estimator, keep_nodes=f"top={options.nodes}")
     first = spliced.architecture.n_layers // 3
     rows = []
-    for ablation, errors in (("paired", "nodes"), ("paired", "remove"), ("mean", "nodes")):
+    for ablation, error_nodes in (("paired", "as-circuit"), ("paired", "remove"), ("mean", "as-circuit")):
         report = fc.evaluate(
             spliced, traced.circuit, test,
-            ablation=ablation, errors=errors, start_layer=first, ranking=traced.ranking,
+            ablation=ablation, error_nodes=error_nodes, start_layer=first, ranking=traced.ranking,
         ).to_json()  # fmt: skip
         kept = ("faithfulness", "completeness", "F_model", "F_circuit", "F_empty", "n_nodes", "n_edges", "curve")
         rows.append(
-            {"basis": basis, "ablation": ablation, "errors": errors, "start_layer": first}
+            {"basis": basis, "ablation": ablation, "error_nodes": error_nodes, "start_layer": first}
             | {key: report[key] for key in kept}
         )
     return rows
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("--suite", required=True)
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
-    parser.add_argument("--method", default="ig")
+    parser.add_argument("--estimator", default="ig")
     parser.add_argument("--nodes", type=int, default=150)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -80,7 +79,7 @@ def main() -> None:
     rows += measured(fc.load(options.model, options.suite), "features", options)
     for row in rows:
         print(
-            f"{row['basis']:9}{row['ablation']:7} errors {row['errors']:7} nodes {row['n_nodes']:4} "
+            f"{row['basis']:9}{row['ablation']:7} error_nodes {row['error_nodes']:10} nodes {row['n_nodes']:4} "
             f"faithfulness {row['faithfulness']:.3f} completeness {row['completeness']:.3f} "
             f"F model {row['F_model']:.2f}, empty {row['F_empty']:.2f}"
         )

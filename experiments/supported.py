@@ -11,8 +11,8 @@ from typing import Any
 
 from featcircuits import dictionaries
 from featcircuits.dictionaries.normalisation import NORMALISATIONS
-from featcircuits.estimators import METHODS, Estimator
-from featcircuits.evaluation.ablations import ABLATIONS
+from featcircuits.estimators import ESTIMATORS
+from featcircuits.evaluation import ABLATIONS
 from featcircuits.export import EXPORTERS
 from featcircuits.model.architecture import FAMILIES, Family
 from featcircuits.model.families import Fused
@@ -102,12 +102,12 @@ def suite_row(suite: Suite) -> tuple[str, ...]:
     )
 
 
-def methods() -> str:
+def estimators() -> str:
     rows = (
-        (f"`{name}`", first_line(method), "yes" if issubclass(method, Estimator) or name == "exact" else "no")  # type: ignore[arg-type]
-        for name, method in METHODS.items()
+        (f"`{name}`", first_line(estimator), "yes" if estimator.has_edges else "no")
+        for name, estimator in ESTIMATORS.items()
     )
-    return table(("method", "of a node", "edges too"), rows)
+    return table(("estimator", "of a node", "edges too"), rows)
 
 
 def rules() -> str:
@@ -130,7 +130,7 @@ def page() -> str:
         "Files": sources() + "\nBesides, SAELens releases by name and id, and folders or files of hub repositories.\n",
         "Refused, and why": table(("kind", "why"), ((k.replace("_", " "), why) for k, why in REASONS.items())),
         "Suites": suites(),
-        "Estimators": methods(),
+        "Estimators": estimators(),
         "Propagation rules": rules(),
         "Metrics, ablations, exports": table(
             ("", "names"),

@@ -4,7 +4,7 @@
 
     model = fc.load(suite="grammar-4l")
     task = fc.Task.from_jsonl("agreement.jsonl", model.tokenizer)
-    circuit = fc.trace(model, task)
+    circuit = fc.trace(model, task).circuit
     report = fc.evaluate(model, circuit, test_task)
 
 Names are imported when first used, so that `import featcircuits` costs nothing.
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from featcircuits.effects.edges import edge_effects
     from featcircuits.effects.nodes import node_effects
     from featcircuits.errors import InputError
-    from featcircuits.evaluation import evaluate
+    from featcircuits.evaluation.evaluate import evaluate
     from featcircuits.health import check_suite
     from featcircuits.loading.load import load
     from featcircuits.model.nodes import Node
     from featcircuits.model.sites import Site
-    from featcircuits.selection import select
+    from featcircuits.selection.select import select
     from featcircuits.tasks.behaviour import behaviour_of
     from featcircuits.tasks.corruption import symmetric_replacement
     from featcircuits.tasks.task import Task
@@ -54,14 +54,14 @@ _HOMES = {
     "bound_missed": "featcircuits.checks.bound",
     "check_suite": "featcircuits.health",
     "edge_effects": "featcircuits.effects.edges",
-    "evaluate": "featcircuits.evaluation",
+    "evaluate": "featcircuits.evaluation.evaluate",
     "explained_effect": "featcircuits.checks.paths",
     "features": "featcircuits.dossiers.features",
     "illusion": "featcircuits.checks.illusion",
     "load": "featcircuits.loading.load",
     "node_effects": "featcircuits.effects.nodes",
     "patch": "featcircuits.checks.patching",
-    "select": "featcircuits.selection",
+    "select": "featcircuits.selection.select",
     "symmetric_replacement": "featcircuits.tasks.corruption",
     "trace": "featcircuits.tracing.trace",
     "train_suite": "featcircuits.training",

@@ -29,14 +29,13 @@ from featcircuits.checks.audit import audit
 from featcircuits.checks.patching import swapped
 from featcircuits.cli.tables import agreement_tables
 from featcircuits.dictionaries import whole
-from featcircuits.estimators import Method
 from featcircuits.model.sites import Site
 from featcircuits.runs.cost import measured
 from featcircuits.states.states import SiteState, States, states_of
 from tests.tiny import FAMILIES, LAYERS, WIDTH, made_linear, n_hooks, random_task, spliced_model, tiny_model, tolerance
 
 SHIPPED = Path(__file__).parents[1] / "saes" / "grammar-4l"
-METHODS = ("atp", "ig:steps=2:rule=gauss", "ig-inputs:steps=2", "relp:rules=gradient", "atp-hop1")
+ESTIMATORS = ("atp", "ig:steps=2:quadrature=gauss", "ig-inputs:steps=2", "relp:rules=gradient", "atp-hop1")
 
 
 @settings(max_examples=50, deadline=None)
@@ -99,7 +98,7 @@ def test_nodes_that_cannot_move_change_no_figure_but_their_number(seed: int, sti
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_a_linear_model_every_estimator_agrees_fully(family: str) -> None:
     spliced = spliced_model(made_linear(tiny_model(family)))
-    found = agree(spliced, random_task(8, 4), METHODS, bases=("features", "neurons", "whole"), edge_nodes=0)
+    found = agree(spliced, random_task(8, 4), ESTIMATORS, bases=("features", "neurons", "whole"), edge_nodes=0)
     assert {(s.basis, s.what) for s in found.scores} == {
         ("features", "feature"), ("features", "error"), ("neurons", "feature"), ("whole", "whole"),
     }  # fmt: skip
@@ -122,7 +121,7 @@ def pairs_of(spliced: fc.SplicedModel, name: str, count: int) -> fc.Task:
 def test_of_whole_outputs_that_move_only_the_secant_tells(shipped: fc.SplicedModel) -> None:
     """Half of the positions are before the first difference; with them AtP would have .82 and RelP .96."""
     found = agree(shipped, pairs_of(shipped, "agreement_simple", 12), ["atp", "relp", "secant"], bases=["whole"])
-    resid = {score.method: score.comparison for score in found.scores if score.site_kind == "resid"}
+    resid = {score.estimator: score.comparison for score in found.scores if score.site_kind == "resid"}
     assert {(c.n, c.n_moving, c.too_alike) for c in resid.values()} == {(96, 48, False)}
     assert [round(c.pearson, 2) for c in resid.values()] == [-0.01, 0.11, 1.00]
     assert [round(c.slope, 2) for c in resid.values()] == [-0.08, 0.88, 1.00]
@@ -222,8 +221,8 @@ def test_cells_that_cannot_move_are_left_out_of_the_experiment_on_relp(shipped: 
     found = correlation.correlations(shipped, twice)["atp"]["resid"]
     tasks = [swapped(one) for one in twice]
     truth, atp = (
-        np.concatenate([correlation.cells(outputs, one, method)["resid"] for one in tasks])
-        for method in ("exact", "atp")
+        np.concatenate([correlation.cells(outputs, one, estimator)["resid"] for one in tasks])
+        for estimator in ("exact", "atp")
     )
     moved = np.concatenate([correlation.moving_cells(outputs, one)["resid"] for one in tasks])
     assert found["all"] == pytest.approx(np.corrcoef(truth, atp)[0, 1])
@@ -249,8 +248,8 @@ def test_edges_are_compared_for_methods_that_have_them() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
     found = agree(spliced, task, ["atp", "atp-hop1", "relp:rules=gradient"], bases=["features"], edge_nodes=30)
     edges = [score for score in found.scores if score.what == "edge"]
-    assert {score.method for score in edges} == {"atp", "relp:rules=gradient"}
-    both = [[s.comparison for s in edges if s.method == method] for method in ("atp", "relp:rules=gradient")]
+    assert {score.estimator for score in edges} == {"atp", "relp:rules=gradient"}
+    both = [[s.comparison for s in edges if s.estimator == estimator] for estimator in ("atp", "relp:rules=gradient")]
     assert sum(c.n for c in both[0]) > 30
     for one, other in zip(*both, strict=True):
         assert one.n == other.n
@@ -294,7 +293,7 @@ def small() -> Agreement:
 
 def test_an_agreement_is_plain_data(small: Agreement) -> None:
     record = json.loads(json.dumps(small.to_json(), allow_nan=False))
-    assert {row["method"] for row in record["costs"]} == {"exact", "atp", "relp", "blend"}
+    assert {row["estimator"] for row in record["costs"]} == {"exact", "atp", "relp", "blend"}
     assert len(record["scores"]) == len(small.scores)
     for row in record["scores"]:
         assert 0 < row["n_moving"] <= row["n"]
@@ -344,15 +343,17 @@ def test_no_legend_covers_data(
     assert not any(legend.get_window_extent().overlaps(axes.get_tightbbox()) for axes in figure.axes)  # type: ignore[arg-type]
 
 
-def test_every_method_has_a_mark_of_its_own(small: Agreement, monkeypatch: pytest.MonkeyPatch) -> None:
-    methods = [f"ig:steps={n}" for n in range(1, 40)]
-    scores = tuple(s._replace(method=method) for s in small.scores if s.method == "atp" for method in methods)
+def test_every_estimator_has_a_mark_of_its_own(small: Agreement, monkeypatch: pytest.MonkeyPatch) -> None:
+    estimators = [f"ig:steps={n}" for n in range(1, 40)]
+    scores = tuple(
+        s._replace(estimator=estimator) for s in small.scores if s.estimator == "atp" for estimator in estimators
+    )
     costs = dict(small.costs) | {
-        (basis, m): small.costs[basis, "exact"] for basis in ("features", "whole") for m in methods
+        (basis, m): small.costs[basis, "exact"] for basis in ("features", "whole") for m in estimators
     }
     figure = drawn(plot_frontier, replace(small, scores=scores, costs=costs), monkeypatch)
     marks = {line.get_label(): (line.get_marker(), line.get_fillstyle()) for line in figure.legends[0].get_lines()}
-    assert len({marks[method] for method in methods}) == len(methods)
+    assert len({marks[estimator] for estimator in estimators}) == len(estimators)
 
 
 def test_a_panel_without_data_is_said_to_have_none(small: Agreement, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +378,7 @@ def test_the_tables_of_an_agreement_give_counts_slopes_and_what_nobody_can_tell(
     text = console.export_text()
     assert "too alike to tell" in text
     assert "5 of 40" in text
-    whole = next(s.comparison for s in small.scores if (s.method, s.what, s.site_kind) == ("atp", "whole", "mlp"))
+    whole = next(s.comparison for s in small.scores if (s.estimator, s.what, s.site_kind) == ("atp", "whole", "mlp"))
     assert f"{whole.n_moving} of {whole.n}" in text
     numbers = (whole.pearson, whole.slope, whole.spearman, whole.overlap)
     assert " ".join(f"{f'{number:.2f}'.replace('0.', '.'):>4}" for number in numbers) in text
@@ -385,47 +386,22 @@ def test_the_tables_of_an_agreement_give_counts_slopes_and_what_nobody_can_tell(
 
 def test_bad_requests_are_refused_before_anything_runs() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
-    for methods, bases, message in (
-        (["atpp"], ["features"], "unknown method 'atpp'"),
-        (["ig:step=3"], ["features"], "method 'ig' has no option 'step'"),
-        (["ig:rule=simpson"], ["features"], "unknown quadrature 'simpson'"),
-        (["atp:errors=none"], ["features"], "errors is 'none'; known: estimated, exact"),
+    for estimators, bases, message in (
+        (["atpp"], ["features"], "unknown estimator 'atpp'"),
+        (["ig:step=3"], ["features"], "estimator 'ig' has no option 'step'"),
+        (["ig:quadrature=simpson"], ["features"], "unknown quadrature 'simpson'"),
+        (["atp:error_effects=none"], ["features"], "error_effects is 'none'; known: estimated, exact"),
         (["atp"], ["heads"], "unknown basis 'heads'; known: features, neurons, whole"),
     ):
         with pytest.raises(fc.InputError, match=message):
-            agree(spliced, task, methods, bases=bases)
+            agree(spliced, task, estimators, bases=bases)
 
 
-def test_methods_are_written_as_they_are_read() -> None:
-    assert str(Method.parse("ig:steps=3:rule=gauss")) == "ig:steps=3:rule=gauss"
-    assert Method.parse("relp:rules=ln+half").options == {"rules": "ln+half"}
-    assert Method.parse("blend:near=atp:far=secant").options == {"near": "atp", "far": "secant"}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("ig:steps=3:steps=4", "method 'ig:steps=3:steps=4': steps is given twice"),
-        ("ig:steps=few", "steps is 'few', but must be of type int"),
-        ("ig:errors=exact", "method 'ig' has no option 'errors'; its options: steps, rule, max_rows"),
-    ],
-)
-def test_methods_written_wrongly_are_refused(text: str, message: str) -> None:
-    with pytest.raises(fc.InputError, match=message):
-        Method.parse(text)
-
-
-def test_an_option_written_and_given_apart_is_refused() -> None:
-    assert Method.parse("ig:steps=3").adding({"rule": "gauss"}).options == {"steps": 3, "rule": "gauss"}
-    with pytest.raises(fc.InputError, match="method 'ig:steps=3': steps is given twice, the other time as 5"):
-        Method.parse("ig:steps=3").adding({"steps": 5})
-
-
-@pytest.mark.parametrize(("method", "backwards"), [("atp", 1), ("relp", 1), ("ig-inputs:steps=4", 4)])
-def test_passes_are_counted(method: str, backwards: int) -> None:
-    """Two forwards read the states; each point of a method is one forward and one backward."""
+@pytest.mark.parametrize(("estimator", "backwards"), [("atp", 1), ("relp", 1), ("ig-inputs:steps=4", 4)])
+def test_passes_are_counted(estimator: str, backwards: int) -> None:
+    """Two forwards read the states; each point of an estimator is one forward and one backward."""
     spliced, task = spliced_model(tiny_model("llama")), random_task(3, 4)
-    cost = agree(spliced, task, [method], bases=["features"]).costs["features", method]
+    cost = agree(spliced, task, [estimator], bases=["features"]).costs["features", estimator]
     assert cost.forwards == pytest.approx(2 + backwards)
     assert cost.backwards == pytest.approx(backwards)
     assert cost.seconds > 0
@@ -436,7 +412,7 @@ def test_passes_are_counted(method: str, backwards: int) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_audit_finds_the_laws_kept(family: str) -> None:
-    rows = audit(spliced_model(tiny_model(family)), random_task(2, 4), "ig", steps=4)
+    rows = audit(spliced_model(tiny_model(family)), random_task(2, 4), "ig:steps=4")
     laws = {row.law for row in rows if row.exact}
     assert len(laws) == 7
     for row in rows:
@@ -477,7 +453,7 @@ def test_a_whole_output_is_the_sum_of_its_neurons(family: str) -> None:
     assert exact.features("mlp_1").shape == (2, 4, 0)
     last = exact.error(f"resid_{LAYERS - 1}")[:, -1]
     assert torch.allclose(last, exact.total_effect, rtol=10 * tolerance(family), atol=1e-8)
-    edges = fc.edge_effects(outputs, task, fc.node_effects(outputs, task, "atp"), node_threshold=0.0, method="atp")
+    edges = fc.edge_effects(outputs, task, fc.node_effects(outputs, task, "atp"), node_threshold=0.0, estimator="atp")
     sums = torch.zeros(4)
     for source, _, value in edges.edges():
         if str(source.site) == "mlp_1":

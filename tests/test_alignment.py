@@ -11,7 +11,7 @@ import torch
 import featcircuits as fc
 from featcircuits.circuit.circuit import Circuit, NodeScore
 from featcircuits.dictionaries.decomposition import encode
-from featcircuits.evaluation import Mean
+from featcircuits.evaluation.ablations import Mean
 from featcircuits.evaluation.intervals import parts
 from featcircuits.model.sites import Site
 from featcircuits.states.baselines import mean_states
@@ -209,7 +209,7 @@ def test_a_circuit_of_summed_positions_is_as_faithful_as_one_of_positions_apart(
             fc.Task.from_jsonl(model.suite.task_file("agreement_rc", split), model.tokenizer, aggregate=aggregate)
             for split in ("train", "test")
         )
-        circuit = fc.trace(model, train.take(24), edges=None, keep_nodes="top=300")
+        circuit = fc.trace(model, train.take(24), edges=None, keep_nodes="top=300").circuit
         found[aggregate] = fc.evaluate(model, circuit, test.take(40), sizes=(100, 300), draws=0)
     assert found["sum"].faithfulness == pytest.approx(found["none"].faithfulness, abs=0.01)
     assert found["sum"].faithfulness > 0.98

@@ -12,6 +12,7 @@ import transformers
 
 import featcircuits as fc
 from featcircuits.checks.paths import explained_effect
+from featcircuits.estimators.ig import IntegratedGradients
 from featcircuits.model.fingerprints import fingerprint_of, tokenizer_fingerprint
 from featcircuits.provenance import belonging
 from featcircuits.provenance.belonging import identity_in, identity_of
@@ -312,8 +313,7 @@ def test_what_changes_no_ids_changes_no_fingerprint_of_a_tokenizer() -> None:
         (lambda m: fc.trace("gpt2", m.task), "model is 'gpt2' of type str; give a SplicedModel, as made by fc.load"),
         (lambda m: fc.trace(m.model.model, m.task), "of type GPT2LMHeadModel; give a SplicedModel"),
         (lambda m: fc.trace(m.model, m.task, keep_nodes=100), "a pruning rule is a text, found 100; give 'top=100'"),
-        (lambda m: fc.trace(m.model, m.task, keep_nodes=None, node_threshold="1"), "node_threshold is '1'"),
-        (lambda m: fc.trace(m.model, m.task, nodes=5), "method is 5, but must be of type str"),
+        (lambda m: fc.trace(m.model, m.task, nodes=5), "estimator is 5, but must be of type str"),
         (lambda m: fc.trace(m.model, m.task, select=5), "selection rule is 5, but must be of type str"),
         (lambda m: fc.trace(m.model, m.task, seed=-1), "seed is -1; it must be at least 0"),
         (lambda m: fc.trace(m.model, m.task, seed=1.5), "seed is 1.5, but must be of type int"),
@@ -323,10 +323,10 @@ def test_what_changes_no_ids_changes_no_fingerprint_of_a_tokenizer() -> None:
         (lambda m: fc.evaluate(m.model, m.circuit, m.task, draws=10**9), "draws is 1000000000; it must be at least 0"),
         (lambda m: fc.evaluate(m.model, m.circuit, m.task, draws=True), "draws is True"),
         (lambda m: fc.node_effects(m.task, m.model), "model is of type Task"),
-        (lambda m: fc.node_effects(m.model, m.task, "ig", steps="5"), "steps is '5', but must be of type int"),
-        (lambda m: fc.node_effects(m.model, m.task, "ig", steps=True), "steps is True, but must be of type int"),
-        (lambda m: fc.node_effects(m.model, m.task, "ig", steps=10**8), "steps is 100000000; it must be at least 1"),
-        (lambda m: fc.node_effects(m.model, m.task, "ig", rule=5), "rule is 5, but must be of type str"),
+        (lambda m: IntegratedGradients(steps="5"), "steps is '5', but must be of type int"),
+        (lambda m: IntegratedGradients(steps=True), "steps is True, but must be of type int"),
+        (lambda m: IntegratedGradients(steps=10**8), "steps is 100000000; it must be at least 1"),
+        (lambda m: IntegratedGradients(quadrature=5), "quadrature is 5, but must be of type str"),
         (lambda m: fc.edge_effects(m.model, m.task, "resid_1/3@0"), "give a list of nodes or names"),
         (lambda m: fc.edge_effects(m.model, m.task, m.circuit), "give a list of nodes or names"),
         (lambda m: fc.edge_effects(m.model, m.task, [3]), "3 is not a node"),
@@ -413,9 +413,9 @@ def test_a_ledger_of_another_model_task_or_method_is_refused(made: Made) -> None
         lambda: fc.node_effects(made.model, made.task.with_options(metric="kl"), "atp", ledger=ledger),
         lambda: fc.node_effects(made.model, made.task.with_options(aggregate="sum"), "atp", ledger=ledger),
         lambda: fc.node_effects(made.model, made.task, "relp", ledger=ledger),
-        lambda: fc.node_effects(made.model, made.task, "ig", steps=1, ledger=ledger),
+        lambda: fc.node_effects(made.model, made.task, "ig:steps=1", ledger=ledger),
         lambda: fc.node_effects(made.model, made.task, "atp", baseline="zero", ledger=ledger),
-        lambda: fc.node_effects(made.model, made.task, "atp", errors="exact", ledger=ledger),
+        lambda: fc.node_effects(made.model, made.task, "atp", error_effects="exact", ledger=ledger),
         lambda: fc.node_effects(made.model, made.task, "atp", batch_size=1, ledger=ledger),
         lambda: traced(made.model, made.task, nodes="atp", ledger=ledger),  # keeps no single examples
     ]

@@ -192,22 +192,12 @@ def test_a_selection_rule_orders_the_ranking_and_its_curve(command: Command, tmp
     assert (refused.code, "unknown selection rule 'best'" in refused.err) == (2, True)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "options"),
-    [
-        (["--nodes", "ig-chain"], {}),
-        (["--nodes", "ig-chain:steps=3"], {"steps": 3}),
-        (["--nodes", "ig-chain:steps=3", "--rule", "left"], {"steps": 3, "rule": "left"}),
-        (["--nodes", "ig", "--rule", "gauss"], {"rule": "gauss"}),
-    ],
-)
-def test_an_estimator_has_its_own_defaults_unless_told_otherwise(
-    command: Command, tmp_path: Path, arguments: list[str], options: dict[str, object]
-) -> None:
+@pytest.mark.parametrize("nodes", ["ig-chain", "ig-chain:steps=3", "ig-chain:steps=3:quadrature=left"])
+def test_the_manifest_names_the_estimator_with_its_options(command: Command, tmp_path: Path, nodes: str) -> None:
     small = ("--sites", "resid_1,resid_2", "--limit", 2, "--edges", "none")
-    assert command("trace", *small, *arguments, "-o", tmp_path / "run").code == 0
+    assert command("trace", *small, "--nodes", nodes, "-o", tmp_path / "run").code == 0
     settings = json.loads((tmp_path / "run" / "manifest.json").read_text())["settings"]
-    assert (settings["nodes"], settings["options"]) == (arguments[1].partition(":")[0], options)
+    assert (settings["nodes"], settings["edges"]) == (nodes, None)
 
 
 def test_edges_take_options_too(command: Command, tmp_path: Path) -> None:
@@ -477,9 +467,9 @@ def refused(found: Result, parts: list[str], folder: Path) -> None:
         (["--suite", "nowhere"], ["unknown suite 'nowhere'", "grammar-4l"]),
         (["--task", "agreement"], ["has no task 'agreement'", "agreement_rc"]),
         (["--task", "nothing.jsonl"], ["nothing.jsonl: no such task file"]),
-        (["--nodes", "igg"], ["unknown method 'igg'"]),
-        (["--edges", "igg"], ["unknown method 'igg'"]),
-        (["--nodes", "ig", "--steps", "0"], ["steps is 0"]),
+        (["--nodes", "igg"], ["unknown estimator 'igg'"]),
+        (["--edges", "igg"], ["unknown estimator 'igg'"]),
+        (["--nodes", "ig:steps=0"], ["steps is 0"]),
         (["--metric", "loss"], ["unknown metric 'loss'"]),
         (["--aggregate", "mean"], ["unknown aggregate 'mean'"]),
         (["--baseline", "median"], ["unknown baseline 'median'"]),
@@ -512,24 +502,26 @@ def test_bad_options_are_refused(command: Command, tmp_path: Path, arguments: li
         (["trace", "--limit", "1e3"], "limit is '1e3', but must be of type int"),
         (["trace", "--limit", "05"], "limit is '05', but must be of type int"),
         (["trace", "--batch-size", "1000000"], "batch_size is 1000000; it must be at least 0 and at most 65536"),
-        (["trace", "--nodes", "ig", "--steps", "1001"], "steps is 1001; it must be at least 1 and at most 1000"),
-        (["trace", "--nodes", "ig:steps=30000:rule=gauss"], "steps is 30000; it must be at least 1 and at most 1000"),
+        (["trace", "--nodes", "ig:steps=1001"], "steps is 1001; it must be at least 1 and at most 1000"),
+        (
+            ["trace", "--nodes", "ig:steps=30000:quadrature=gauss"],
+            "steps is 30000; it must be at least 1 and at most 1000",
+        ),
         (["trace", "--nodes", "ig:steps=100000000"], "steps is 100000000; it must be at least 1"),
         (["trace", "--nodes", "ig:steps=1_0"], "steps is '1_0', but must be of type int"),
         (["trace", "--nodes", "ig:steps=٣"], "steps is '٣', but must be of type int"),
         (["trace", "--nodes", "ig-chain:steps=101"], "steps is 101; it must be at least 1 and at most 100"),
-        (["trace", "--nodes", "exact:max_rows=0"], "max_rows is 0; it must be at least 1"),
-        (["trace", "--nodes", "ig:max_rows=" + "9" * 30], "so many digits"),
+        (["trace", "--nodes", "ig:steps=" + "9" * 30], "so many digits"),
         (["trace", "--keep-nodes", "top=" + "9" * 400], "so many digits"),
         (["trace", "--keep-edges", "threshold=nan"], "threshold is 'nan', but must be of type float"),
         (["trace", "--select", "mask:steps=1000000"], "steps is 1000000; it must be at least 1 and at most 100000"),
-        (["agree", "--methods", "atp,ig:steps=1001"], "steps is 1001; it must be at least 1"),
+        (["agree", "--estimators", "atp,ig:steps=1001"], "steps is 1001; it must be at least 1"),
         (["suites", "train", "--model", "m", "--sample", "9", "--k", "nan"], "k is 'nan', but must be of type float"),
         (["suites", "train", "--model", "m", "--sample", "9", "--learning-rate", "11"], "learning_rate is 11"),
         (["suites", "train", "--model", "m", "--sample", "9", "--features", "2000000"], "features is 2000000"),
         (["agree", "--top", "-5"], "top is -5; it must be at least 1"),
         (["agree", "--edge-nodes", "-5"], "edge_nodes is -5; it must be at least 0"),
-        (["agree", "--batch-size", "0"], "batch_size is 0; it must be at least 1"),
+        (["agree", "--batch-size", "-1"], "batch_size is -1; it must be at least 0"),
         (["suites", "check", "--limit", "-3"], "limit is -3; it must be at least 0"),
         (["suites", "train", "--model", "m", "--sample", "-4"], "sample is -4; it must be at least 0"),
     ],
@@ -555,31 +547,33 @@ def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["trace", "--nodes", "igg"], "unknown method 'igg'"),
-        (["trace", "--nodes", "ig", "--rule", "simpson"], "unknown quadrature 'simpson'"),
-        (["trace", "--nodes", "ig:steps=3", "--steps", "4"], "steps is given twice"),
-        (["trace", "--steps", "4"], "steps is an option of an estimator; say of which with nodes"),
-        (["trace", "--nodes", "secant", "--steps", "10"], "no option 'steps'; its options: none; ig, ig-inputs"),
-        (["trace", "--nodes", "relp", "--rule", "left"], "ig, ig-inputs, ig-chain, ig-conductance have it"),
-        (
-            ["trace", "--nodes", "ig", "--rules", "default"],
-            "no option 'rules'; its options: steps, rule, max_rows; rel",
-        ),
+        (["trace", "--nodes", "igg"], "unknown estimator 'igg'"),
+        (["trace", "--nodes", "ig:quadrature=simpson"], "unknown quadrature 'simpson'"),
+        (["trace", "--nodes", "ig:steps=3:steps=4"], "steps is given twice"),
+        (["trace", "--steps", "4"], "'steps' is now part of 'nodes': ig:steps=20"),
+        (["trace", "--rule", "gauss"], "'rule' is now part of 'nodes': ig:quadrature=gauss"),
+        (["trace", "--rules", "default"], "'rules' is now part of 'nodes': relp:rules=with_ah"),
+        (["trace", "--errors", "exact"], "'errors' is now 'error_effects'"),
+        (["trace", "--nodes", "ig:rule=gauss"], "estimator 'ig': 'rule' is now 'quadrature'"),
+        (["agree", "--methods", "atp"], "'methods' is now 'estimators'"),
+        (["trace", "--nodes", "secant:steps=10"], "no option 'steps'; its options: none; ig, ig-inputs"),
+        (["trace", "--nodes", "relp:quadrature=left"], "ig, ig-inputs, ig-chain, ig-conductance have it"),
+        (["trace", "--nodes", "ig:rules=default"], "no option 'rules'; its options: steps, quadrature; relp has it"),
         (["trace", "--nodes", "atp:share=prompt"], "its options: none; blend has it"),
         (["trace", "--edges", "none", "--keep-edges", "top=5"], "leave the rule out, or ask for edges"),
         (["suites", "check", "--text", "nothing.txt"], "nothing.txt: no such text file"),
         (["suites", "train", "--model", "m", "--text", "nothing.txt"], "nothing.txt: no such text file"),
         (["suites", "check", "--task", "ioi", "--longest", "9"], "longest cuts the lines of a text"),
-        (["trace", "--edges", "igg"], "unknown method 'igg'"),
-        (["trace", "--nodes", "blend"], "method 'blend' has no coefficients to make edges of"),
+        (["trace", "--edges", "igg"], "unknown estimator 'igg'"),
+        (["trace", "--nodes", "blend"], "estimator 'blend' has no coefficients to make edges of"),
         (["trace", "--select", "best"], "unknown selection rule 'best'"),
         (["trace", "--baseline", "median"], "unknown baseline 'median'"),
-        (["trace", "--errors", "none"], "errors is 'none'"),
+        (["trace", "--error-effects", "none"], "error_effects is 'none'"),
         (["trace", "--keep-nodes", "best"], "unknown pruning rule 'best'"),
         (["trace", "--keep-nodes", "top=0"], "top is 0; it must be at least 1"),
         (["trace", "--keep-edges", "top=1.5"], "top is '1.5', but must be of type int"),
-        (["trace", "--dry-run", "--nodes", "igg"], "unknown method 'igg'"),
-        (["agree", "--methods", "igg"], "unknown method 'igg'"),
+        (["trace", "--dry-run", "--nodes", "igg"], "unknown estimator 'igg'"),
+        (["agree", "--estimators", "igg"], "unknown estimator 'igg'"),
         (["agree", "--bases", "whole", "--edge-nodes", "9"], "leave edge_nodes out too"),
         (["agree", "--bases", "heads"], "unknown basis 'heads'"),
         (["agree", "--pictures", "gif"], "no picture is written as 'gif'; known: png, pdf, svg"),
@@ -597,7 +591,7 @@ def test_names_are_checked_before_loading(
     [
         (["--draws", "-1"], "draws is -1; it must be at least 0"),
         (["--ablation", "median"], "unknown ablation 'median'"),
-        (["--errors", "none"], "errors is 'none'; known: nodes, keep, remove"),
+        (["--error-nodes", "none"], "error_nodes is 'none'; known: as-circuit, keep, remove"),
         (["--sizes", "few"], "sizes is 'few'"),
     ],
 )
@@ -623,9 +617,9 @@ def test_sites_to_train_are_checked_before_text_is_sampled(
     ("arguments", "parts"),
     [
         (["--keep-nodes", "top=10"], ["10 nodes and 14 of 14 edges were chosen", "top=14 would add"]),
-        (["--keep-nodes", "threshold=1e9"], ["threshold=1e9 keeps none of", "the strongest of which has |effect|"]),
-        (["--keep-edges", "threshold=1e9"], ["threshold=1e9 keeps none of", "the strongest of which has |weight|"]),
-        (["--edges", "none", "--keep-nodes", "threshold=1e9"], ["keeps none of"]),
+        (["--keep-nodes", "threshold=1e7"], ["threshold=10000000.0 keeps", "the strongest of which has |effect|"]),
+        (["--keep-edges", "threshold=1e7"], ["threshold=10000000.0 keeps", "the strongest of which has |weight|"]),
+        (["--edges", "none", "--keep-nodes", "threshold=1e7"], ["keeps none of"]),
     ],
 )
 def test_a_circuit_of_nothing_is_refused_with_what_to_do(
@@ -710,7 +704,8 @@ def test_a_folder_that_holds_something_is_never_written_to(command: Command, tmp
         ("{", "not valid JSON"),
         ("[1]", "a config is a JSON object, found list"),
         ('{"node": "ig"}', "unknown setting 'node'; known: "),
-        ('{"steps": "ten"}', "steps is 'ten', but must be of type int"),
+        ('{"limit": "ten"}', "limit is 'ten', but must be of type int"),
+        ('{"steps": 10, "errors": "exact"}', "'steps' is now part of 'nodes': ig:steps=20; 'errors' is now 'error_eff"),
     ],
 )
 def test_a_bad_config_is_refused(command: Command, tmp_path: Path, text: str, part: str) -> None:
@@ -767,4 +762,3 @@ def test_the_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert isinstance(report, Report)
     assert report.faithfulness > 0.5
     assert Circuit.load(tmp_path / "circuit.safetensors") == names["circuit"]
-    assert set(nx.read_gexf(tmp_path / "circuit.gexf").nodes) == set(names["graph"].nodes)  # type: ignore[attr-defined]

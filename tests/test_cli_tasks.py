@@ -63,7 +63,7 @@ def table_rows(text: str, side: str) -> list[str]:
 @pytest.mark.parametrize("name", ["trace", "agree"])
 def test_what_the_model_does_comes_first(command: Command, tmp_path: Path, name: str) -> None:
     task = written(tmp_path / "pairs.jsonl", agreement(4, swapped=1))
-    few = ("--methods", "atp", "--bases", "whole", "--edge-nodes", 0, "--limit", 0) if name == "agree" else SMALL
+    few = ("--estimators", "atp", "--bases", "whole", "--edge-nodes", 0, "--limit", 0) if name == "agree" else SMALL
     code, out, err = command(name, *few, "--task", task, "-o", tmp_path / "out")
     assert code == 0, err
     assert out.startswith("What the model does on pairs, 4 pairs, F = logit_difference\n")

@@ -15,6 +15,7 @@ from torch import Tensor
 import featcircuits as fc
 from featcircuits.dictionaries import Affine
 from featcircuits.dictionaries.decomposition import encode
+from featcircuits.estimators.relp import RelevancePatching
 from featcircuits.model.sites import Site, resid
 from featcircuits.splicing.spliced import SplicedModel
 from tests.tiny import HEADS, WIDTH, random_task, spliced_model, tiny_model
@@ -83,7 +84,7 @@ def test_edges_are_the_written_out_contributions(kind: str, traced: tuple[Splice
     site, target = resid(0), Site(LAYER, kind)
     up, down = spliced.dictionaries[site], spliced.dictionaries[target]
     features, error = encode(up, before)
-    effects = fc.node_effects(spliced, task, "relp", baseline="zero", rules=RULES)
+    effects = fc.node_effects(spliced, task, RelevancePatching(RULES), baseline="zero")
     index, values = fc.edge_effects(spliced, task, effects, node_threshold=0.0).coo(site, target)
     _, seen = spliced.record(task.batch([0]).clean, [target])
     coefficient = -effects.features(target)[0] / down.encode(seen[target])[0]

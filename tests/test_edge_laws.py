@@ -56,8 +56,8 @@ def test_outgoing_edges_add_up_to_the_nodes_effect(
     """
     spliced = spliced_model(tiny_model(family, seed), kind, names)
     task = random_task(2, 4, seed, aggregate=aggregate)
-    nodes = fc.node_effects(spliced, task, method="atp")
-    total = outgoing(fc.edge_effects(spliced, task, nodes, method="atp", node_threshold=0.0))
+    nodes = fc.node_effects(spliced, task, estimator="atp")
+    total = outgoing(fc.edge_effects(spliced, task, nodes, estimator="atp", node_threshold=0.0))
     scale = max(abs(mean) for _, mean, _ in nodes.nodes())
     for node, mean, _ in nodes.nodes():
         assert total.get(node, 0.0) == pytest.approx(mean, abs=tolerance(family) * scale)
@@ -70,7 +70,7 @@ def test_edges_are_one_backward_pass_a_node_with_every_other_site_held_still(
 ) -> None:
     """The slow oracle: torch differentiates through the dictionary of the downstream node itself."""
     spliced, task = spliced_model(tiny_model(family, seed), kind, names), random_task(1, 4, seed)
-    nodes = fc.node_effects(spliced, task, method="ig", steps=2)
+    nodes = fc.node_effects(spliced, task, estimator="ig:steps=2")
     chosen = [node for node, _, _ in sorted(nodes.nodes(), key=lambda item: -abs(item[1]))[:12]]
     found = {(s, t): v for s, t, v in fc.edge_effects(spliced, task, chosen, effects=nodes).edges()}
     coefficients = ig_coefficients(spliced, task, steps=2)
@@ -145,10 +145,10 @@ def edge_oracle(
 
 def test_a_set_of_nodes_gives_the_same_edges_as_a_threshold() -> None:
     spliced, task = spliced_model(tiny_model("qwen2")), random_task(3, 4)
-    effects = fc.node_effects(spliced, task, method="atp")
+    effects = fc.node_effects(spliced, task, estimator="atp")
     full = {(s, t): v for s, t, v in fc.edge_effects(spliced, task, effects, node_threshold=0.0).edges()}
     chosen = [node for node, _, _ in effects.nodes()][::5]
-    some = {(s, t): v for s, t, v in fc.edge_effects(spliced, task, chosen, method="atp").edges()}
+    some = {(s, t): v for s, t, v in fc.edge_effects(spliced, task, chosen, estimator="atp").edges()}
     inside = {(s, t) for s, t in full if s in chosen and (t == METRIC or t in chosen)}
     assert {edge for edge, value in some.items() if value != 0} <= inside
     for edge in inside:
@@ -157,9 +157,9 @@ def test_a_set_of_nodes_gives_the_same_edges_as_a_threshold() -> None:
 
 def test_batches_change_nothing() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(5, 4)
-    nodes = [node for node, _, _ in fc.node_effects(spliced, task, method="atp").nodes()][::3]
+    nodes = [node for node, _, _ in fc.node_effects(spliced, task, estimator="atp").nodes()][::3]
     one, many = (
-        {(s, t): v for s, t, v in fc.edge_effects(spliced, task, nodes, method="atp", batch_size=size).edges()}
+        {(s, t): v for s, t, v in fc.edge_effects(spliced, task, nodes, estimator="atp", batch_size=size).edges()}
         for size in (5, 2)
     )
     assert one.keys() == many.keys()
@@ -185,12 +185,12 @@ def test_bad_requests_are_refused() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
     nodes = [Node(Site(1, "mlp"), 3, 2)]
     with pytest.raises(fc.InputError, match="'atp-drop' has no coefficients"):
-        fc.edge_effects(spliced, task, nodes, method="atp-drop")
+        fc.edge_effects(spliced, task, nodes, estimator="atp-drop")
     with pytest.raises(fc.InputError, match="node mlp_1/99@2 does not exist"):
-        fc.edge_effects(spliced, task, [Node(Site(1, "mlp"), 99, 2)], method="atp")
+        fc.edge_effects(spliced, task, [Node(Site(1, "mlp"), 99, 2)], estimator="atp")
     with pytest.raises(fc.InputError, match="node mlp_1/3@9 does not exist"):
-        fc.edge_effects(spliced, task, [Node(Site(1, "mlp"), 3, 9)], method="atp")
+        fc.edge_effects(spliced, task, [Node(Site(1, "mlp"), 3, 9)], estimator="atp")
     with pytest.raises(fc.InputError, match="node_threshold goes with"):
-        fc.edge_effects(spliced, task, nodes, method="atp", node_threshold=0.1)
+        fc.edge_effects(spliced, task, nodes, estimator="atp", node_threshold=0.1)
     with pytest.raises(fc.InputError, match="embed and mlp_2 are not directly connected"):
-        fc.edge_effects(spliced, task, nodes, method="atp").coo("embed", "mlp_2")
+        fc.edge_effects(spliced, task, nodes, estimator="atp").coo("embed", "mlp_2")

@@ -14,6 +14,8 @@ from torch import Tensor
 
 import featcircuits as fc
 from featcircuits.estimators.atp_star import AtPStar, FiniteFirstHop, QueryKeyFix
+from featcircuits.estimators.ig import IntegratedGradients
+from featcircuits.estimators.ig_inputs import InputIntegratedGradients
 from featcircuits.estimators.writes import reads, writes
 from featcircuits.model.sites import EMBED, Site, all_sites, resid
 from featcircuits.propagation.moved_attention import MovedToken, attention_effects, key_effect
@@ -172,7 +174,7 @@ def test_first_hop_readers_equal_whole_forwards(family: str) -> None:
     spliced = spliced_model(tiny_model(family))
     task = random_task(2, 5)
     states = batch_states(spliced, task)
-    hop1 = FiniteFirstHop(max_rows=7).effects(spliced, states)
+    hop1 = FiniteFirstHop().effects(spliced, states)
     for site in (EMBED, Site(0, "attn"), Site(1, "mlp"), resid(1)):
         state, dictionary = states.sites[site], spliced.dictionaries[site]
         for entry in range(0, len(state.row), max(1, len(state.row) // 4)):
@@ -204,23 +206,23 @@ def test_the_query_key_fix_puts_a_finite_part_in_place_of_the_linear_one(family:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", ["atp-qk", "atp-hop1", "ig-inputs"])
-def test_on_a_linear_model_the_variants_are_exact(family: str, method: str) -> None:
+@pytest.mark.parametrize("estimator", ["atp-qk", "atp-hop1", "ig-inputs"])
+def test_on_a_linear_model_the_variants_are_exact(family: str, estimator: str) -> None:
     model = made_linear(tiny_model(family))
     spliced, task = spliced_model(model), random_task(2, 4)
-    exact, found = fc.node_effects(spliced, task, "exact"), fc.node_effects(spliced, task, method)
+    exact, found = fc.node_effects(spliced, task, "exact"), fc.node_effects(spliced, task, estimator)
     for site in spliced.sites:
         close(found.features(site), exact.features(site), tolerance(family) * 10)
         close(found.error(site), exact.error(site), tolerance(family) * 10)
 
 
-@pytest.mark.parametrize("method", ["atp-drop", "atp-qk", "atp-star", "atp-hop1", "ig-inputs"])
-def test_nothing_stays_on_the_model(method: str) -> None:
+@pytest.mark.parametrize("estimator", ["atp-drop", "atp-qk", "atp-star", "atp-hop1", "ig-inputs"])
+def test_nothing_stays_on_the_model(estimator: str) -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     model = tiny_model("llama")
     model.config._attn_implementation = "sdpa"
-    fc.node_effects(spliced_model(model), random_task(), method)
+    fc.node_effects(spliced_model(model), random_task(), estimator)
     assert n_hooks(model) == 0
     assert model.config._attn_implementation == "sdpa"
     assert "eager" not in ALL_ATTENTION_FUNCTIONS._local_mapping
@@ -234,9 +236,9 @@ def test_the_model_attends_as_before_after_an_exception() -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("method", ["atp-qk", "atp-star", "atp-hop1", "atp-drop", "ig-inputs"])
-def test_padding_changes_nothing(method: str, side: str) -> None:
-    assert_padding_changes_nothing(method, side)
+@pytest.mark.parametrize("estimator", ["atp-qk", "atp-star", "atp-hop1", "atp-drop", "ig-inputs"])
+def test_padding_changes_nothing(estimator: str, side: str) -> None:
+    assert_padding_changes_nothing(estimator, side)
 
 
 # --- GradDrop
@@ -246,7 +248,7 @@ def test_padding_changes_nothing(method: str, side: str) -> None:
 def test_graddrop_is_the_mean_over_dropped_writes(family: str) -> None:
     """Each write's gradient is stopped by a plain hook of its own, one run each."""
     spliced, task = spliced_model(tiny_model(family)), random_task(2, 4)
-    found = fc.node_effects(spliced, task, "atp-drop", max_rows=3)
+    found = fc.node_effects(spliced, task, "atp-drop")
     plain = fc.node_effects(spliced, task, "atp")
     terms = {}
     for write in writes(spliced):
@@ -280,11 +282,11 @@ def cancelling() -> tuple[SplicedModel, fc.Task, Site]:
     return fc.load(model, {"resid_0": dictionary}), task, resid(0)
 
 
-@pytest.mark.parametrize("method", ["atp-drop", "atp-star"])
-def test_a_planted_cancelling_node_is_found(method: str) -> None:
+@pytest.mark.parametrize("estimator", ["atp-drop", "atp-star"])
+def test_a_planted_cancelling_node_is_found(estimator: str) -> None:
     spliced, task, site = cancelling()
     missed = fc.node_effects(spliced, task, "atp").features(site)[0, -1, 0].abs().item()
-    found = fc.node_effects(spliced, task, method).features(site)[0, -1, 0].abs().item()
+    found = fc.node_effects(spliced, task, estimator).features(site)[0, -1, 0].abs().item()
     assert missed < 1e-9
     assert found > 0.01
 
@@ -292,7 +294,7 @@ def test_a_planted_cancelling_node_is_found(method: str) -> None:
 def test_atp_star_joins_the_fix_and_graddrop() -> None:
     """With every way through queries and keys linear in effect (a linear model), it is GradDrop."""
     spliced, task = spliced_model(made_linear(tiny_model("llama"))), random_task(2, 4)
-    star, drop = (fc.node_effects(spliced, task, method) for method in ("atp-star", "atp-drop"))
+    star, drop = (fc.node_effects(spliced, task, estimator) for estimator in ("atp-star", "atp-drop"))
     for site in spliced.sites:
         close(star.features(site), drop.features(site), 1e-5)
     nonlinear = spliced_model(tiny_model("llama"))
@@ -311,8 +313,8 @@ def test_atp_star_joins_the_fix_and_graddrop() -> None:
 def test_ig_over_inputs_is_ig_at_the_embedding(family: str, rule: str) -> None:
     """There the path of the inputs and the path of the site are the same."""
     spliced, task = spliced_model(tiny_model(family)), random_task(3, 4)
-    per_site = fc.node_effects(spliced, task, "ig", steps=4, rule=rule)
-    inputs = fc.node_effects(spliced, task, "ig-inputs", steps=4, rule=rule, max_rows=5)
+    per_site = fc.node_effects(spliced, task, IntegratedGradients(4, rule))
+    inputs = fc.node_effects(spliced, task, InputIntegratedGradients(4, rule))
     close(inputs.features("embed"), per_site.features("embed"), tolerance(family))
     assert (inputs.features("resid_1") - per_site.features("resid_1")).abs().max() > 1e-4
 
@@ -328,9 +330,9 @@ def test_few_gauss_points_do_what_many_left_points_do() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(4, 5)
 
     def residual(**options: Any) -> float:
-        effects = fc.node_effects(spliced, task, "ig", **options)
+        effects = fc.node_effects(spliced, task, IntegratedGradients(**options))
         sums = effects.features("resid_1").sum((1, 2)) + effects.error("resid_1").sum(1)
         return (sums - effects.total_effect).abs().mean().item()
 
-    assert residual(rule="gauss", steps=3) < residual(rule="left", steps=10)
-    assert residual(rule="gauss", steps=8) < 0.1 * residual(rule="gauss", steps=3)
+    assert residual(quadrature="gauss", steps=3) < residual(quadrature="left", steps=10)
+    assert residual(quadrature="gauss", steps=8) < 0.1 * residual(quadrature="gauss", steps=3)

@@ -50,7 +50,7 @@ def every_node(spliced: SplicedModel, task: fc.Task) -> list[Node]:
     kind=st.sampled_from(KINDS),
     sites=st.sampled_from([None, ["attn_z_0", "mlp_0", "attn_1", "mlp_1", "mlp_2"]]),
     ablation=ablations,
-    errors=st.sampled_from(["nodes", "keep", "remove"]),
+    error_nodes=st.sampled_from(["as-circuit", "keep", "remove"]),
     start_layer=st.integers(0, LAYERS - 1),
     aggregate=st.sampled_from(["none", "sum"]),
     seed=seeds,
@@ -61,17 +61,17 @@ def test_the_full_circuit_scores_one_and_the_empty_one_zero(
     kind: str,
     sites: list[str] | None,
     ablation: str,
-    errors: str,
+    error_nodes: str,
     start_layer: int,
     aggregate: str,
     seed: int,
 ) -> None:
     spliced = spliced_model(tiny_model(family, seed), kind, sites)
     task = random_task(3, 4, seed, aggregate=aggregate)
-    options = {"ablation": ablation, "errors": errors, "start_layer": start_layer, "sizes": (), "seed": seed}
+    options = {"ablation": ablation, "error_nodes": error_nodes, "start_layer": start_layer, "sizes": (), "seed": seed}
     full = fc.evaluate(spliced, circuit_of(every_node(spliced, task), task), task, **options)
     empty = fc.evaluate(spliced, circuit_of([], task), task, **options)
-    if errors != "remove":  # without the errors even all features are not the model
+    if error_nodes != "remove":  # without the error_nodes even all features are not the model
         assert full.F_circuit == pytest.approx(full.F_model, abs=EXACT)
         assert full.faithfulness == pytest.approx(1, abs=EXACT / abs(full.F_model - full.F_empty))
         assert full.F_complement == pytest.approx(full.F_empty, abs=EXACT)
@@ -80,7 +80,9 @@ def test_the_full_circuit_scores_one_and_the_empty_one_zero(
     assert empty.faithfulness == pytest.approx(0, abs=EXACT / abs(empty.F_model - empty.F_empty))
     assert [empty.F_circuit, empty.F_empty] == pytest.approx([full.F_empty] * 2, abs=EXACT)
     assert empty.F_complement == pytest.approx(full.F_circuit, abs=EXACT)
-    assert full.n_nodes == full.n_error_nodes * (25 if errors == "nodes" else 24)  # errors that are given do not count
+    assert full.n_nodes == full.n_error_nodes * (
+        25 if error_nodes == "nodes" else 24
+    )  # error_nodes that are given do not count
 
 
 @given(family=families, ablation=ablations, size=st.integers(1, 60), seed=seeds)
@@ -114,7 +116,7 @@ def test_one_node_kept_at_one_site_is_the_obvious_forward(family: str) -> None:
     site = Site(1, "resid")
     dictionary, batch = spliced.dictionaries[site], task.batch(range(3))
     kept = [Node(site, 5, 2), Node(site, None, 1)]
-    report = fc.evaluate(spliced, circuit_of(kept, task), task, ablation="zero", errors="nodes", sizes=())
+    report = fc.evaluate(spliced, circuit_of(kept, task), task, ablation="zero", error_nodes="as-circuit", sizes=())
 
     def only_these(_: Site, x: torch.Tensor) -> torch.Tensor:
         features, error = encode(dictionary, x)
@@ -128,18 +130,20 @@ def test_one_node_kept_at_one_site_is_the_obvious_forward(family: str) -> None:
     assert report.F_circuit == pytest.approx(expected, abs=EXACT)
 
 
-@pytest.mark.parametrize("errors", ["keep", "remove"])
-def test_sizes_count_only_what_the_setting_lets_vary(errors: str) -> None:
+@pytest.mark.parametrize("error_nodes", ["keep", "remove"])
+def test_sizes_count_only_what_the_setting_lets_vary(error_nodes: str) -> None:
     """Error nodes are no choice of the circuit's, and take no place among so many nodes."""
     spliced, task = spliced_model(tiny_model("gpt2"), sites=["resid_0", "mlp_1"]), random_task(3, 4)
     order = every_node(spliced, task)[::-5]
     features = [node for node in order if not node.is_error]
     assert len(features) < len(order)
-    given = {"errors": errors, "ablation": "zero", "draws": 0}
+    given = {"error_nodes": error_nodes, "ablation": "zero", "draws": 0}
     report = fc.evaluate(spliced, circuit_of(order, task), task, **given)
     assert report.curve is not None
     assert (report.n_nodes, report.curve.sizes[-1]) == (len(features), len(features))
-    assert report.counted == {"keep": "features; every error kept", "remove": "features; every error ablated"}[errors]
+    assert (
+        report.counted == {"keep": "features; every error kept", "remove": "features; every error ablated"}[error_nodes]
+    )
     few = fc.evaluate(spliced, circuit_of(features[:7], task), task, sizes=(), **given)
     curve = fc.evaluate(spliced, circuit_of([], task), task, ranking=order, sizes=(7,), **given).curve
     assert curve is not None
@@ -151,9 +155,10 @@ def test_sizes_count_only_what_the_setting_lets_vary(errors: str) -> None:
 def test_all_features_without_errors_bound_no_circuit_with_error_nodes() -> None:
     """Every error and no feature explains more than every feature and no error, where dictionaries explain little."""
     spliced, task = spliced_model(tiny_model("gpt2"), sites=["resid_1"]), random_task(3, 4)
-    errors = [node for node in every_node(spliced, task) if node.is_error]
+    error_nodes = [node for node in every_node(spliced, task) if node.is_error]
     found = [
-        fc.evaluate(spliced, circuit_of(errors, one), one, ablation="paired", sizes=()) for one in (task, _turned(task))
+        fc.evaluate(spliced, circuit_of(error_nodes, one), one, ablation="paired", sizes=())
+        for one in (task, _turned(task))
     ]
     (report,) = [report for report in found if report.invalid is None]
     assert report.faithfulness > report.features_alone
@@ -273,8 +278,8 @@ def test_bad_requests_are_refused() -> None:
     circuit = circuit_of([Node(Site(0, "mlp"), 1, 0)], task)
     with pytest.raises(fc.InputError, match="unknown ablation 'median'"):
         fc.evaluate(spliced, circuit, task, ablation="median")
-    with pytest.raises(fc.InputError, match="errors is 'drop'"):
-        fc.evaluate(spliced, circuit, task, errors="drop")
+    with pytest.raises(fc.InputError, match="error_nodes is 'drop'"):
+        fc.evaluate(spliced, circuit, task, error_nodes="drop")
     with pytest.raises(fc.InputError, match="start_layer is 9"):
         fc.evaluate(spliced, circuit, task, start_layer=9)
     with pytest.raises(fc.InputError, match="aggregate='none'"):

@@ -164,7 +164,7 @@ def test_exact_edges_equal_one_patch_at_a_time(family: str, kind: str, sites: li
     """With all sites spliced, and with some absent, whose paths belong to their neighbours' edges."""
     spliced, task = spliced_model(tiny_model(family), kind, sites), random_task(2, 4)
     nodes = chosen_nodes(spliced, task)
-    found = {(u, d): v for u, d, v in fc.edge_effects(spliced, task, nodes, method="exact", max_rows=5).edges()}
+    found = {(u, d): v for u, d, v in fc.edge_effects(spliced, task, nodes, estimator="exact").edges()}
     scale = max(map(abs, found.values()))
     arcs = {(a.upstream, a.downstream) for a in arcs_of(spliced)}
     assert {(u.site, d.site if isinstance(d, Node) else None) for u, d in found} <= arcs
@@ -202,11 +202,10 @@ def test_on_a_linear_model_estimated_edges_are_exact(family: str, kind: str) -> 
     sites = ["embed", "attn_0", "mlp_0", "resid_0", "attn_z_1", "mlp_1", "attn_2", "mlp_2"]
     spliced, task = always_on(spliced_model(made_linear(tiny_model(family)), kind, sites)), random_task(2, 4)
     nodes = chosen_nodes(spliced, task)
-    exact = {(u, d): v for u, d, v in fc.edge_effects(spliced, task, nodes, method="exact").edges()}
+    exact = {(u, d): v for u, d, v in fc.edge_effects(spliced, task, nodes, estimator="exact").edges()}
     scale = max(map(abs, exact.values()))
-    for method in ("atp", "ig", "relp"):
-        options = {"rules": "gradient"} if method == "relp" else {}
-        found = {(u, d): v for u, d, v in fc.edge_effects(spliced, task, nodes, method=method, **options).edges()}
+    for estimator in ("atp", "ig", "relp:rules=gradient"):
+        found = {(u, d): v for u, d, v in fc.edge_effects(spliced, task, nodes, estimator=estimator).edges()}
         for pair in exact.keys() | found.keys():
             gap = exact.get(pair, 0.0) - found.get(pair, 0.0)
             assert abs(gap) <= 10 * tolerance(family) * scale
@@ -218,7 +217,7 @@ def test_the_last_stream_has_all_its_effect_in_its_edge(family: str) -> None:
     effects = fc.node_effects(spliced, task, "exact")
     last = f"resid_{LAYERS - 1}"
     nodes = {node: effect for node, effect, _ in effects.nodes() if str(node.site) == last}
-    edges = {u: v for u, d, v in fc.edge_effects(spliced, task, nodes, method="exact").edges() if d == METRIC}
+    edges = {u: v for u, d, v in fc.edge_effects(spliced, task, nodes, estimator="exact").edges() if d == METRIC}
     scale = max(map(abs, nodes.values()))
     for node, effect in nodes.items():
         assert edges.get(node, 0.0) == pytest.approx(effect, abs=10 * tolerance(family) * scale)
@@ -229,11 +228,11 @@ def test_positions_of_a_place_are_summed() -> None:
     kinds = [(Site.parse(site), feature) for site in ("mlp_0", "resid_1") for feature in (*range(8), None)]
     apart = [Node(*kind, place) for kind in kinds for place in range(4)]
     totals: dict[tuple[Node, Node | str], float] = {}
-    for u, d, v in fc.edge_effects(spliced, task, apart, method="exact").edges():
+    for u, d, v in fc.edge_effects(spliced, task, apart, estimator="exact").edges():
         key = (u._replace(place=None), d._replace(place=None) if isinstance(d, Node) else d)
         totals[key] = totals.get(key, 0.0) + v
     together = fc.edge_effects(
-        spliced, task.with_options(aggregate="sum"), [Node(*kind) for kind in kinds], method="exact"
+        spliced, task.with_options(aggregate="sum"), [Node(*kind) for kind in kinds], estimator="exact"
     )
     found = {(u, d): v for u, d, v in together.edges()}
     assert found.keys() == totals.keys()
@@ -245,7 +244,7 @@ def test_exact_edges_take_a_collection_of_nodes() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
     with pytest.raises(fc.InputError, match="give it a collection of nodes"):
         fc.edge_effects(spliced, task, fc.node_effects(spliced, task, "atp"), "exact", node_threshold=0.1)
-    with pytest.raises(fc.InputError, match="method 'atp-drop' has no coefficients"):
+    with pytest.raises(fc.InputError, match="estimator 'atp-drop' has no coefficients"):
         fc.edge_effects(spliced, task, [], "atp-drop")
     circuit = traced(spliced, task, nodes="exact", keep_nodes="top=12")
     assert circuit.n_edges > 0

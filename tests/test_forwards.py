@@ -1,4 +1,4 @@
-"""Models whose hooks would not run are refused by every method, before and after they are loaded; wrappers come off."""
+"""Models whose hooks would not run are refused by every estimator, before and after loading; wrappers come off."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def test_a_wrapper_that_changes_nothing_comes_off(wrap: Callable[[Any], Any]) ->
     model, task = tiny_model("llama"), random_task(2, 4)
     found, expected = spliced_model(wrap(model)), spliced_model(model)
     assert found.model is model
-    for method in ("secant", "exact"):
-        one, other = (fc.node_effects(spliced, task, method) for spliced in (found, expected))
+    for estimator in ("secant", "exact"):
+        one, other = (fc.node_effects(spliced, task, estimator) for spliced in (found, expected))
         assert torch.equal(one.features("resid_1"), other.features("resid_1"))
 
 
@@ -203,12 +203,12 @@ AFTER = [
 def test_a_change_after_loading_is_named_by_every_method(change: Callable[[Any], None], message: str) -> None:
     spliced, task = spliced_model(tiny_model("llama"), sites=SITES), random_task(2, 4)
     effects = fc.node_effects(spliced, task, "atp")
-    circuit = fc.trace(spliced, task, keep_nodes="top=5", keep_edges="top=5", check_fit=False)
+    circuit = fc.trace(spliced, task, keep_nodes="top=5", keep_edges="top=5", check_fit=False).circuit
     change(spliced.model)
     message = rf"changed after it was loaded: {message}\. Call fc.load with the changed model"
-    for method in ("exact", "atp", "ig", "relp", "secant", "atp-qk"):
+    for estimator in ("exact", "atp", "ig", "relp", "secant", "atp-qk"):
         with pytest.raises(fc.InputError, match=message):
-            fc.node_effects(spliced, task, method)
+            fc.node_effects(spliced, task, estimator)
     with pytest.raises(fc.InputError, match=message):
         fc.edge_effects(spliced, task, effects, node_threshold=0.0)
     with pytest.raises(fc.InputError, match=message):

@@ -15,11 +15,11 @@ from experiments.frontier import models, page, pictures, prompts, tables
 from experiments.frontier.accuracy import accuracy
 from experiments.frontier.models import Case
 from experiments.frontier.tables import SUITE, figure
-from featcircuits.agreement.agree import parse_method
+from featcircuits.agreement.agree import parse_compared
 from tests.tiny import random_task, spliced_model, tiny_model
 
 ROOT = Path(__file__).parents[1]
-METHODS = ("atp", "relp", "blend:errors=exact")
+ESTIMATORS = ("atp", "relp", "blend:error_effects=exact")
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +33,22 @@ def results(case: Case) -> dict[str, list[dict[str, Any]]]:
     """All rows, as read from the file that they are written to."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name, value in (
-            (of_circuits, "METHODS", METHODS),
-            (of_circuits, "CANDIDATES", METHODS),
-            (prompts, "METHODS", METHODS[:2]),
+            (of_circuits, "ESTIMATORS", ESTIMATORS),
+            (of_circuits, "CANDIDATES", ESTIMATORS),
+            (prompts, "ESTIMATORS", ESTIMATORS[:2]),
             (prompts, "TOP", 8),
             (prompts, "COUNTS", (4, 24)),
             (prompts, "TEST_COUNTS", (12, 24)),
         ):
             patch.setattr(module, name, value)
-        patch.setattr("experiments.frontier.accuracy.METHODS", METHODS)
+        patch.setattr("experiments.frontier.accuracy.ESTIMATORS", ESTIMATORS)
         rows = accuracy(case, 4, edge_nodes=10) | of_circuits.circuits(case, 20, 40)
         rows |= {"overlap": prompts.overlap(case), "spread": prompts.spread(case, 20)}
     return json.loads(json.dumps(rows))
 
 
 def test_the_truth_agrees_with_itself_and_has_a_cost(results: dict[str, list[dict[str, Any]]]) -> None:
-    exact = tables.chosen(results["scores"], what="error", method="blend:errors=exact")
+    exact = tables.chosen(results["scores"], what="error", estimator="blend:error_effects=exact")
     assert [row["pearson"] for row in exact] == pytest.approx([1.0] * len(exact))
     forwards, backwards, _ = tables.cost(results, SUITE, "atp")
     assert forwards == pytest.approx(3)
@@ -60,17 +60,17 @@ def test_areas_are_those_of_an_evaluation(case: Case, results: dict[str, list[di
     train, test = case.train.take(20), case.test.take(40)
     effects = fc.node_effects(case.spliced, train, "atp", keep_examples=False)
     order = fc.select(case.spliced, train, effects)
-    circuit = fc.trace(case.spliced, train, nodes="atp", edges=None, keep_nodes="top=8", check_fit=False)
+    circuit = fc.trace(case.spliced, train, nodes="atp", edges=None, keep_nodes="top=8", check_fit=False).circuit
     for ablation in ("mean", "paired"):
         report = fc.evaluate(case.spliced, circuit, test, ablation=ablation, ranking=order, sizes=(4, 8), draws=1)
-        (row,) = tables.chosen(results["circuits"], method="atp", ablation=ablation)
+        (row,) = tables.chosen(results["circuits"], estimator="atp", ablation=ablation)
         assert report.curve is not None
         assert row["area_from_one"] == pytest.approx(report.curve.area_from_one)
         assert tables.chosen(results["caps"], ablation=ablation)[0]["cap"] == pytest.approx(report.features_alone)
 
 
 def test_the_second_draw_is_of_other_pairs(results: dict[str, list[dict[str, Any]]]) -> None:
-    first, again = (tables.chosen(results[key], method="relp", ablation="mean")[0] for key in ("circuits", "again"))
+    first, again = (tables.chosen(results[key], estimator="relp", ablation="mean")[0] for key in ("circuits", "again"))
     assert first["train"] == again["train"] == 20
     assert first["faithfulness"] != again["faithfulness"]
 
@@ -83,7 +83,7 @@ def test_an_overlap_is_that_of_the_last_half_with_parts_of_the_first(
         nodes = sorted(fc.node_effects(case.spliced, part, "relp").nodes(), key=lambda row: -abs(row[1]))
         return {node for node, _, _ in nodes[:8]}
 
-    few, many = tables.chosen(results["overlap"], method="relp")
+    few, many = tables.chosen(results["overlap"], estimator="relp")
     reference = top(24, 48)
     assert many["overlap"] == len(top(0, 24) & reference) / 8
     shares = [len(top(start, start + 4) & reference) / 8 for start in (0, 4, 8, 12, 16)]
@@ -97,7 +97,7 @@ def test_sets_of_held_out_pairs_are_disjoint(results: dict[str, list[dict[str, A
 
 def test_a_set_has_the_faithfulness_of_an_evaluation(case: Case) -> None:
     task = case.train.take(12)
-    circuit = fc.trace(case.spliced, task, nodes="atp", edges=None, keep_nodes="top=8", check_fit=False)
+    circuit = fc.trace(case.spliced, task, nodes="atp", edges=None, keep_nodes="top=8", check_fit=False).circuit
     for setting in of_circuits.SETTINGS:
         report = fc.evaluate(case.spliced, circuit, task, ablation=setting.ablation, sizes=())
         own = prompts.nodes_faithfulness(case, task, list(circuit.nodes), setting, 0)
@@ -149,8 +149,8 @@ def test_figures_are_written_short() -> None:
 
 
 def test_every_method_of_the_page_is_known() -> None:
-    for text in (*models.METHODS, *of_circuits.CANDIDATES, *prompts.METHODS):
-        assert str(parse_method(text)) == text
+    for text in (*models.ESTIMATORS, *of_circuits.CANDIDATES, *prompts.ESTIMATORS):
+        assert str(parse_compared(text)) == text
 
 
 # --- the pages themselves
@@ -160,7 +160,7 @@ KINDS = {"embedding": "embed", "attention": "attn", "residual": "resid", "MLP": 
 
 
 def table(name: str) -> dict[tuple[str, str], str]:
-    """(method, column) -> cell of a table of the page."""
+    """(estimator, column) -> cell of a table of the page."""
     text = (ROOT / "docs" / "frontier.md").read_text(encoding="utf-8")
     found = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
     assert found is not None
@@ -196,8 +196,8 @@ def test_the_page_on_choosing_has_the_same_correlations(section: str) -> None:
         if site not in KINDS:
             continue
         found = table({"whole output": "whole"}.get(what, what) + ("s-stories" if model == "stories" else "s"))
-        for method, own in zip(header[2:], figures, strict=True):
-            assert found[method.strip("`"), KINDS[site]].split()[0] == own, (kind, model, method)
+        for estimator, own in zip(header[2:], figures, strict=True):
+            assert found[estimator.strip("`"), KINDS[site]].split()[0] == own, (kind, model, estimator)
             checked += 1
     assert checked == {"Nodes": 84, "Edges": 24}[section]
 
@@ -205,15 +205,15 @@ def test_the_page_on_choosing_has_the_same_correlations(section: str) -> None:
 def test_the_page_on_choosing_has_the_same_areas() -> None:
     text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
     lines = [cells(line) for line in text.splitlines() if re.match(r"\| (grammar-4l|stories), \w+ ablation", line)]
-    methods = ("exact", "atp", "relp", "secant", "blend", "ig", "ig-inputs")
+    estimators = ("exact", "atp", "relp", "secant", "blend", "ig", "ig-inputs")
     for where, *figures in lines:
         found = areas_of("areas-stories" if where.startswith("stories") else "areas")
-        assert figures == [found[method, int("paired" in where)].split()[0] for method in methods], where
+        assert figures == [found[estimator, int("paired" in where)].split()[0] for estimator in estimators], where
     assert len(lines) == 4
 
 
 def areas_of(name: str) -> dict[tuple[str, int], str]:
-    """(method, 0 for mean or 1 for paired ablation) -> area of |1 - faithfulness|: both columns have one name."""
+    """(estimator, 0 for mean or 1 for paired ablation) -> area of |1 - faithfulness|: both columns have one name."""
     text = (ROOT / "docs" / "frontier.md").read_text(encoding="utf-8").partition(f"<!-- table: {name} -->")[2]
     rows = [cells(line) for line in text.partition("<!-- end -->")[0].splitlines() if line.startswith("| `")]
     return {(row[0].strip("`"), number): row[2 + 4 * number] for row in rows for number in (0, 1)}

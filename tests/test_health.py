@@ -251,7 +251,7 @@ def test_a_trace_refuses_what_does_not_fit_unless_told_otherwise() -> None:
         fc.trace(spliced, task, nodes="atp")
     assert traced(spliced, task, nodes="atp").n_nodes > 0
     outputs = fc.load(tiny_model("gpt2"), {"mlp_1": whole(WIDTH)})
-    assert fc.trace(outputs, task, nodes="atp", edges=None).n_nodes > 0
+    assert fc.trace(outputs, task, nodes="atp", edges=None).circuit.n_nodes > 0
 
 
 def test_the_check_of_a_trace_runs_the_model_no_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +307,7 @@ def test_a_trace_warns_of_swapped_dictionaries(
     if few:
         monkeypatch.setattr(misplaced, "PRODUCTS", 0)
     with pytest.warns(UserWarning, match="explains .* much better") as caught:
-        assert fc.trace(spliced, task, nodes="atp", keep_nodes="top=20").n_nodes > 0
+        assert fc.trace(spliced, task, nodes="atp", keep_nodes="top=20").circuit.n_nodes > 0
     (text,) = (str(warning.message) for warning in caught)
     first, second = sorted([one, other], key=Site.parse)
     assert re.search(rf"site {first}: .* it explains {second} much better .*likewise {second} \(rather {first}\)", text)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcircuits.evaluation.ablated import NEVER, AblatedModel, Subgraph
-from featcircuits.evaluation.ablations import ablation_named
+from featcircuits.evaluation.ablations import prepared_ablation
 from featcircuits.evaluation.masked import mask_gradients, masked_metric
 from featcircuits.evaluation.scope import scope_of
 from tests.tiny import FAMILIES, LAYERS, random_task, spliced_model, tiny_model
@@ -22,18 +22,20 @@ EXACT = 1e-5
     family=st.sampled_from(FAMILIES),
     kind=st.sampled_from(["relu", "jumprelu", "topk"]),
     ablation=st.sampled_from(["mean", "zero", "resample", "paired"]),
-    errors=st.sampled_from(["nodes", "keep", "remove"]),
+    error_nodes=st.sampled_from(["as-circuit", "keep", "remove"]),
     aggregate=st.sampled_from(["none", "sum"]),
     start_layer=st.integers(0, LAYERS - 1),
     seed=st.integers(0, 5),
 )
 @settings(max_examples=30, deadline=None)
 def test_masks_of_zero_and_one_are_circuits(
-    family: str, kind: str, ablation: str, errors: str, aggregate: str, start_layer: int, seed: int
+    family: str, kind: str, ablation: str, error_nodes: str, aggregate: str, start_layer: int, seed: int
 ) -> None:
     spliced = scope_of(spliced_model(tiny_model(family, seed), kind), start_layer)
     task = random_task(3, 4, seed, aggregate=aggregate)
-    ablated = AblatedModel(spliced, ablation_named(ablation, spliced, task, 2, seed), errors, start_layer, batch_size=2)
+    ablated = AblatedModel(
+        spliced, prepared_ablation(ablation, spliced, task, 2, seed), error_nodes, start_layer, batch_size=2
+    )
     generator = torch.Generator().manual_seed(seed)
     masks = {
         site: (torch.rand(len(task.places), dictionary.n_features + 1, generator=generator) < 0.7).double()
@@ -45,10 +47,10 @@ def test_masks_of_zero_and_one_are_circuits(
     torch.testing.assert_close(found.detach().double(), expected, atol=EXACT, rtol=EXACT)
 
 
-@pytest.mark.parametrize("errors", ["nodes", "remove"])
-def test_gradients_are_finite_differences(errors: str) -> None:
+@pytest.mark.parametrize("error_nodes", ["as-circuit", "remove"])
+def test_gradients_are_finite_differences(error_nodes: str) -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(3, 4)
-    ablated = AblatedModel(spliced, ablation_named("mean", spliced, task, 3, 0), errors, batch_size=3)
+    ablated = AblatedModel(spliced, prepared_ablation("mean", spliced, task, 3, 0), error_nodes, batch_size=3)
     (batch,) = ablated.prepared(task)
     generator = torch.Generator().manual_seed(0)
     masks, direction = (
@@ -66,7 +68,7 @@ def test_gradients_are_finite_differences(errors: str) -> None:
     gradients = mask_gradients(ablated, batch, masks)
     along = sum(float((gradients[site] * direction[site]).sum()) for site in masks)
     assert along == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5)
-    if errors == "remove":
+    if error_nodes == "remove":
         assert all(not gradient[:, -1].any() for gradient in gradients.values())
 
 

@@ -13,7 +13,7 @@ from featcircuits.states import states
 from featcircuits.states.states import fitting_batch
 from tests.tiny import random_task, spliced_model, tiny_model, traced
 
-METHODS = ("exact", "atp", "ig", "ig-inputs", "relp", "atp-drop")
+ESTIMATORS = ("exact", "atp", "ig", "ig-inputs", "relp", "atp-drop")
 
 
 def all_effects(found: NodeEffects) -> torch.Tensor:
@@ -21,15 +21,15 @@ def all_effects(found: NodeEffects) -> torch.Tensor:
     return torch.cat([part for pair in parts for part in pair])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_small_memory_changes_no_effect(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_small_memory_changes_no_effect(estimator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row a forward and one row of dense features at a time."""
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(3, 4)
-    whole = all_effects(fc.node_effects(spliced, task, method))
+    whole = all_effects(fc.node_effects(spliced, task, estimator))
     monkeypatch.setattr(splice, "_ROW_BYTES", 1)
     monkeypatch.setattr(states, "DENSE_NUMBERS", 1)
     assert spliced.rows_at_once(4, most=512) == 1
-    torch.testing.assert_close(all_effects(fc.node_effects(spliced, task, method)), whole, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(all_effects(fc.node_effects(spliced, task, estimator)), whole, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("ablation", ["mean", "zero", "paired", "resample"])
@@ -61,11 +61,11 @@ def test_longer_prompts_come_in_smaller_batches() -> None:
 
 def test_states_are_kept_only_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(6, 4)
-    kept = fc.node_effects(spliced, task, "atp", batch_size=2, keep_states=True)
+    kept = fc.node_effects(spliced, task, "atp", batch_size=2)
     assert sorted(kept.kept) == [0, 1, 2]
     edges = fc.edge_effects(spliced, task, kept, node_threshold=0.01)
     monkeypatch.setattr(effects, "KEPT_BYTES", 1)
-    none = fc.node_effects(spliced, task, "atp", batch_size=2, keep_states=True)
+    none = fc.node_effects(spliced, task, "atp", batch_size=2)
     assert none.kept == {}
     again = fc.edge_effects(spliced, task, none, node_threshold=0.01)
     assert list(again.edges()) == list(edges.edges())
@@ -74,7 +74,7 @@ def test_states_are_kept_only_where_they_fit(monkeypatch: pytest.MonkeyPatch) ->
 def test_only_the_strongest_sources_of_a_target_are_kept() -> None:
     """In one batch that is exact: the same edges as the strongest of all of them."""
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(3, 4)
-    found = fc.node_effects(spliced, task, "atp", keep_states=True)
+    found = fc.node_effects(spliced, task, "atp")
     every = fc.edge_effects(spliced, task, found, node_threshold=0.02)
     kept = fc.edge_effects(spliced, task, found, node_threshold=0.02, sources_per_target=3)
     for up, down in (("resid_0", "resid_1"), ("mlp_1", "resid_1"), ("resid_0", "mlp_1")):

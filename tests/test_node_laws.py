@@ -60,7 +60,7 @@ def test_exact_patching_is_the_slow_obvious_loop(family: str, kind: str, seed: i
     generator = np.random.default_rng(seed)
     names = [*generator.choice(ALL_SITES, 3, replace=False), "mlp_1"]
     spliced, task = spliced_model(tiny_model(family, seed), kind, sorted(set(names))), random_task(2, 4, seed)
-    found = fc.node_effects(spliced, task, method="exact")
+    found = fc.node_effects(spliced, task, estimator="exact")
     batch = task.batch(range(len(task)))
     assert batch.corrupted is not None
     before = m(spliced, task, batch)
@@ -92,7 +92,7 @@ def test_patching_every_node_of_a_full_cut_is_the_corrupted_run(family: str, lay
     dictionary = spliced.dictionaries[site]
     features, error = encode(dictionary, corrupted[site])
     after = m(spliced, task, batch, lambda s, x: dictionary.decode(features) + error if s == site else x)
-    total = fc.node_effects(spliced, task, method="atp").total_effect
+    total = fc.node_effects(spliced, task, estimator="atp").total_effect
     torch.testing.assert_close(after - m(spliced, task, batch), total, rtol=tolerance(family), atol=tolerance(family))
 
 
@@ -104,7 +104,7 @@ def test_integrated_gradients_add_up_to_the_sites_total(family: str, kind: str, 
     A bypass is no node: it stays what it is. Many points: a path that passes near zero makes a norm's slope jump.
     """
     spliced, task = spliced_model(tiny_model(family, seed), kind), random_task(2, 4, seed)
-    found = fc.node_effects(spliced, task, method="ig", rule="gauss", steps=200)
+    found = fc.node_effects(spliced, task, estimator="ig:quadrature=gauss:steps=200")
     batch = task.batch(range(len(task)))
     assert batch.corrupted is not None
     before = m(spliced, task, batch)
@@ -123,10 +123,10 @@ def test_on_a_linear_model_all_estimators_agree(family: str, kind: str) -> None:
     """Without nonlinearity a gradient is exact; only the dictionaries' gates remain, and they cut nothing here."""
     model = made_linear(tiny_model(family))
     spliced, task = spliced_model(model, kind, ["embed", "attn_z_0", "attn_1", "mlp_1", "resid_1"]), random_task(3, 5)
-    exact = fc.node_effects(spliced, task, method="exact")
+    exact = fc.node_effects(spliced, task, estimator="exact")
     assert exact.total_effect.abs().min() > 1e-3
-    for method, options in {"atp": {}, "ig": {"steps": 3}}.items():
-        found = fc.node_effects(spliced, task, method=method, **options)
+    for estimator in ("atp", "ig:steps=3"):
+        found = fc.node_effects(spliced, task, estimator=estimator)
         for site in spliced.sites:
             scale = exact.features(site).abs().max().item()
             torch.testing.assert_close(found.features(site), exact.features(site), rtol=1e-9, atol=1e-9 * scale)
@@ -136,19 +136,18 @@ def test_on_a_linear_model_all_estimators_agree(family: str, kind: str) -> None:
 @given(
     family=families.filter(lambda name: name not in EAGER_ONLY),
     seed=seeds,
-    method=st.sampled_from(["atp", "ig", "exact"]),
+    estimator=st.sampled_from(["atp", "ig", "exact"]),
 )
 @laws
-def test_padding_batching_and_order_change_nothing(family: str, seed: int, method: str) -> None:
+def test_padding_batching_and_order_change_nothing(family: str, seed: int, estimator: str) -> None:
     """Prompts of several lengths, padded left or right, in batches of any size and in any order."""
     spliced = spliced_model(tiny_model(family, seed))
     spliced.model.set_attn_implementation("sdpa")
     long, short = random_task(2, 6, seed).examples, random_task(2, 4, seed + 1).examples
     task = fc.Task((*long, *short), aggregate="sum")
     turned = fc.Task((*short, *long), aggregate="sum", padding_side="left", pad_id=7)
-    options = {"steps": 2} if method == "ig" else {}
-    first = {node: mean for node, mean, _ in fc.node_effects(spliced, task, method=method, **options).nodes()}
-    others = fc.node_effects(spliced, turned, method=method, batch_size=3, **options)
+    first = {node: mean for node, mean, _ in fc.node_effects(spliced, task, estimator=estimator).nodes()}
+    others = fc.node_effects(spliced, turned, estimator=estimator, batch_size=3)
     second = {node: mean for node, mean, _ in others.nodes()}
     for node in first.keys() | second.keys():
         assert first.get(node, 0) == pytest.approx(second.get(node, 0), rel=1e-4, abs=1e-5)
@@ -159,7 +158,7 @@ def test_padding_batching_and_order_change_nothing(family: str, seed: int, metho
 def test_unpaired_baselines_put_in_zero_or_the_mean(family: str, baseline: str, seed: int) -> None:
     spliced, paired = spliced_model(tiny_model(family, seed)), random_task(3, 4, seed)
     task = _unpaired(paired)
-    found = fc.node_effects(spliced, task, method="exact", baseline=baseline)
+    found = fc.node_effects(spliced, task, estimator="exact", baseline=baseline)
     batch = task.batch(range(len(task)))
     clean = spliced.record(batch.clean)[1]
     before, site = m(spliced, task, batch), Site(1, "resid")
@@ -180,10 +179,10 @@ def _unpaired(task: fc.Task) -> fc.Task:
     return fc.Task.from_tokens(clean, None, [e.clean_answers for e in rows], [e.corrupted_answers for e in rows])
 
 
-@pytest.mark.parametrize("method", ["atp", "exact"])
-def test_means_and_standard_errors_are_those_of_the_examples(method: str) -> None:
+@pytest.mark.parametrize("estimator", ["atp", "exact"])
+def test_means_and_standard_errors_are_those_of_the_examples(estimator: str) -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(7, 4)
-    found = fc.node_effects(spliced, task, method=method, batch_size=3)
+    found = fc.node_effects(spliced, task, estimator=estimator, batch_size=3)
     seen = 0
     for node, mean, error in found.nodes():
         position = node.place
@@ -206,12 +205,12 @@ def test_positions_are_added_up_by_role_and_by_sum() -> None:
         aggregate="role",
     )
     site = Site(1, "mlp")
-    dense = fc.node_effects(spliced, task, method="atp").features(site).mean(0)
+    dense = fc.node_effects(spliced, task, estimator="atp").features(site).mean(0)
     roles = {"start": dense[:2].sum(0), "end": dense[4:].sum(0), "other": dense[2:4].sum(0)}
-    for node, mean, _ in fc.node_effects(spliced, by_role, method="atp").nodes():
+    for node, mean, _ in fc.node_effects(spliced, by_role, estimator="atp").nodes():
         if node.site == site and not node.is_error:
             assert mean == pytest.approx(roles[str(node.place)][node.feature].item(), rel=1e-9, abs=1e-12)
-    summed = fc.node_effects(spliced, task.with_options(aggregate="sum"), method="atp")
+    summed = fc.node_effects(spliced, task.with_options(aggregate="sum"), estimator="atp")
     for node, mean, _ in summed.nodes():
         if node.site == site and not node.is_error:
             assert node.place is None
@@ -221,8 +220,8 @@ def test_positions_are_added_up_by_role_and_by_sum() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_models_give_nearly_the_same_effects(family: str) -> None:
     task = random_task(4, 5)
-    precise = fc.node_effects(spliced_model(tiny_model(family, dtype=torch.float32)), task, method="atp")
-    rough = fc.node_effects(spliced_model(tiny_model(family, dtype=torch.bfloat16)), task, method="atp")
+    precise = fc.node_effects(spliced_model(tiny_model(family, dtype=torch.float32)), task, estimator="atp")
+    rough = fc.node_effects(spliced_model(tiny_model(family, dtype=torch.bfloat16)), task, estimator="atp")
     site = Site(2, "resid")
     a, b = precise.features(site).flatten(), rough.features(site).flatten()
     assert b.dtype == torch.float32
@@ -231,24 +230,24 @@ def test_bfloat16_models_give_nearly_the_same_effects(family: str) -> None:
 
 def test_bad_requests_are_refused() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
-    with pytest.raises(fc.InputError, match="unknown method 'igg'; known: exact, atp, "):
-        fc.node_effects(spliced, task, method="igg")
+    with pytest.raises(fc.InputError, match="unknown estimator 'igg'; known: exact, atp, "):
+        fc.node_effects(spliced, task, estimator="igg")
     with pytest.raises(fc.InputError, match="'atp' has no option 'steps'"):
-        fc.node_effects(spliced, task, method="atp", steps=3)
+        fc.node_effects(spliced, task, estimator="atp:steps=3")
     with pytest.raises(fc.InputError, match="option 'steps'.*; ig, ig-inputs, ig-chain, ig-conductance have it"):
-        fc.node_effects(spliced, task, "secant", steps=10)
+        fc.node_effects(spliced, task, "secant:steps=10")
     with pytest.raises(fc.InputError, match="steps is 0"):
-        fc.node_effects(spliced, task, method="ig", steps=0)
+        fc.node_effects(spliced, task, estimator="ig:steps=0")
     with pytest.raises(fc.InputError, match="unknown quadrature 'simpson'"):
-        fc.node_effects(spliced, task, method="ig", rule="simpson")
+        fc.node_effects(spliced, task, estimator="ig:quadrature=simpson")
     with pytest.raises(fc.InputError, match="unknown baseline 'median'"):
         fc.node_effects(spliced, task, baseline="median")
     with pytest.raises(fc.InputError, match="corrupted"):
         fc.node_effects(spliced, _unpaired(task))
     with pytest.raises(fc.InputError, match="keep_examples=True"):
-        fc.node_effects(spliced, task, method="atp", keep_examples=False).features("embed")
+        fc.node_effects(spliced, task, estimator="atp", keep_examples=False).features("embed")
     with pytest.raises(fc.InputError, match="no effects at attn_1"):
-        fc.node_effects(spliced.only([Site(0, "mlp")]), task, method="atp").features("attn_1")
+        fc.node_effects(spliced.only([Site(0, "mlp")]), task, estimator="atp").features("attn_1")
 
 
 def test_a_model_that_computes_nan_is_named_with_the_site() -> None:
@@ -261,4 +260,4 @@ def test_a_model_that_computes_nan_is_named_with_the_site() -> None:
         spliced_model(model)
     unchecked = fc.load(model, {"mlp_1": fc.dictionaries.identity(WIDTH)}, check=False)
     with pytest.raises(fc.InputError, match="activation at mlp_1 holds NaN"):
-        fc.node_effects(unchecked, random_task(2, 4), method="atp")
+        fc.node_effects(unchecked, random_task(2, 4), estimator="atp")

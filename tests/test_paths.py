@@ -11,6 +11,7 @@ from torch import Tensor
 import featcircuits as fc
 from featcircuits.dictionaries import relu, whole
 from featcircuits.dictionaries.decomposition import encode
+from featcircuits.estimators.ig_conductance import Conductance
 from featcircuits.estimators.quadrature import points
 from featcircuits.model.sites import EMBED, Site, all_sites, resid
 from featcircuits.splicing.spliced import SplicedModel
@@ -29,7 +30,7 @@ from tests.tiny import (
 )
 
 SOME = ["gpt2", "gpt_neox_parallel", "gemma2"]
-METHODS = ["ig-chain", "ig-conductance", "blend"]
+ESTIMATORS = ["ig-chain", "ig-conductance", "blend"]
 
 
 def sums(effects: fc.NodeEffects, site: str | Site) -> Tensor:
@@ -83,17 +84,19 @@ def test_the_chain_multiplies_mean_jacobians(family: str, names: list[str]) -> N
 @pytest.mark.parametrize("rule", ["left", "midpoint", "gauss"])
 def test_the_chain_of_one_site_is_its_integrated_gradient(rule: str) -> None:
     spliced, task = spliced_model(tiny_model("gpt2"), sites=["resid_1"]), random_task(3, 4)
-    chain, per_site = (fc.node_effects(spliced, task, method, rule=rule, steps=4) for method in ("ig-chain", "ig"))
+    chain, per_site = (
+        fc.node_effects(spliced, task, f"{estimator}:quadrature={rule}:steps=4") for estimator in ("ig-chain", "ig")
+    )
     close(chain.features("resid_1"), per_site.features("resid_1"), 1e-9)
     close(chain.error("resid_1"), per_site.error("resid_1"), 1e-9)
 
 
-@pytest.mark.parametrize("method", ["ig-chain", "ig-conductance"])
-def test_effects_of_a_full_cut_add_up_as_points_grow(method: str) -> None:
+@pytest.mark.parametrize("estimator", ["ig-chain", "ig-conductance"])
+def test_effects_of_a_full_cut_add_up_as_points_grow(estimator: str) -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(3, 4)
 
     def worst(steps: int) -> float:
-        effects = fc.node_effects(spliced, task, method, steps=steps, rule="midpoint")
+        effects = fc.node_effects(spliced, task, f"{estimator}:steps={steps}:quadrature=midpoint")
         gaps = [sums(effects, site) - effects.total_effect for site in (EMBED, resid(0), resid(2))]
         return (torch.stack(gaps).abs().max() / effects.total_effect.abs().max()).item()
 
@@ -110,7 +113,7 @@ def test_effects_of_a_full_cut_add_up_as_points_grow(method: str) -> None:
 @pytest.mark.parametrize("family", SOME)
 def test_conductance_is_slope_times_increment(family: str, rule: str) -> None:
     spliced, task = spliced_model(tiny_model(family), sites=["embed", "attn_1", "resid_1"]), random_task(2, 4)
-    found = fc.node_effects(spliced, task, "ig-conductance", steps=3, rule=rule)
+    found = fc.node_effects(spliced, task, Conductance(3, rule))
     states = batch_states(spliced, task)
     batch, embed = states.batch, spliced.architecture.module(spliced.model, EMBED)
     assert batch.corrupted is not None
@@ -153,8 +156,7 @@ def test_a_blend_leans_by_the_share_of_the_streams_change(family: str, kind: str
     sites = ["embed", "attn_1", "mlp_1", "resid_1"]
     spliced, task = spliced_model(tiny_model(family), kind, sites), random_task(2, 4)
     near, far, found = (
-        fc.node_effects(spliced, task, method, **options)
-        for method, options in (("atp", {}), ("secant", {}), ("blend", {"share": share}))
+        fc.node_effects(spliced, task, estimator) for estimator in ("atp", "secant", f"blend:share={share}")
     )
     batch = task.batch(range(2))
     assert batch.corrupted is not None
@@ -186,19 +188,17 @@ def test_a_blend_is_far_for_a_whole_stream_and_near_for_what_hardly_moves(family
     model, task = tiny_model(family), random_task(2, 4)
     sites = ["embed", "resid_0", "resid_2"]
     everything = fc.load(model, dict.fromkeys(sites, whole(WIDTH)))
-    far, blend = (
-        fc.node_effects(everything, task, method, **options) for method, options in (("secant", {}), ("blend", {}))
-    )
+    far, blend = (fc.node_effects(everything, task, estimator) for estimator in ("secant", "blend"))
     for site in sites:
         close(blend.error(site), far.error(site), 1e-9)
     # the embedding changes at one position alone, so that is the prompt's whole change
-    close(fc.node_effects(everything, task, "blend", share="prompt").error("embed"), far.error("embed"), 1e-9)
+    close(fc.node_effects(everything, task, "blend:share=prompt").error("embed"), far.error("embed"), 1e-9)
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((WIDTH, 24), (24, WIDTH))]
     b_enc, b_dec = torch.ones(24, dtype=torch.float64), torch.zeros(WIDTH, dtype=torch.float64)
     faint = fc.load(model, {"resid_0": relu(weights[0], b_enc, weights[1] * 1e-7, b_dec)})
     near, far, blend = (
-        fc.node_effects(faint, task, method).features("resid_0") for method in ("atp", "secant", "blend")
+        fc.node_effects(faint, task, estimator).features("resid_0") for estimator in ("atp", "secant", "blend")
     )
     close(blend, near, 1e-5)
     assert (far - near).abs().max() > 1e-2 * near.abs().max()
@@ -207,14 +207,14 @@ def test_a_blend_is_far_for_a_whole_stream_and_near_for_what_hardly_moves(family
 def test_a_blend_goes_between_any_two_methods() -> None:
     spliced, task = spliced_model(tiny_model("llama"), sites=["attn_0", "resid_1"]), random_task(2, 4)
     hop, same = (
-        fc.node_effects(spliced, task, method, **options).features("attn_0")
-        for method, options in (("atp-hop1", {}), ("blend", {"near": "atp-hop1", "far": "atp-hop1"}))
+        fc.node_effects(spliced, task, estimator).features("attn_0")
+        for estimator in ("atp-hop1", "blend:near=atp-hop1:far=atp-hop1")
     )
     close(same, hop, 1e-9)
     with pytest.raises(fc.InputError, match="'blend' knows no 'blend'; it goes between two of exact, atp"):
-        fc.node_effects(spliced, task, "blend", far="blend")
+        fc.node_effects(spliced, task, "blend:far=blend")
     with pytest.raises(fc.InputError, match="share is 'all'; known: position, prompt"):
-        fc.node_effects(spliced, task, "blend", share="all")
+        fc.node_effects(spliced, task, "blend:share=all")
     with pytest.raises(fc.InputError, match="'blend' has no coefficients"):
         fc.edge_effects(spliced, task, [], "blend")
 
@@ -235,38 +235,40 @@ def test_a_blend_at_the_heads_leans_as_what_they_write_does(family: str) -> None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", METHODS)
-def test_on_a_linear_model_they_are_exact(family: str, method: str) -> None:
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_on_a_linear_model_they_are_exact(family: str, estimator: str) -> None:
     spliced, task = spliced_model(made_linear(tiny_model(family)), "jumprelu"), random_task(2, 4)
-    exact, found = (fc.node_effects(spliced, task, name) for name in ("exact", method))
+    exact, found = (fc.node_effects(spliced, task, name) for name in ("exact", estimator))
     for site in spliced.sites:
         close(found.features(site), exact.features(site), tolerance(family) * 10)
         close(found.error(site), exact.error(site), tolerance(family) * 10)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("method", METHODS)
-def test_padding_changes_nothing_and_nothing_stays(method: str, side: str) -> None:
-    assert n_hooks(assert_padding_changes_nothing(method, side).model) == 0
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_padding_changes_nothing_and_nothing_stays(estimator: str, side: str) -> None:
+    assert n_hooks(assert_padding_changes_nothing(estimator, side).model) == 0
 
 
 def test_errors_are_patched_where_asked() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
     exact, atp, both = (
-        fc.node_effects(spliced, task, method, errors=errors)
-        for method, errors in (("exact", "estimated"), ("atp", "estimated"), ("atp", "exact"))
+        fc.node_effects(spliced, task, estimator, error_effects=errors)
+        for estimator, errors in (("exact", "estimated"), ("atp", "estimated"), ("atp", "exact"))
     )
     for site in spliced.sites:
         assert torch.equal(both.error(site), exact.error(site))
         assert torch.equal(both.features(site), atp.features(site))
     assert not torch.equal(atp.error("resid_0"), exact.error("resid_0"))
-    with pytest.raises(fc.InputError, match="errors is 'none'; known: estimated, exact"):
-        fc.node_effects(spliced, task, "atp", errors="none")
-    kept = fc.trace(spliced, task, nodes="atp", errors="exact", keep_nodes="top=20", check_fit=False).nodes
+    with pytest.raises(fc.InputError, match="error_effects is 'none'; known: estimated, exact"):
+        fc.node_effects(spliced, task, "atp", error_effects="none")
+    kept = fc.trace(
+        spliced, task, nodes="atp", error_effects="exact", keep_nodes="top=20", check_fit=False
+    ).circuit.nodes
     means = {node: mean for node, mean, _ in both.nodes()}
     for node, score in kept.items():
         assert score.effect == pytest.approx(means[node], rel=1e-6)
-    found = fc.agree(spliced, task, ["atp:errors=exact"], bases=["features"], edge_nodes=5)
+    found = fc.agree(spliced, task, ["atp:error_effects=exact"], bases=["features"], edge_nodes=5)
     errors = [
         score.comparison.slope for score in found.scores if score.what == "error" and not score.comparison.too_alike
     ]

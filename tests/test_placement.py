@@ -62,8 +62,8 @@ def test_an_offloaded_model_has_the_plain_models_effects(
     plain, spliced = spliced_model(tiny_model(family), sites=SITES), spliced_model(model, sites=SITES)
     assert any(parameter.device.type == "meta" for parameter in model.parameters())
     task = random_task(1, 3)
-    for method in ("exact", "atp", "relp", "atp-qk"):
-        found, expected = (fc.node_effects(of, task, method) for of in (spliced, plain))
+    for estimator in ("exact", "atp", "relp", "atp-qk"):
+        found, expected = (fc.node_effects(of, task, estimator) for of in (spliced, plain))
         for site in plain.sites:
             assert expected.features(site).abs().max() > 0
             torch.testing.assert_close(found.features(site), expected.features(site), rtol=1e-9, atol=1e-12)
@@ -143,8 +143,8 @@ def with_images() -> PreTrainedModel:
 
 def test_gemma_3_with_images_has_its_text_models_effects() -> None:
     both, text, task = spliced_model(with_images()), spliced_model(tiny_model("gemma3_text")), random_task(2, 5)
-    for method in ("exact", "relp", "atp-hop1"):
-        found, expected = fc.node_effects(both, task, method), fc.node_effects(text, task, method)
+    for estimator in ("exact", "relp", "atp-hop1"):
+        found, expected = fc.node_effects(both, task, estimator), fc.node_effects(text, task, estimator)
         for site in text.sites:
             torch.testing.assert_close(found.features(site), expected.features(site), rtol=1e-6, atol=1e-9)
 

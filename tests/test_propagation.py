@@ -133,7 +133,7 @@ def attention64(rules: frozenset[str]) -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def gpt_neo_attention64(attention: Any, rules: frozenset[str]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """GPT-Neo's own method: no scale, and a window in local layers."""
+    """GPT-Neo's own estimator: no scale, and a window in local layers."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         slots = query.shape[2]
@@ -292,9 +292,9 @@ def test_eager_and_sdpa_give_the_same_coefficients(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_relp_is_exact_on_a_linear_model(family: str) -> None:
     spliced, task = spliced_model(made_linear(tiny_model(family)), "jumprelu"), random_task(3, 5)
-    exact = fc.node_effects(spliced, task, method="exact")
+    exact = fc.node_effects(spliced, task, estimator="exact")
     # norms and activations are identities here, and a product with 1 is not a product: half of it would be lost
-    found = fc.node_effects(spliced, task, method="relp", rules="ah")
+    found = fc.node_effects(spliced, task, estimator="relp:rules=ah")
     for site in spliced.sites:
         scale = exact.features(site).abs().max().item()
         torch.testing.assert_close(found.features(site), exact.features(site), rtol=1e-9, atol=1e-9 * scale)
@@ -312,7 +312,7 @@ def test_outgoing_edges_add_up_to_the_nodes_effect_under_any_rules(
     family: str, kind: str, names: list[str], rules: str, seed: int
 ) -> None:
     spliced, task = spliced_model(tiny_model(family, seed), kind, names), random_task(2, 4, seed)
-    nodes = fc.node_effects(spliced, task, method="relp", rules=rules)
+    nodes = fc.node_effects(spliced, task, estimator=f"relp:rules={rules}")
     total: dict[object, float] = {}
     for source, _, value in fc.edge_effects(spliced, task, nodes, node_threshold=0.0).edges():
         total[source] = total.get(source, 0.0) + value
@@ -342,13 +342,13 @@ def test_the_rules_of_the_page_pass_back_what_they_say(family: str, monkeypatch:
 def test_bad_requests_are_refused() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
     with pytest.raises(fc.InputError, match="unknown propagation rule 'lnn'; rules: ln, identity"):
-        fc.node_effects(spliced, task, method="relp", rules="lnn")
+        fc.node_effects(spliced, task, estimator="relp:rules=lnn")
     with pytest.raises(fc.InputError, match="exclude each other"):
         rule_names(("identity", "identity_exact"))
     unbounded: Any = tiny_model("gpt2")
     unbounded.transformer.h[0].mlp.act = nn.Softplus()
     with pytest.raises(fc.InputError, match=r"Softplus\(0\) is not 0"):
-        fc.node_effects(spliced_model(unbounded), task, method="relp")
+        fc.node_effects(spliced_model(unbounded), task, estimator="relp")
     compiled = tiny_model("gpt2")
     compiled.transformer.h[1].compile()
     with (

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 import featcircuits as fc
 from featcircuits.circuit.circuit import Circuit, Endpoint, NodeScore
 from featcircuits.circuit.pruning import (
+    Cumulative,
+    Threshold,
+    Top,
     beginning,
     choose,
-    cumulative,
-    parse_rule,
+    parse_pruning,
     prune,
     reachable,
     strongest,
-    threshold,
-    top,
 )
 from featcircuits.model.nodes import METRIC, Node
 from tests.test_circuit import circuits
@@ -33,20 +33,20 @@ effects = st.lists(st.sampled_from([0.0, 0.5, -0.5, 1.0]) | numbers, max_size=15
 @settings(max_examples=200)
 @given(effects=effects, value=st.floats(0, 50))
 def test_threshold_keeps_what_is_strictly_above(effects: list[float], value: float) -> None:
-    assert choose(effects, threshold(value)) == [i for i, x in enumerate(effects) if abs(x) > value]
+    assert choose(effects, Threshold(value)) == [i for i, x in enumerate(effects) if abs(x) > value]
 
 
 @settings(max_examples=200)
 @given(effects=effects, count=st.integers(1, 20))
 def test_top_keeps_the_strongest_and_the_first_of_equals(effects: list[float], count: int) -> None:
     ranked = sorted(range(len(effects)), key=lambda i: (-abs(effects[i]), i))
-    assert choose(effects, top(count)) == sorted(ranked[:count])
+    assert choose(effects, Top(count)) == sorted(ranked[:count])
 
 
 @settings(max_examples=200)
 @given(effects=effects, share=st.floats(0.01, 1))
 def test_cumulative_keeps_the_fewest_that_hold_the_share(effects: list[float], share: float) -> None:
-    kept = choose(effects, cumulative(share))
+    kept = choose(effects, Cumulative(share))
     total, held = math.fsum(map(abs, effects)), math.fsum(abs(effects[i]) for i in kept)
     assert held >= share * total * (1 - 1e-9)
     if kept:
@@ -60,11 +60,11 @@ def test_cumulative_keeps_the_fewest_that_hold_the_share(effects: list[float], s
 @settings(max_examples=80, deadline=None)
 @given(circuit=circuits(), count=st.integers(1, 8), edge_count=st.integers(1, 8))
 def test_what_is_pruned_has_a_path_to_the_metric(circuit: Circuit, count: int, edge_count: int) -> None:
-    pruned = prune(circuit, nodes=top(count), edges=top(edge_count))
+    pruned = prune(circuit, nodes=Top(count), edges=Top(edge_count))
     sizes = [abs(score.effect) for score in circuit.nodes.values()]
-    strongest = {list(circuit.nodes)[i] for i in choose(sizes, top(count))}
+    strongest = {list(circuit.nodes)[i] for i in choose(sizes, Top(count))}
     inside = [edge for edge in circuit.edges if all(isinstance(end, str) or end in strongest for end in edge)]
-    chosen = [inside[i] for i in choose([circuit.edges[edge] for edge in inside], top(edge_count))]
+    chosen = [inside[i] for i in choose([circuit.edges[edge] for edge in inside], Top(edge_count))]
     if chosen:
         graph = nx.DiGraph(chosen)
         ancestors = nx.ancestors(graph, METRIC) if METRIC in graph else set()
@@ -79,7 +79,7 @@ def test_what_is_pruned_has_a_path_to_the_metric(circuit: Circuit, count: int, e
         for node in pruned.nodes
         if circuit.nodes[node][1] == circuit.nodes[node][1]
     )
-    again = prune(pruned, nodes=top(count), edges=top(edge_count))
+    again = prune(pruned, nodes=Top(count), edges=Top(edge_count))
     assert (set(again.nodes), again.edges) == (set(pruned.nodes), pruned.edges)
 
 
@@ -99,7 +99,7 @@ threshold=٠.٥ threshold=1_0 cumulative=0x1 cumulative=1e-400 =5 threshold= top
 @pytest.mark.parametrize("text", [*NONSENSE.split(), "", "top=" + "9" * 400, "threshold=" + "9" * 400, "x" * 5000])
 def test_rules_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(fc.InputError, match="top|cumulative|threshold|unknown pruning rule") as caught:
-        parse_rule(text)
+        parse_pruning(text)
     assert len(str(caught.value)) < 250
 
 
@@ -108,14 +108,14 @@ def test_rules_that_make_no_sense_are_refused(text: str) -> None:
 )
 def test_a_rule_that_is_no_text_is_refused_with_what_to_give(rule: Any, part: str) -> None:
     with pytest.raises(fc.InputError, match=part):
-        parse_rule(rule)
+        parse_pruning(rule)
 
 
 def test_rules_by_name() -> None:
     sizes = [3.0, -2.0, 1.0, 0.0]
-    assert choose(sizes, parse_rule("top=2")) == [0, 1]
-    assert choose(sizes, parse_rule("threshold=1")) == [0, 1]
-    assert choose(sizes, parse_rule("cumulative=0.8")) == [0, 1]
+    assert choose(sizes, parse_pruning("top=2")) == [0, 1]
+    assert choose(sizes, parse_pruning("threshold=1")) == [0, 1]
+    assert choose(sizes, parse_pruning("cumulative=0.8")) == [0, 1]
 
 
 def test_labels_follow_the_nodes_that_stay() -> None:
@@ -130,4 +130,4 @@ def test_labels_follow_the_nodes_that_stay() -> None:
     assert list(kept.edges) == [(other, METRIC)]
     assert dict(kept.labels) == {other: "strong", METRIC: "is - are"}
     assert strongest(circuit, 2) == circuit
-    assert list(beginning(circuit, top(1)).labels) == [one, METRIC]
+    assert list(beginning(circuit, Top(1)).labels) == [one, METRIC]

@@ -18,12 +18,12 @@ from featcircuits.evaluation.report import Curve, Report
 from tests.tiny import random_task, spliced_model, tiny_model
 
 
-def report(draws: int = 2, errors: str = "nodes", count: int = 3) -> Report:
+def report(draws: int = 2, error_nodes: str = "as-circuit", count: int = 3) -> Report:
     spliced, task = spliced_model(tiny_model("gpt2"), sites=["resid_0", "mlp_1"]), random_task(count, 4)
     effects = fc.node_effects(spliced, task, "atp", keep_examples=False)
     nodes = {node: NodeScore(effect) for node, effect, _ in effects.nodes()}
     found = fc.evaluate(
-        spliced, Circuit(nodes, {}, task.places, "none"), task, sizes=(5, 20), draws=draws, errors=errors
+        spliced, Circuit(nodes, {}, task.places, "none"), task, sizes=(5, 20), draws=draws, error_nodes=error_nodes
     )
     return replace(found, invalid=None)
 
@@ -50,13 +50,13 @@ def test_a_table_shows_no_number_that_is_none(draws: int, said: str | None) -> N
     assert said is None or said in text
 
 
-@pytest.mark.parametrize("errors", ["nodes", "keep", "remove"])
-def test_tables_say_what_is_counted_where_and_over_what(errors: str) -> None:
-    found = report(errors=errors)
+@pytest.mark.parametrize("error_nodes", ["as-circuit", "keep", "remove"])
+def test_tables_say_what_is_counted_where_and_over_what(error_nodes: str) -> None:
+    found = report(error_nodes=error_nodes)
     table, curve = shown(report_table(found)), shown(curve_table(curve_of(found), found.counted))
     assert "mean ablation by position" in table
     assert f"nodes in scope ({found.counted})" in table
-    assert ("F(empty), every error kept" in table) == (errors == "keep")
+    assert ("F(empty), every error kept" in table) == (error_nodes == "keep")
     assert "faithfulness of all features, errors ablated" in table
     assert "cap" not in table
     assert f"By size ({found.counted})" in curve

@@ -266,7 +266,7 @@ def test_several_processes_leave_the_run_of_one(forked: Forker, run: Path, tmp_p
         (("--limit", "6"), "config.limit is 4 in process 0 and 6 in process 1"),
         (("--batch-size", "1"), "config.batch_size is 2 in process 0 and 1 in process 1"),
         (("--sites", "resid"), "config.sites is '' in process 0 and 'resid' in process 1"),
-        (("--nodes", "nonsense"), "unknown method 'nonsense'"),
+        (("--nodes", "nonsense"), "unknown estimator 'nonsense'"),
         (("--task", "nowhere.jsonl"), "nowhere.jsonl"),
     ],
 )

@@ -191,7 +191,7 @@ def test_padding_and_batches_change_nothing(side: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_secants_are_exact_on_a_linear_model(family: str) -> None:
     spliced, task = spliced_model(made_linear(tiny_model(family)), "jumprelu"), random_task(3, 5)
-    exact, found = (fc.node_effects(spliced, task, method) for method in ("exact", "secant"))
+    exact, found = (fc.node_effects(spliced, task, estimator) for estimator in ("exact", "secant"))
     for site in spliced.sites:
         atol = tolerance(family) * exact.features(site).abs().max().item()
         torch.testing.assert_close(found.features(site), exact.features(site), rtol=0, atol=atol)
@@ -227,9 +227,9 @@ def test_logarithmic_means_hold_for_any_two_probabilities() -> None:
 
 def test_requests_without_a_second_run_are_refused() -> None:
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(2, 4)
-    for method in ("secant", "blend", "ig-conductance", "ig-chain"):
-        with pytest.raises(fc.InputError, match=rf"method '{method}' .* needs pairs: baseline 'zero'"):
-            fc.node_effects(spliced, task, method, baseline="zero")
+    for estimator in ("secant", "blend", "ig-conductance", "ig-chain"):
+        with pytest.raises(fc.InputError, match=rf"estimator '{estimator}' .* needs pairs: baseline 'zero'"):
+            fc.node_effects(spliced, task, estimator, baseline="zero")
     with pytest.raises(fc.InputError, match="needs pairs: baseline 'mean'"):
         fc.edge_effects(spliced, task, [], "secant", baseline="mean")
 
@@ -262,6 +262,8 @@ def test_a_compiled_model_is_refused() -> None:
 def test_the_embedding_is_not_the_only_site() -> None:
     """Secants differ from gradients and from the relevance rules, or the tests above say nothing."""
     spliced, task = spliced_model(tiny_model("qwen3"), sites=["embed"]), random_task(2, 4)
-    found, atp, relp = (fc.node_effects(spliced, task, method).features(EMBED) for method in ("secant", "atp", "relp"))
+    found, atp, relp = (
+        fc.node_effects(spliced, task, estimator).features(EMBED) for estimator in ("secant", "atp", "relp")
+    )
     assert (found - atp).abs().max() > 1e-2 * found.abs().max()
     assert (found - relp).abs().max() > 1e-2 * found.abs().max()

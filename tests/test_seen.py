@@ -161,7 +161,7 @@ def _task(model: fc.SplicedModel, name: str, split: str, count: int) -> fc.Task:
 
 def test_a_report_says_both() -> None:
     spliced, task = spliced_model(tiny_model("gpt2"), sites=["resid_1"]), random_task(6, 4)
-    circuit = fc.trace(spliced, task, nodes="atp", edges=None, check_fit=False)
+    circuit = fc.trace(spliced, task, nodes="atp", edges=None, check_fit=False).circuit
     own = fc.evaluate(spliced, circuit, task, sizes=())
     assert (own.held_out, own.n_seen) == (False, 6)
     assert own.to_json()["notes"][0].startswith("Not held out: the circuit was traced on these very prompts")

@@ -16,21 +16,21 @@ from hypothesis import strategies as st
 
 import featcircuits as fc
 from featcircuits.circuit.circuit import Circuit, NodeScore
-from featcircuits.circuit.pruning import beginning, cumulative, threshold, top
+from featcircuits.circuit.pruning import Cumulative, Threshold, Top, beginning
 from featcircuits.dictionaries import identity
 from featcircuits.effects.nodes import NodeEffects, node_effects
 from featcircuits.model.nodes import Node
 from featcircuits.model.sites import Site
 from featcircuits.progress import silent
-from featcircuits.selection import SELECTIONS, Selection, selection_named
+from featcircuits.selection import SELECTIONS, parse_selection
 from featcircuits.selection.evidence import Evidence
 from featcircuits.selection.ratio import sign_share
+from featcircuits.selection.rule import SelectionRule
 from featcircuits.splicing.spliced import SplicedModel
-from featcircuits.tracing.trace import trace_with_ranking
 from tests.tiny import LAYERS, WIDTH, made_linear, random_task, spliced_model, tiny_model
 
 SEARCHING = ("iterated", "mask:steps=3", "greedy:pool=40")
-RULES = ("effect", "helpful", "ratio", "ratio:positive=0.9:consistency=0.5", "ranks:methods=atp+relp", *SEARCHING)
+RULES = ("effect", "helpful", "ratio", "ratio:positive=0.9:consistency=0.5", "ranks:estimators=atp+relp", *SEARCHING)
 
 
 @pytest.fixture(scope="module")
@@ -67,18 +67,18 @@ def test_a_search_with_a_start_layer_ablates_no_layer_before_it(
     spliced, task, effects = traced
     later = spliced.only(site for site in spliced.sites if site.layer >= 1)
     scores = {node: NodeScore(effect, error) for node, effect, error in effects.nodes() if node.site.layer >= 1}
-    alone = selection_named(rule).order(Evidence(later, task, effects, scores, 3, silent, 1))
+    alone = parse_selection(rule).order(Evidence(later, task, effects, scores, 3, silent, 1))
     assert fc.select(spliced, task, effects, rule, start_layer=1, seed=3)[: len(alone)] == alone
     whole = fc.select(spliced, task, effects, rule, seed=3)
     assert [node for node in whole if node.site.layer >= 1] != alone
 
 
-@pytest.mark.parametrize("errors", ["keep", "remove"])
+@pytest.mark.parametrize("error_nodes", ["keep", "remove"])
 @pytest.mark.parametrize("rule", ["iterated", "mask:steps=3", "greedy:pool=40"])
 def test_error_nodes_that_are_given_take_no_place_in_a_search(
-    rule: str, errors: str, traced: tuple[SplicedModel, fc.Task, NodeEffects]
+    rule: str, error_nodes: str, traced: tuple[SplicedModel, fc.Task, NodeEffects]
 ) -> None:
-    order = fc.select(*traced, f"{rule}:errors={errors}")
+    order = fc.select(*traced, f"{rule}:error_nodes={error_nodes}")
     n_errors = sum(node.is_error for node in order)
     assert all(node.is_error for node in order[-n_errors:])
     assert not any(node.is_error for node in order[:-n_errors])
@@ -87,7 +87,7 @@ def test_error_nodes_that_are_given_take_no_place_in_a_search(
 def test_the_start_layer_is_kept_with_a_trace_and_refused_where_there_is_none() -> None:
     spliced, task = spliced_model(tiny_model("gpt2"), sites=["resid_0", "resid_1"]), random_task(4, 4)
     options = {"nodes": "atp", "edges": None, "check_fit": False}
-    traced = fc.trace(spliced, task, keep_nodes="top=9", start_layer=1, **options)
+    traced = fc.trace(spliced, task, keep_nodes="top=9", start_layer=1, **options).circuit
     assert {node.site.layer for node in traced.nodes} == {1}
     assert traced.manifest["settings"]["start_layer"] == 1
     with pytest.raises(fc.InputError, match=f"start_layer is {LAYERS}; the model has layers 0 to {LAYERS - 1}"):
@@ -105,7 +105,7 @@ def base() -> Evidence:
     return Evidence(spliced, task, node_effects(spliced, task, "atp", keep_examples=False), {}, 0, silent)
 
 
-def ordered(rule: Selection, scores: Mapping[Node, NodeScore]) -> list[Node]:
+def ordered(rule: SelectionRule, scores: Mapping[Node, NodeScore]) -> list[Node]:
     return rule.order(replace(base(), scores=scores))
 
 
@@ -124,9 +124,9 @@ def named(pairs: list[tuple[float, float]]) -> dict[Node, NodeScore]:
 @settings(max_examples=100, deadline=None)
 def test_by_effect_and_helpful_first(pairs: list[tuple[float, float]]) -> None:
     scores = named(pairs)
-    effects = [scores[node].effect for node in ordered(selection_named("effect"), scores)]
+    effects = [scores[node].effect for node in ordered(parse_selection("effect"), scores)]
     assert [abs(x) for x in effects] == sorted((abs(x) for x in effects), reverse=True)
-    effects = [scores[node].effect for node in ordered(selection_named("helpful"), scores)]
+    effects = [scores[node].effect for node in ordered(parse_selection("helpful"), scores)]
     positive = [x for x in effects if x > 0]
     assert effects[: len(positive)] == sorted(positive, reverse=True)
     assert effects[len(positive) :] == sorted(x for x in effects if x < 0)
@@ -136,7 +136,7 @@ def test_by_effect_and_helpful_first(pairs: list[tuple[float, float]]) -> None:
 @settings(max_examples=150, deadline=None)
 def test_the_ratio_holds_at_every_size_while_helpful_nodes_last(pairs: list[tuple[float, float]], share: float) -> None:
     scores = named(pairs)
-    order = ordered(selection_named(f"ratio:positive={share}"), scores)
+    order = ordered(parse_selection(f"ratio:positive={share}"), scores)
     assert sorted(order) == sorted(scores)
     certain = {node for node, score in scores.items() if sign_share(score, 40) >= 0.95}
     assert set(order[: len(certain)]) == certain  # uncertain ones last
@@ -153,7 +153,7 @@ def test_the_ratio_holds_at_every_size_while_helpful_nodes_last(pairs: list[tupl
 
 def test_without_a_share_the_ratio_is_the_order_by_effect_of_certain_nodes() -> None:
     scores = named([(1.0, 0.1), (-3.0, 0.1), (2.0, 5.0), (0.5, 0.1)])
-    order = ordered(selection_named("ratio:positive=0"), scores)
+    order = ordered(parse_selection("ratio:positive=0"), scores)
     assert [scores[node].effect for node in order] == [-3.0, 1.0, 0.5, 2.0]
 
 
@@ -182,7 +182,7 @@ def test_mean_ranks_are_the_mean_of_ranks(traced: tuple[SplicedModel, fc.Task, N
         node: sum(sum(table.get(n, 0) > table.get(node, 0) for n in tables[0]) for table in tables)
         for node in tables[0]
     }
-    order = fc.select(spliced, task, effects, "ranks:methods=atp+ig-inputs")
+    order = fc.select(spliced, task, effects, "ranks:estimators=atp+ig-inputs")
     assert [rank[node] for node in order] == sorted(rank.values())
 
 
@@ -208,11 +208,13 @@ def planted() -> tuple[SplicedModel, fc.Task, dict[Node, NodeScore]]:
 @pytest.mark.parametrize(
     "rule", ["iterated:smallest=1", "greedy:smallest=1:pool=16", "mask:smallest=1:steps=80:rate=0.3"]
 )
-@pytest.mark.parametrize("errors", ["nodes", "remove"])
-def test_searching_rules_find_the_planted_nodes_whatever_the_scores_say(rule: str, errors: str) -> None:
+@pytest.mark.parametrize("error_nodes", ["as-circuit", "remove"])
+def test_searching_rules_find_the_planted_nodes_whatever_the_scores_say(rule: str, error_nodes: str) -> None:
     spliced, task, scores = planted()
     effects = node_effects(spliced, task, "atp", keep_examples=False)
-    order = selection_named(f"{rule}:errors={errors}").order(Evidence(spliced, task, effects, scores, 0, silent))
+    order = parse_selection(f"{rule}:error_nodes={error_nodes}").order(
+        Evidence(spliced, task, effects, scores, 0, silent)
+    )
     assert {node.feature for node in order[: len(PLANTED)]} == set(PLANTED)
 
 
@@ -221,7 +223,7 @@ def test_in_a_linear_model_effects_inside_a_circuit_are_the_exact_ones(rule: str
     spliced, task, scores = planted()
     exact = {node: effect for node, effect, _ in node_effects(spliced, task, "exact", keep_examples=False).nodes()}
     effects = node_effects(spliced, task, "atp", keep_examples=False)
-    order = selection_named(rule).order(Evidence(spliced, task, effects, scores, 0, silent))
+    order = parse_selection(rule).order(Evidence(spliced, task, effects, scores, 0, silent))
     sizes = [abs(exact[node]) for node in order[: len(PLANTED)]]
     assert sizes == sorted(sizes, reverse=True)
     assert min(sizes) > 0
@@ -229,9 +231,7 @@ def test_in_a_linear_model_effects_inside_a_circuit_are_the_exact_ones(rule: str
 
 def test_a_ranking_carries_its_order_through_files_into_the_curve(tmp_path: Path) -> None:
     spliced, task = spliced_model(tiny_model("gpt2"), sites=["resid_0", "resid_1"]), random_task(4, 4)
-    traced = trace_with_ranking(
-        spliced, task, nodes="atp", edges=None, select="helpful", keep_nodes="top=7", check_fit=False
-    )
+    traced = fc.trace(spliced, task, nodes="atp", edges=None, select="helpful", keep_nodes="top=7", check_fit=False)
     order = list(traced.ranking.nodes)
     assert order == fc.select(spliced, task, node_effects(spliced, task, "atp"), "helpful")
     assert list(traced.circuit.nodes) == order[:7]
@@ -255,9 +255,9 @@ def test_a_ranking_carries_its_order_through_files_into_the_curve(tmp_path: Path
 def test_pruning_rules_keep_the_beginning_of_an_order(pairs: list[tuple[float, float]]) -> None:
     scores = named(pairs)
     ranking, order = Circuit(scores, {}, (0,), "none"), list(scores)
-    assert list(beginning(ranking, top(3)).nodes) == order[:3]
-    assert list(beginning(ranking, threshold(1.0)).nodes) == [n for n in order if abs(scores[n].effect) > 1]
-    half = list(beginning(ranking, cumulative(0.5)).nodes)
+    assert list(beginning(ranking, Top(3)).nodes) == order[:3]
+    assert list(beginning(ranking, Threshold(1.0)).nodes) == [n for n in order if abs(scores[n].effect) > 1]
+    half = list(beginning(ranking, Cumulative(0.5)).nodes)
     total, held = (sum(abs(scores[n].effect) for n in nodes) for nodes in (order, half))
     assert half == order[: len(half)]
     assert held >= 0.5 * total * (1 - 1e-9)
@@ -271,8 +271,8 @@ def test_pruning_rules_keep_the_beginning_of_an_order(pairs: list[tuple[float, f
         ("ratio:share=0.5", "selection rule 'ratio' has no option 'share'; its options: positive, consistency"),
         ("ratio:positive=much", "positive is 'much', but must be of type float"),
         ("ratio:positive=1.5", "positive is 1.5; it must be at least 0 and at most 1"),
-        ("ranks:methods=atp+magic", "unknown method 'magic'"),
-        ("ranks:methods=", "give names of estimators joined by"),
+        ("ranks:estimators=atp+magic", "unknown estimator 'magic'"),
+        ("ranks:estimators=", "give names of estimators joined by"),
         ("greedy:pool=3", "pool=3, smallest=16"),
         ("iterated:drop=1", "drop is 1.0; it must be at least 0.01 and at most 0.9"),
         ("mask:steps=0", "steps is 0; it must be at least 1 and at most 100000"),
@@ -287,7 +287,7 @@ def test_pruning_rules_keep_the_beginning_of_an_order(pairs: list[tuple[float, f
         ("mask:steps=2:steps=3", "steps is given twice"),
         ("mask:temperature=inf", "temperature is 'inf', but must be of type float"),
         ("iterated:ablation=median", "unknown ablation 'median'"),
-        ("mask:errors=drop", "errors is 'drop'"),
+        ("mask:error_nodes=drop", "error_nodes is 'drop'"),
         ("iterated", "baseline noise has no ablation of the same name"),
     ],
 )
@@ -300,19 +300,19 @@ def test_rules_that_make_no_sense_are_refused_before_anything_runs(text: str, me
 def test_a_rule_that_needs_what_is_not_there_says_so() -> None:
     task = random_task(2)
     with pytest.raises(fc.InputError, match="needs at least 2 examples"):
-        selection_named("ratio").check(task.take(1), "paired")
+        parse_selection("ratio").check(task.take(1), "paired")
     alone = fc.Task.from_tokens([[1, 2], [1, 2, 3]], None, [3, 4], metric="log_probability", aggregate="sum")
     for rule, message in (
         ("greedy:ablation=paired", "there are no pairs"),
         ("iterated:ablation=resample", "needs prompts of one length"),
         ("mask:ablation=resample", "needs prompts of one length"),
         ("greedy:ablation=resample", "needs prompts of one length"),
-        ("ranks", "method 'ig-inputs' moves the inputs to the corrupted prompt, and the task has none"),
-        ("ranks:methods=atp+secant", "method 'secant' .* baseline 'zero' is not one of paired"),
+        ("ranks", "estimator 'ig-inputs' moves the inputs to the corrupted prompt, and the task has none"),
+        ("ranks:estimators=atp+secant", "estimator 'secant' .* baseline 'zero' is not one of paired"),
     ):
         with pytest.raises(fc.InputError, match=message):
             fc.trace(None, alone, nodes="atp", select=rule, baseline="zero")  # type: ignore[arg-type]
     for name in ("nodes", "edges"):  # an estimator's own needs
         with pytest.raises(fc.InputError, match="and the task has none"):
             fc.trace(None, alone, baseline="zero", **{"nodes": "atp", name: "ig-inputs"})  # type: ignore[arg-type]
-    selection_named("greedy:ablation=zero").check(task, "noise")
+    parse_selection("greedy:ablation=zero").check(task, "noise")

@@ -192,7 +192,7 @@ def test_an_offloaded_suite_traces_the_same_circuit(offload: str) -> None:
     here, elsewhere = fc.load(suite=FOLDER), fc.load(suite=FOLDER, offload=offload)
     assert not any(hasattr(dictionary, "W_enc") for dictionary in elsewhere.dictionaries.values())
     task = fc.Task.from_jsonl(FOLDER / "tasks" / "ioi_train.jsonl", here.tokenizer, aggregate="role").take(4)
-    one, two = (fc.trace(model, task, keep_nodes="top=40", keep_edges="top=200") for model in (here, elsewhere))
+    one, two = (fc.trace(model, task, keep_nodes="top=40", keep_edges="top=200").circuit for model in (here, elsewhere))
     assert list(one.nodes) == list(two.nodes)
     for node, score in one.nodes.items():
         assert two.nodes[node].effect == pytest.approx(score.effect, rel=1e-5)

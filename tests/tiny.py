@@ -160,7 +160,7 @@ def put_together(dictionary: Dictionary, features: Tensor, error: Tensor, read: 
 
 def traced(spliced: SplicedModel, task: fc.Task, **options: Any) -> fc.Circuit:
     """A circuit of random dictionaries, which a trace would otherwise refuse as not belonging to the model."""
-    return fc.trace(spliced, task, check_fit=False, **options)
+    return fc.trace(spliced, task, check_fit=False, **options).circuit
 
 
 def random_task(count: int = 3, length: int = 5, seed: int = 0, **options: Any) -> fc.Task:
@@ -174,14 +174,14 @@ def random_task(count: int = 3, length: int = 5, seed: int = 0, **options: Any) 
     return fc.Task.from_tokens(clean, corrupted, answers[:, 0], answers[:, 1], **options)
 
 
-def assert_padding_changes_nothing(method: str, side: str) -> SplicedModel:
+def assert_padding_changes_nothing(estimator: str, side: str) -> SplicedModel:
     """A short and a long prompt in one batch have the effects that each has alone; returns the model that was used."""
     spliced = spliced_model(tiny_model("gpt2", dtype=torch.float32), sites=["embed", "mlp_0", "resid_1"])
     short, long = random_task(1, 4, seed=1), random_task(1, 7, seed=2)
     both = fc.Task((*short.examples, *long.examples), aggregate="sum", padding_side=side)
-    together = fc.node_effects(spliced, both, method)
+    together = fc.node_effects(spliced, both, estimator)
     for number, alone in enumerate((short, long)):
-        expected = fc.node_effects(spliced, alone, method)
+        expected = fc.node_effects(spliced, alone, estimator)
         for site in spliced.sites:
             found = together.features(site)[number, : alone.longest]
             torch.testing.assert_close(found, expected.features(site)[0], rtol=1e-4, atol=1e-4)

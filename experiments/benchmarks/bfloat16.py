@@ -37,22 +37,22 @@ def compared(one: NodeEffects, other: NodeEffects) -> dict[str, float]:
 
 
 def main() -> None:
-    """A line of JSON a task and method."""
+    """A line of JSON a task and estimator."""
     parser = argparse.ArgumentParser(description="bfloat16 beside float32.")
     parser.add_argument("--suite", default=SHIPPED)
     parser.add_argument("--limit", type=int, default=40)
-    parser.add_argument("--methods", nargs="*", default=["atp", "relp", "ig"])
+    parser.add_argument("--estimators", nargs="*", default=["atp", "relp", "ig"])
     options = parser.parse_args()
     suite = load_suite(options.suite)
     models = [fc.load(suite=options.suite, dtype=dtype) for dtype in ("float32", "bfloat16")]
     for name in suite.tasks:
-        for method in options.methods:
+        for estimator in options.estimators:
             both = []
             for model in models:
                 path = suite.task_file(name, "train")
                 task = fc.Task.from_jsonl(path, model.tokenizer, aggregate="role").take(options.limit)
-                both.append(fc.node_effects(model, task, method))
-            print(json.dumps({"task": name, "method": method, **compared(*both)}), flush=True)
+                both.append(fc.node_effects(model, task, estimator))
+            print(json.dumps({"task": name, "estimator": estimator, **compared(*both)}), flush=True)
 
 
 if __name__ == "__main__":

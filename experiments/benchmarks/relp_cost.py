@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.relp_cost
 
-Two shapes with random weights and dictionaries, one thread, the two methods in turns; prints the
+Two shapes with random weights and dictionaries, one thread, the two estimators in turns; prints the
 median of the ratios of neighbouring runs.
 """
 
@@ -43,9 +43,9 @@ def random_model(shape: str, n_features: int) -> SplicedModel:
     return fc.load(model, {str(site): dictionary for site in all_sites(n_layers)})
 
 
-def cpu_seconds(spliced: SplicedModel, task: fc.Task, method: str) -> float:
+def cpu_seconds(spliced: SplicedModel, task: fc.Task, estimator: str) -> float:
     began = time.process_time()
-    fc.node_effects(spliced, task, method, keep_examples=False)
+    fc.node_effects(spliced, task, estimator, keep_examples=False)
     return time.process_time() - began
 
 
@@ -65,10 +65,10 @@ def main() -> None:
         task = fc.Task.from_tokens(ids[0], ids[1], answers, answers + 100)
         times: dict[str, list[float]] = {"atp": [], "relp": []}
         for _ in range(options.rounds + 1):
-            for method, found in times.items():
-                found.append(cpu_seconds(spliced, task, method))
+            for estimator, found in times.items():
+                found.append(cpu_seconds(spliced, task, estimator))
         ratios = [relp / atp for atp, relp in zip(times["atp"][1:], times["relp"][1:], strict=True)]
-        row = {method: round(statistics.median(found[1:]), 3) for method, found in times.items()}
+        row = {estimator: round(statistics.median(found[1:]), 3) for estimator, found in times.items()}
         print(shape, json.dumps({**row, "ratio": round(statistics.median(ratios), 3)}))
 
 

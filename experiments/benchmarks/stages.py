@@ -12,10 +12,10 @@ import torch
 import featcircuits as fc
 from experiments.benchmarks import floors
 from featcircuits.effects.edges import EdgeEffects
-from featcircuits.effects.nodes import NodeEffects, effects_of
-from featcircuits.estimators import Estimator, method_named
+from featcircuits.effects.nodes import NodeEffects
+from featcircuits.estimators import parse_estimator
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
-from featcircuits.evaluation.ablations import ablation_named
+from featcircuits.evaluation.ablations import prepared_ablation
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import states_of
 
@@ -31,17 +31,15 @@ class Stage(NamedTuple):
     public_gigabytes: float | None = None
 
 
-def _nodes(method: str, floor: Callable[[SplicedModel, fc.Task], None]) -> Callable[..., tuple[Work, Work]]:
+def _nodes(estimator: str, floor: Callable[[SplicedModel, fc.Task], None]) -> Callable[..., tuple[Work, Work]]:
     def prepare(spliced: SplicedModel, task: fc.Task, size: int) -> tuple[Work, Work]:
-        return lambda: node_effects(spliced, task, method), lambda: floor(spliced, task)
+        return lambda: node_effects(spliced, task, estimator), lambda: floor(spliced, task)
 
     return prepare
 
 
-def node_effects(spliced: SplicedModel, task: fc.Task, method: str) -> NodeEffects:
-    return fc.node_effects(
-        spliced, task, method, batch_size=len(task), keep_examples=False, keep_states=True
-    )  # fmt: skip
+def node_effects(spliced: SplicedModel, task: fc.Task, estimator: str) -> NodeEffects:
+    return fc.node_effects(spliced, task, estimator, batch_size=len(task), keep_examples=False)
 
 
 def _ig_floor(spliced: SplicedModel, task: fc.Task) -> None:
@@ -49,13 +47,11 @@ def _ig_floor(spliced: SplicedModel, task: fc.Task) -> None:
     floors.partial_passes(spliced, task)
 
 
-def threshold_for(spliced: SplicedModel, task: fc.Task, method: str, count: int) -> float:
+def threshold_for(spliced: SplicedModel, task: fc.Task, estimator: str, count: int) -> float:
     """The threshold that `count` (example, position, node) triples exceed, active features and errors."""
     states = states_of(spliced, task, task.batch(range(len(task))))
-    estimator = method_named(method, {})
-    assert isinstance(estimator, Estimator)
     sizes = []
-    for site, (features, errors, _) in effects_of(spliced, states, estimator).items():
+    for site, (features, errors, _) in parse_estimator(estimator).effects(spliced, states).items():
         sizes += [features[states.sites[site].active].abs(), errors.flatten().abs()]
     top = torch.cat(sizes).topk(count + 1).values
     return float(top[-2] + top[-1]) / 2
@@ -75,7 +71,9 @@ def _job(spliced: SplicedModel, task: fc.Task, size: int) -> tuple[Work, None]:
     """What `featcircuits trace` does once model and suite are loaded: nodes by IG, edges, pruning, saving."""
 
     def work() -> None:
-        circuit = fc.trace(spliced, task, check_fit=False, nodes="ig", keep_nodes=f"top={size}", batch_size=len(task))
+        circuit = fc.trace(
+            spliced, task, check_fit=False, nodes="ig", keep_nodes=f"top={size}", batch_size=len(task)
+        ).circuit
         with tempfile.TemporaryDirectory() as folder:
             circuit.save(Path(folder) / "circuit.safetensors")
 
@@ -86,7 +84,7 @@ def _sizes_of_curve(spliced: SplicedModel, task: fc.Task, size: int) -> tuple[Wo
     """`size` circuits and their complements, beside one circuit on as many rows."""
     effects = node_effects(spliced, task, "atp")
     order = [node for node, _, _ in sorted(effects.nodes(), key=lambda row: -abs(row[1]))]
-    ablated = AblatedModel(spliced, ablation_named("mean", spliced, task, len(task), 0), batch_size=len(task))
+    ablated = AblatedModel(spliced, prepared_ablation("mean", spliced, task, len(task), 0), batch_size=len(task))
     ranks = ranks_of(spliced, task.places, order)
     numbers = torch.linspace(1, len(order), size).long().tolist()
     curve = [Subgraph(ranks, n, complement) for n in numbers for complement in (False, True)]
@@ -115,6 +113,6 @@ def _ablated(spliced: SplicedModel, task: fc.Task) -> tuple[Work, None]:
     doubled = fc.Task((task.examples * 8)[:8])
     effects = node_effects(spliced, doubled, "atp")
     order = [node for node, _, _ in effects.nodes()]
-    ablated = AblatedModel(spliced, ablation_named("mean", spliced, doubled, 8, 0), batch_size=8)
+    ablated = AblatedModel(spliced, prepared_ablation("mean", spliced, doubled, 8, 0), batch_size=8)
     half = Subgraph(ranks_of(spliced, doubled.places, order), len(order) // 2)
     return lambda: ablated.metric(doubled, [half]), None

@@ -7,20 +7,20 @@ from dataclasses import asdict
 from typing import Any
 
 import featcircuits as fc
-from experiments.frontier.models import METHODS, PLAIN, REFERENCE, Case
+from experiments.frontier.models import ESTIMATORS, PLAIN, REFERENCE, Case
 from experiments.selection.cells import Ordered, Setting, ablated_model, cell, judged
-from featcircuits.agreement.agree import parse_method
+from featcircuits.agreement.agree import parse_compared
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.faithfulness import Reference, faithfulness
 from featcircuits.runs.cost import measured
 
-SETTINGS = (Setting("mean", "nodes"), Setting("paired", "nodes"))
+SETTINGS = (Setting("mean", "as-circuit"), Setting("paired", "as-circuit"))
 CANDIDATES = ("atp", "relp", "relp:rules=attnlrp", "ig", "ig-inputs", "ig-chain", "secant", "blend")
 """Measured again from other training pairs."""
 
 
 def circuits(case: Case, train: int, test: int) -> dict[str, list[dict[str, Any]]]:
-    """Rows a method and ablation, from the first training pairs (`circuits`) and from the next (`again`).
+    """Rows an estimator and ablation, from the first training pairs (`circuits`) and from the next (`again`).
 
     `caps`: what all features reach without any error.
     """
@@ -31,7 +31,7 @@ def circuits(case: Case, train: int, test: int) -> dict[str, list[dict[str, Any]
         case.train.with_options(examples=case.train.examples[begin : begin + train]) for begin in (0, train)
     )
     return {
-        "circuits": areas(case, first, held_out, (REFERENCE, *METHODS)),
+        "circuits": areas(case, first, held_out, (REFERENCE, *ESTIMATORS)),
         "again": areas(case, second, held_out, CANDIDATES),
         "caps": [
             case.found() | {"ablation": setting.ablation, "cap": cap(case, held_out, setting)} for setting in SETTINGS
@@ -39,25 +39,28 @@ def circuits(case: Case, train: int, test: int) -> dict[str, list[dict[str, Any]
     }
 
 
-def areas(case: Case, task: fc.Task, held_out: fc.Task, methods: Sequence[str]) -> list[dict[str, Any]]:
-    """A row a method and ablation, each beside the plain one."""
-    found = {method: ordered(case, task, method) for method in methods}
+def areas(case: Case, task: fc.Task, held_out: fc.Task, estimators: Sequence[str]) -> list[dict[str, Any]]:
+    """A row an estimator and ablation, each beside the plain one."""
+    found = {estimator: ordered(case, task, estimator) for estimator in estimators}
     sizes = [size for size in case.sizes if size <= min(len(own.order) for own in found.values())]
     rows = []
     for setting in SETTINGS:
         scores = cell(case.scope, held_out, found, setting, sizes)
         where = case.found() | asdict(setting) | {"train": len(task), "test": len(held_out), "sizes": sizes}
         rows += [
-            where | {"method": method} | judged(own, scores[PLAIN], found[method]) for method, own in scores.items()
+            where | {"estimator": estimator} | judged(own, scores[PLAIN], found[estimator])
+            for estimator, own in scores.items()
         ]
     return rows
 
 
 def ordered(case: Case, task: fc.Task, text: str) -> Ordered:
     """Nodes by descending |effect|, and what estimating took."""
-    method = parse_method(text)
+    compared = parse_compared(text)
     with measured(case.scope, len(task) * task.longest) as cost:
-        effects = fc.node_effects(case.scope, task, method.name, keep_examples=False, **method.options)
+        effects = fc.node_effects(
+            case.scope, task, compared.estimator, error_effects=compared.error_effects, keep_examples=False
+        )
     order = fc.select(case.scope, task, effects, "effect")
     return Ordered(order, cost.forwards, cost.backwards, cost.cpu_seconds)
 

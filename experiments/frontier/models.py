@@ -10,13 +10,13 @@ from pathlib import Path
 import featcircuits as fc
 from experiments.neurons_and_features import with_roles
 from experiments.selection.pairs import tasks
-from featcircuits.evaluation import scope_of
+from featcircuits.evaluation.scope import scope_of
 from featcircuits.splicing.spliced import SplicedModel
 
-METHODS = (
+ESTIMATORS = (
     "atp", "atp-drop", "atp-qk", "atp-star", "atp-hop1", "relp", "relp:rules=with_ah", "relp:rules=gim",
-    "relp:rules=attnlrp", "ig", "ig:steps=3:rule=gauss", "ig-inputs", "ig-chain", "ig-conductance", "secant",
-    "blend", "blend:errors=exact",
+    "relp:rules=attnlrp", "ig", "ig:steps=3:quadrature=gauss", "ig-inputs", "ig-chain", "ig-conductance", "secant",
+    "blend", "blend:error_effects=exact",
 )  # fmt: skip
 REFERENCE = "exact"
 PLAIN = "relp"

@@ -13,7 +13,7 @@ from experiments.selection.cells import Setting, ablated_model
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.faithfulness import Reference, faithfulness
 
-METHODS = ("atp", "relp", "secant", "blend")
+ESTIMATORS = ("atp", "relp", "secant", "blend")
 COUNTS = (5, 10, 20, 40, 80, 160)
 TEST_COUNTS = (20, 40, 80, 160)
 TOP = 100
@@ -21,26 +21,26 @@ MOST_SETS = 5
 
 
 def overlap(case: Case) -> list[dict[str, Any]]:
-    """Share of the top 100 of n pairs that is in the top 100 of the file's last half; a row a method and n."""
+    """Share of the top 100 of n pairs that is in the top 100 of the file's last half; a row an estimator and n."""
     half = len(case.train) // 2
     rows = []
-    for method in METHODS:
-        reference = strongest(case, _slice(case.train, half, len(case.train)), method)
+    for estimator in ESTIMATORS:
+        reference = strongest(case, _slice(case.train, half, len(case.train)), estimator)
         for count in (count for count in COUNTS if count <= half):
             starts = range(0, half - count + 1, count)[:MOST_SETS]
-            tops = [strongest(case, _slice(case.train, start, start + count), method) for start in starts]
+            tops = [strongest(case, _slice(case.train, start, start + count), estimator) for start in starts]
             shares = [len(top & reference) / TOP for top in tops]
             rows.append(
                 case.found()
-                | {"method": method, "pairs": count, "sets": len(shares), "reference": len(case.train) - half}
+                | {"estimator": estimator, "pairs": count, "sets": len(shares), "reference": len(case.train) - half}
                 | {"overlap": float(np.mean(shares)), "worst": min(shares)}
             )
     return rows
 
 
-def strongest(case: Case, task: fc.Task, method: str) -> set[fc.Node]:
+def strongest(case: Case, task: fc.Task, estimator: str) -> set[fc.Node]:
     """The nodes that a circuit of 100 would have."""
-    return set(ordered(case, task, method).order[:TOP])
+    return set(ordered(case, task, estimator).order[:TOP])
 
 
 def spread(case: Case, train: int) -> list[dict[str, Any]]:

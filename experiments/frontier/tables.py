@@ -48,14 +48,14 @@ def known(rows: Iterable[Row], key: str) -> list[float]:
 # --- accuracy
 
 
-def scored(found: Results, model: str, method: str, what: str) -> list[Row]:
-    """Scores of a method on features, errors, whole outputs or edges of a model, all behaviours and kinds of site."""
-    return chosen(found.get("scores", ()), model=model, method=method, what=what)
+def scored(found: Results, model: str, estimator: str, what: str) -> list[Row]:
+    """Scores of an estimator on one kind of node (or edges) of a model, all behaviours and kinds of site."""
+    return chosen(found.get("scores", ()), model=model, estimator=estimator, what=what)
 
 
-def cost(found: Results, model: str, method: str) -> tuple[float, float, float]:
+def cost(found: Results, model: str, estimator: str) -> tuple[float, float, float]:
     """Forwards, backwards and CPU seconds in the basis of features, medians over behaviours."""
-    rows = chosen(found["costs"], model=model, method=method, basis="features")
+    rows = chosen(found["costs"], model=model, estimator=estimator, basis="features")
     forwards, backwards, seconds = (median(known(rows, key)) for key in ("forwards", "backwards", "cpu_seconds"))
     return forwards, backwards, seconds
 
@@ -69,11 +69,11 @@ def summary(found: Results, model: str) -> Table:
         *(f"{what}s" if what != "whole" else "whole outputs" for what in WHATS),
     ]
     lines = []
-    for method in names(chosen(found.get("costs", ()), model=model), "method"):
-        forwards, backwards, seconds = cost(found, model, method)
+    for estimator in names(chosen(found.get("costs", ()), model=model), "estimator"):
+        forwards, backwards, seconds = cost(found, model, estimator)
         cells = [f"{forwards:.0f} + {backwards:.0f}", figure(seconds)]
-        cells += [_middle_and_worst(known(scored(found, model, method, what), "pearson")) for what in WHATS]
-        lines.append([f"`{method}`", *cells])
+        cells += [_middle_and_worst(known(scored(found, model, estimator, what), "pearson")) for what in WHATS]
+        lines.append([f"`{estimator}`", *cells])
     return header, lines
 
 
@@ -82,8 +82,8 @@ def by_site(found: Results, what: str, model: str) -> Table:
     rows = chosen(found.get("scores", ()), model=model, what=what)
     kinds = [kind for kind in KINDS if chosen(rows, sites=kind)]
     lines = [
-        [f"`{method}`", *(_compared(chosen(rows, method=method, sites=kind)) for kind in kinds)]
-        for method in names(rows, "method")
+        [f"`{estimator}`", *(_compared(chosen(rows, estimator=estimator, sites=kind)) for kind in kinds)]
+        for estimator in names(rows, "estimator")
     ]
     return ["estimator", *kinds], lines
 
@@ -130,7 +130,7 @@ def pooled(rows: Sequence[Row], number: int) -> tuple[float, list[float]]:
 
 
 def difference(own: Sequence[Row], plain: Sequence[Row]) -> tuple[float, tuple[float, float] | None]:
-    """Of two methods' pooled areas of |1 - faithfulness|, with the interval of the paired difference."""
+    """Of two estimators' pooled areas of |1 - faithfulness|, with the interval of the paired difference."""
     (center, parts), (other, others) = pooled(own, 1), pooled(plain, 1)
     return center - other, interval(center - other, [a - b for a, b in zip(parts, others, strict=True)])
 
@@ -141,14 +141,14 @@ def areas(found: Results, model: str, key: str) -> Table:
     header, lines = ["estimator"], []
     for ablation in ABLATIONS:
         header += [f"{ablation}: area", "\\|1 − f\\|", f"minus `{PLAIN}`'s", "b s w"]
-    for method in names(rows, "method"):
+    for estimator in names(rows, "estimator"):
         cells = []
         for ablation in ABLATIONS:
-            own, plain = (chosen(rows, method=name, ablation=ablation) for name in (method, PLAIN))
+            own, plain = (chosen(rows, estimator=name, ablation=ablation) for name in (estimator, PLAIN))
             counts = [str(len(chosen(own, verdict=verdict))) for verdict in VERDICTS]
             cells += [_within(*pooled(own, 0)), _within(*pooled(own, 1)), _apart(*difference(own, plain))]
-            cells.append("" if method == PLAIN else " ".join(counts))
-        lines.append([f"`{method}`", *cells])
+            cells.append("" if estimator == PLAIN else " ".join(counts))
+        lines.append([f"`{estimator}`", *cells])
     return header, lines
 
 
@@ -167,17 +167,19 @@ def by_behaviour(found: Results, ablation: str) -> Table:
     """A line per behaviour: the cap, and every candidate's area of |1 - faithfulness|, both draws of pairs."""
     again = chosen(found.get("again", ()), ablation=ablation)
     first = chosen(found.get("circuits", ()), ablation=ablation)
-    methods = names(again, "method")
+    estimators = names(again, "estimator")
     lines = []
     for model, behaviour in dict.fromkeys((row["model"], row["behaviour"]) for row in again):
         where = {"model": model, "behaviour": behaviour}
         cap = chosen(found["caps"], ablation=ablation, **where)[0]["cap"]
         cells = [
-            " ".join(figure(chosen(rows, method=method, **where)[0]["area_from_one"], 3) for rows in (first, again))
-            for method in methods
+            " ".join(
+                figure(chosen(rows, estimator=estimator, **where)[0]["area_from_one"], 3) for rows in (first, again)
+            )
+            for estimator in estimators
         ]
         lines.append([behaviour if model == SUITE else f"{behaviour}, {model}", figure(cap, 3), *cells])
-    return ["behaviour", "cap", *(f"`{method}`" for method in methods)], lines
+    return ["behaviour", "cap", *(f"`{estimator}`" for estimator in estimators)], lines
 
 
 # --- pairs
@@ -189,16 +191,16 @@ def overlaps(found: Results) -> Table:
     lines = []
     for count in names(rows, "pairs"):
         cells = []
-        for method in names(rows, "method"):
-            values = known(chosen(rows, pairs=count, method=method), "overlap")
+        for estimator in names(rows, "estimator"):
+            values = known(chosen(rows, pairs=count, estimator=estimator), "overlap")
             cells.append(f"{figure(mean(values))} {figure(min(values))}")
         lines.append([str(count), *cells])
-    return ["pairs", *(f"`{method}`" for method in names(rows, "method"))], lines
+    return ["pairs", *(f"`{estimator}`" for estimator in names(rows, "estimator"))], lines
 
 
 def overlaps_by_behaviour(found: Results) -> Table:
     """The plain estimator: one line per behaviour, a column per number of pairs."""
-    rows = chosen(found.get("overlap", ()), method=PLAIN)
+    rows = chosen(found.get("overlap", ()), estimator=PLAIN)
     return _by_count(rows, lambda row: figure(row["overlap"]))
 
 

@@ -10,7 +10,6 @@ curves.png (faithfulness and completeness).
 import argparse
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ import featcircuits as fc
 from featcircuits.files.pictures import save
 from featcircuits.runs.folder import check_free
 from featcircuits.splicing.spliced import SplicedModel
-from featcircuits.tracing.trace import trace_with_ranking
 
 TASKS = ("agreement_simple", "agreement_nounpp", "agreement_rc", "agreement_within_rc")
-METHODS: Mapping[str, dict[str, Any]] = {"ig": {"steps": 10}, "relp": {}, "atp": {}}
+ESTIMATORS = ("ig", "relp", "atp")
 SIZES = (10, 20, 30, 50, 70, 100, 150)
 
 
-def measured(spliced: SplicedModel, task: str, method: str, limit: int) -> dict[str, Any]:
+def measured(spliced: SplicedModel, task: str, estimator: str, limit: int) -> dict[str, Any]:
     """Traces and evaluates; the curve, its areas, and the seconds that tracing took."""
     assert spliced.suite is not None
     train, test = (
@@ -33,13 +31,13 @@ def measured(spliced: SplicedModel, task: str, method: str, limit: int) -> dict[
         for split in ("train", "test")
     )
     began = time.perf_counter()
-    traced = trace_with_ranking(spliced, train, nodes=method, edges=None, **METHODS[method])
+    traced = fc.trace(spliced, train, nodes=estimator, edges=None)
     seconds = time.perf_counter() - began
     first = max(1, spliced.architecture.n_layers // 3)
     report = fc.evaluate(
         spliced, traced.circuit, test, start_layer=first, ranking=traced.ranking, sizes=SIZES
     ).to_json()
-    return {"task": task, "method": method, "seconds": seconds, "F_model": report["F_model"], **report["curve"]}
+    return {"task": task, "estimator": estimator, "seconds": seconds, "F_model": report["F_model"], **report["curve"]}
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -51,12 +49,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for row in rows:
         column = TASKS.index(row["task"])
         for axes, score in zip(panels[:, column], ("faithfulness", "completeness"), strict=True):
-            axes.plot(row["sizes"], row[score], "o-", markersize=3, label=row["method"])
+            axes.plot(row["sizes"], row[score], "o-", markersize=3, label=row["estimator"])
             axes.set_title(row["task"] if score == "faithfulness" else "", fontsize=9)
             axes.set_ylabel(score if column == 0 else "", fontsize=9)
             axes.set_xscale("log")
     for row in rows:
-        if row["method"] == "ig":
+        if row["estimator"] == "ig":
             panels[0, TASKS.index(row["task"])].plot(row["sizes"], row["random"], ":", color="grey", label="random")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     figure.supxlabel("nodes kept (features and errors)", fontsize=9)
@@ -64,7 +62,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """All tasks and methods."""
+    """All tasks and estimators."""
     parser = argparse.ArgumentParser(description="RelP against IG on sparse feature circuits.")
     parser.add_argument("--suite", default="grammar-4l")
     parser.add_argument("--limit", type=int, default=200, help="examples of each file")
@@ -73,11 +71,11 @@ def main() -> None:
     check_free(options.out)
     options.out.mkdir(parents=True, exist_ok=True)
     spliced = fc.load(suite=options.suite)
-    rows = [measured(spliced, task, method, options.limit) for task in TASKS for method in METHODS]
+    rows = [measured(spliced, task, estimator, options.limit) for task in TASKS for estimator in ESTIMATORS]
     for row in rows:
         curve = " ".join(f"{n}:{s:.2f}" for n, s in zip(row["sizes"], row["faithfulness"], strict=True))
         print(
-            f"{row['task']:20} {row['method']:5} area {row['area']:.3f}, |1 - f| {row['area_from_one']:.3f}, "
+            f"{row['task']:20} {row['estimator']:5} area {row['area']:.3f}, |1 - f| {row['area_from_one']:.3f}, "
             f"random {row['area_random']:.3f}, {row['seconds']:.1f} s  {curve}"
         )
     (options.out / "curves.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -14,7 +14,6 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -44,13 +43,14 @@ PUBLISHED: Mapping[tuple[str, str, str], float] = {
     ("gpt2-large", "atp", "mlp"): 0.006,
     ("gpt2-large", "relp", "mlp"): 0.956,
 }
-METHODS: Mapping[str, dict[str, Any]] = {
-    "atp": {},
-    "relp": {},
-    "ig-inputs": {"steps": 5},
-    "ig": {"steps": 5, "rule": "gauss"},
-    "atp-hop1": {},
+ESTIMATORS = {
+    "atp": "atp",
+    "relp": "relp",
+    "ig-inputs": "ig-inputs:steps=5",
+    "ig": "ig:steps=5:quadrature=gauss",
+    "atp-hop1": "atp-hop1",
 }
+"""Name in tables -> estimator"""
 KINDS = ("resid", "attn", "mlp")
 BATCH = 16
 
@@ -69,9 +69,9 @@ def weights_at_hand(source: str) -> bool:
     return True
 
 
-def cells(outputs: SplicedModel, task: fc.Task, method: str, **options: Any) -> dict[str, np.ndarray]:
+def cells(outputs: SplicedModel, task: fc.Task, estimator: str) -> dict[str, np.ndarray]:
     """Mean effects of all (layer, position) cells of each kind of site."""
-    effects = fc.node_effects(outputs, task, method, batch_size=BATCH, **options)
+    effects = fc.node_effects(outputs, task, estimator, batch_size=BATCH)
     return by_kind({site: effects.error(site).mean(0).double().numpy() for site in effects.sites})
 
 
@@ -86,40 +86,40 @@ def by_kind(found: Mapping[Site, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def correlations(bare: SplicedModel, tasks: Iterable[fc.Task]) -> dict[str, dict[str, dict[str, float]]]:
-    """method -> kind of site -> Pearson over the cells that move ("moving") and over "all", of all tasks together."""
+    """estimator -> kind of site -> Pearson over the cells that move ("moving") and over "all", of all tasks."""
     outputs = in_basis(bare, "whole")
-    found: dict[str, list[dict[str, np.ndarray]]] = {method: [] for method in ("moves", "exact", *METHODS)}
+    found: dict[str, list[dict[str, np.ndarray]]] = {estimator: [] for estimator in ("moves", "exact", *ESTIMATORS)}
     for task in map(swapped, tasks):
         found["moves"].append(moving_cells(outputs, task))
         found["exact"].append(cells(outputs, task, "exact"))
-        for method, options in METHODS.items():
-            found[method].append(cells(outputs, task, method, **options))
+        for name, estimator in ESTIMATORS.items():
+            found[name].append(cells(outputs, task, estimator))
     joined = {
         name: {kind: np.concatenate([part[kind] for part in parts]) for kind in KINDS} for name, parts in found.items()
     }
 
-    def pearson(method: str, kind: str, moves: np.ndarray | None) -> float:
-        return compare(joined[method][kind], joined["exact"][kind], 10, moves).pearson
+    def pearson(estimator: str, kind: str, moves: np.ndarray | None) -> float:
+        return compare(joined[estimator][kind], joined["exact"][kind], 10, moves).pearson
 
     return {
-        method: {
-            kind: {"moving": pearson(method, kind, joined["moves"][kind]), "all": pearson(method, kind, None)}
+        estimator: {
+            kind: {"moving": pearson(estimator, kind, joined["moves"][kind]), "all": pearson(estimator, kind, None)}
             for kind in KINDS
         }
-        for method in METHODS
+        for estimator in ESTIMATORS
     }
 
 
 def shown(name: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
     """A table of one model: cells that move, in brackets all cells, and what was published of these."""
     print(f"\n{name}\n{'':10}" + "".join(f"{kind:>24}" for kind in KINDS))
-    for method, row in rows.items():
+    for estimator, row in rows.items():
         texts = []
         for kind in KINDS:
-            published = PUBLISHED.get((name, method, kind))
+            published = PUBLISHED.get((name, estimator, kind))
             every = f"all {row[kind]['all']:.3f}" + ("" if published is None else f", {published:.3f}")
             texts.append(f"{row[kind]['moving']:.3f} [{every}]")
-        print(f"{method:10}" + "".join(f"{text:>24}" for text in texts))
+        print(f"{estimator:10}" + "".join(f"{text:>24}" for text in texts))
 
 
 def main() -> None:

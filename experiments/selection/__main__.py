@@ -41,7 +41,7 @@ def rows_of(
 def print_cell(rows: list[dict[str, Any]]) -> None:
     """One cell, a line for each rule."""
     first = rows[0]
-    print(f"\n{first['behaviour']}, {first['ablation']} ablation, errors {first['errors']}")
+    print(f"\n{first['behaviour']}, {first['ablation']} ablation, error nodes {first['error_nodes']}")
     for row in rows:
         print(
             f"  {row['rule']:19} area {_number(row, 'area')}  |1 - f| {_number(row, 'area_from_one')}  "
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--suite", default="grammar-4l")
     parser.add_argument("--behaviours", default="", help="comma-separated; default: all of the suite")
     parser.add_argument("--rules", default=",".join(RULES), help="comma-separated, with options after colons")
-    parser.add_argument("--method", default="relp", help="estimator of the effects")
+    parser.add_argument("--estimator", default="relp", help="estimator of the effects")
     parser.add_argument("--train", type=int, default=40, help="pairs that orders are found on")
     parser.add_argument("--test", type=int, default=200, help="held-out pairs")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
@@ -106,7 +106,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for behaviour in behaviours:
         train, test = tasks(spliced, behaviour, options.train, options.test)
-        effects = fc.node_effects(spliced, train, options.method, keep_examples=False)
+        effects = fc.node_effects(spliced, train, options.estimator, keep_examples=False)
         found = orders(spliced, train, effects, rules)
         for setting in SETTINGS:
             own = {rule: found[rule, setting] for rule in rules}
@@ -117,7 +117,13 @@ def main() -> None:
     print_table(rows)
     print_summary(rows)
     options.out.mkdir(parents=True, exist_ok=True)
-    record = {"method": options.method, "train": options.train, "test": options.test, "sizes": SIZES, "rows": rows}
+    record = {
+        "estimator": options.estimator,
+        "train": options.train,
+        "test": options.test,
+        "sizes": SIZES,
+        "rows": rows,
+    }
     (options.out / "selection.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import featcircuits as fc
 from featcircuits.effects.nodes import NodeEffects
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, metric_model, ranks_of
-from featcircuits.evaluation.ablations import ablation_named
+from featcircuits.evaluation.ablations import prepared_ablation
 from featcircuits.evaluation.faithfulness import Reference, area, area_from_one, faithfulness
 from featcircuits.evaluation.intervals import FOLDS, interval, parts
 from featcircuits.model.nodes import Node
@@ -28,10 +28,12 @@ class Setting:
     """How nodes outside a circuit are ablated, and what becomes of error nodes."""
 
     ablation: str
-    errors: str
+    error_nodes: str
 
 
-SETTINGS = tuple(Setting(ablation, errors) for ablation in ("mean", "paired") for errors in ("nodes", "remove"))
+SETTINGS = tuple(
+    Setting(ablation, error_nodes) for ablation in ("mean", "paired") for error_nodes in ("as-circuit", "remove")
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def orders(
             if not searching and setting != SETTINGS[0]:
                 found[rule, setting] = found[rule, SETTINGS[0]]
                 continue
-            text = f"{rule}:ablation={setting.ablation}:errors={setting.errors}" if searching else rule
+            text = f"{rule}:ablation={setting.ablation}:error_nodes={setting.error_nodes}" if searching else rule
             with measured(spliced, len(task) * task.longest) as cost:
                 order = fc.select(spliced, task, effects, text)
             found[rule, setting] = Ordered(order, cost.forwards, cost.backwards, cost.cpu_seconds)
@@ -77,7 +79,7 @@ def cell(
 ) -> dict[str, Scores]:
     """Each rule's scores on a held-out task; without errors, circuits are counted in features alone."""
     kept = {
-        rule: [node for node in ordered.order if not (setting.errors == "remove" and node.is_error)]
+        rule: [node for node in ordered.order if not (setting.error_nodes == "remove" and node.is_error)]
         for rule, ordered in found.items()
     }
     ranks = {rule: ranks_of(spliced, task.places, order) for rule, order in kept.items()}
@@ -120,8 +122,8 @@ def _curves(model: Tensor, metrics: Tensor, n_sizes: int) -> list[list[float]]:
 
 def ablated_model(spliced: SplicedModel, task: fc.Task, setting: Setting, seed: int) -> AblatedModel:
     """The model under a setting, ablation values drawn from the task."""
-    prepared = ablation_named(setting.ablation, spliced, task, 50, seed)
-    return replace(AblatedModel(spliced, prepared, setting.errors), batch_size=50)
+    prepared = prepared_ablation(setting.ablation, spliced, task, 50, seed)
+    return replace(AblatedModel(spliced, prepared, setting.error_nodes), batch_size=50)
 
 
 def difference(scores: Scores, plain: Scores) -> tuple[float, tuple[float, float] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -12,39 +13,63 @@ from featcircuits.agreement.bases import in_basis
 from featcircuits.agreement.moving import joined, moving
 from featcircuits.agreement.scores import Comparison, compare
 from featcircuits.effects.edges import edge_effects
-from featcircuits.effects.nodes import NodeEffects, check_errors, node_effects
+from featcircuits.effects.nodes import NodeEffects, check_error_effects, node_effects
 from featcircuits.errors import InputError
-from featcircuits.estimators import Estimator, Method, method_named
+from featcircuits.estimators import ESTIMATORS, parse_estimator
+from featcircuits.estimators.estimator import CoefficientEstimator, Estimator
+from featcircuits.estimators.exact import ExactPatching
+from featcircuits.inputs.defaults import EDGE_NODES
 from featcircuits.inputs.ranges import MOST, Range, check_number
+from featcircuits.inputs.renamed import takes_new_words
 from featcircuits.model.nodes import Node
 from featcircuits.model.sites import Site
 from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_task
 from featcircuits.runs.cost import Cost, measured
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.behaviour import require_behaviour
 from featcircuits.tasks.task import Task
 
-REFERENCE = "exact"
+REFERENCE = ExactPatching()
 Columns = Mapping[tuple[str, str], np.ndarray]
 """(what, site kind) -> effects, or which nodes move"""
 
 
-def parse_method(text: str) -> Method:
-    """An estimator with its options, and what `node_effects` takes for any: `atp:errors=exact`."""
-    method = Method.parse(text, {"errors": "estimated"})
-    check_errors(method.options.get("errors", "estimated"))
-    return method
+class Compared(NamedTuple):
+    """An estimator as `agree` runs it; its text may say `error_effects` too: `atp:error_effects=exact`."""
+
+    estimator: Estimator
+    error_effects: str = "estimated"
+
+    def __str__(self) -> str:
+        plain = self.error_effects == "estimated"
+        return str(self.estimator) if plain else f"{self.estimator}:error_effects={self.error_effects}"
 
 
-def _own_options(method: Method) -> dict[str, Any]:
-    return {key: value for key, value in method.options.items() if key != "errors"}
+def parse_compared(text: str | Estimator | Compared) -> Compared:
+    """What a text describes; raises `InputError` as `parse_estimator` does."""
+    if isinstance(text, Compared):
+        return text
+    if not isinstance(text, str):
+        return Compared(parse_estimator(text))
+    own, *error_effects = re.split(r":\s*error_effects=", text, maxsplit=1)
+    if not error_effects:
+        return Compared(parse_estimator(text))
+    value, *rest = error_effects[0].split(":")
+    check_error_effects(value.strip())
+    return Compared(parse_estimator(":".join([own, *rest])), value.strip())
+
+
+def every_estimator() -> list[Compared]:
+    """All of the table, each with the options that it wants to be compared with, but for exact patching itself."""
+    return [Compared(kind(**options)) for kind in ESTIMATORS.values() for options in kind.compared]
 
 
 class Score(NamedTuple):
-    """One method on one kind of node."""
+    """One estimator on one kind of node."""
 
-    method: str
+    estimator: str
     basis: str
     """"features" (the suite's), "neurons" or "whole" outputs"""
     what: str
@@ -61,37 +86,29 @@ def name_of(basis: str, what: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """`scores` a row each; `costs` by basis and method; `values`: what the scatter plots show."""
+    """`scores` a row each; `costs` by basis and estimator; `values`: what the scatter plots show."""
 
     task: str
     n_examples: int
     scores: tuple[Score, ...]
     costs: Mapping[tuple[str, str], Cost]
     values: Mapping[tuple[str, str, str, str], tuple[np.ndarray, np.ndarray]]
-    """(method, basis, what, site kind) -> (estimates, truths) of what moves"""
+    """(estimator, basis, what, site kind) -> (estimates, truths) of what moves"""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; NaN becomes null."""
         rows = [
-            {"method": s.method, "basis": s.basis, "what": s.what, "sites": s.site_kind, **s.comparison._asdict()}
+            {"estimator": s.estimator, "basis": s.basis, "what": s.what, "sites": s.site_kind, **s.comparison._asdict()}
             for s in self.scores
         ]
-        costs = [{"basis": basis, "method": method, **asdict(cost)} for (basis, method), cost in self.costs.items()]
+        costs = [{"basis": basis, "estimator": name, **asdict(cost)} for (basis, name), cost in self.costs.items()]
         return {
             "task": self.task,
             "n_examples": self.n_examples,
-            "reference": REFERENCE,
+            "reference": str(REFERENCE),
             "scores": [_finite(row) for row in rows],
             "costs": [_finite(row) for row in costs],
         }
-
-
-EDGE_NODES = 40
-
-DEFAULT_METHODS = (
-    "atp", "atp-drop", "atp-qk", "atp-star", "atp-hop1", "relp", "ig-inputs:steps=2", "ig-inputs:steps=5",
-    "ig", "ig:steps=3:rule=gauss", "ig-chain", "ig-conductance", "secant", "blend",
-)  # fmt: skip
 
 
 def edge_nodes_of(given: int | None, bases: Collection[str]) -> int:
@@ -107,33 +124,36 @@ def edge_nodes_of(given: int | None, bases: Collection[str]) -> int:
     return given
 
 
+@takes_new_words
 def agree(
     spliced: SplicedModel,
     task: Task,
-    methods: Iterable[str] = DEFAULT_METHODS,
+    estimators: Iterable[str | Estimator | Compared] | None = None,
     *,
     bases: Iterable[str] = ("features", "whole"),
     top: int = 100,
     edge_nodes: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     check: bool = True,
     progress: Progress = silent,
 ) -> Agreement:
-    """Node effects of every method against exact patching, per basis and kind of site.
+    """Node effects of every estimator against exact patching, per basis and kind of site.
 
+    `estimators`: values, or texts with options after colons ("ig:steps=5", "atp:error_effects=exact"); all by default.
     Compared are single effects (example, position, node) of features, of error terms and of whole
     outputs; and mean effects of the edges among the `edge_nodes` (40) strongest features and errors by exact patching
     (0: none). Only nodes that move between the two runs of a pair count: where the prompts begin
-    alike, and where a feature has one value in both runs, the effect is 0 by every method. Raises
-    `InputError` for unknown methods, options and bases before anything runs, and for a task of
+    alike, and where a feature has one value in both runs, the effect is 0 by every estimator. Raises
+    `InputError` for unknown estimators, options and bases before anything runs, and for a task of
     another model (`check=False`: its tokenizer is not compared).
     """
     check_task(spliced, task, check)
     check_number("top", top, Range(1, MOST))
     bases = tuple(bases)
     n_edge_nodes = edge_nodes_of(edge_nodes, bases)
-    parsed = [parse_method(text) for text in methods]
+    compared = every_estimator() if estimators is None else [parse_compared(one) for one in estimators]
     require_behaviour(spliced, task)
+    batch_size = fitting_batch(spliced, task, batch_size)
     models = {basis: in_basis(spliced, basis) for basis in bases}
     n_tokens = len(task) * task.longest
     scores: list[Score] = []
@@ -141,34 +161,35 @@ def agree(
     values: dict[tuple[str, str, str, str], tuple[np.ndarray, np.ndarray]] = {}
     for basis, model in models.items():
 
-        def effects(method: Method, model: SplicedModel = model, basis: str = basis) -> NodeEffects:
+        def effects(one: Compared, model: SplicedModel = model, basis: str = basis) -> NodeEffects:
             with measured(model, n_tokens) as cost:
                 found = node_effects(
-                    model, task, method.name, batch_size=batch_size, check=check, progress=progress, **method.options
-                )
-            costs[basis, str(method)] = cost
+                    model, task, one.estimator,
+                    error_effects=one.error_effects, batch_size=batch_size, check=check, progress=progress,
+                )  # fmt: skip
+            costs[basis, str(one)] = cost
             return found
 
-        def score(method: Method, estimates: Columns, truths: Columns, moves: Columns, basis: str = basis) -> None:
+        def score(one: Compared, estimates: Columns, truths: Columns, moves: Columns, basis: str = basis) -> None:
             for (what, kind), estimate in estimates.items():
                 truth, moved = truths[what, kind], moves[what, kind]
-                values[str(method), basis, what, kind] = (estimate[moved], truth[moved])
-                scores.append(Score(str(method), basis, what, kind, compare(estimate, truth, top, moved)))
+                values[str(one), basis, what, kind] = (estimate[moved], truth[moved])
+                scores.append(Score(str(one), basis, what, kind, compare(estimate, truth, top, moved)))
 
-        exact = effects(Method(REFERENCE, {}))
+        exact = effects(Compared(REFERENCE))
         truth, moves = _columns(_of(exact), basis), _columns(moving(model, task, batch_size), basis)
-        for method in parsed:
-            score(method, _columns(_of(effects(method)), basis), truth, moves)
+        for one in compared:
+            score(one, _columns(_of(effects(one)), basis), truth, moves)
         if basis == "features" and n_edge_nodes:
             nodes = sorted(exact.nodes(), key=lambda row: -abs(row[1]))[:n_edge_nodes]
             chosen = [node for node, _, _ in nodes]
             edges = joined(model, task, chosen)  # these nodes all move
             moves = _by_kind(edges, edges)
-            for method, found in _edge_values(model, task, chosen, parsed, batch_size, check):
-                if method is None:
+            for one, found in _edge_values(model, task, chosen, compared, batch_size, check):
+                if one is None:
                     truth = _by_kind(edges, found)
                 else:
-                    score(method, _by_kind(edges, found), truth, moves)
+                    score(one, _by_kind(edges, found), truth, moves)
     return Agreement(task.name, len(task), tuple(scores), costs, values)
 
 
@@ -201,14 +222,13 @@ def _by_kind(edges: Iterable[Edge], values: Mapping[Edge, float]) -> Columns:
 
 
 def _edge_values(
-    spliced: SplicedModel, task: Task, nodes: list[Node], methods: list[Method], batch_size: int, check: bool
-) -> Iterator[tuple[Method | None, dict[Edge, float]]]:
-    """The truth first (method None), then every method that has edges."""
-    with_edges = [m for m in methods if isinstance(method_named(m.name, _own_options(m)), Estimator)]
-    for method in (None, *with_edges):
-        name, options = (REFERENCE, {}) if method is None else (method.name, _own_options(method))
-        found = edge_effects(spliced, task, nodes, name, batch_size=batch_size, check=check, **options)
-        yield method, {(source, target): value for source, target, value in found.edges()}
+    spliced: SplicedModel, task: Task, nodes: list[Node], compared: list[Compared], batch_size: int, check: bool
+) -> Iterator[tuple[Compared | None, dict[Edge, float]]]:
+    """The truth first (None), then every estimator that has edges."""
+    for one in (None, *(one for one in compared if isinstance(one.estimator, CoefficientEstimator))):
+        estimator = REFERENCE if one is None else one.estimator
+        found = edge_effects(spliced, task, nodes, estimator, batch_size=batch_size, check=check)
+        yield one, {(source, target): value for source, target, value in found.edges()}
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

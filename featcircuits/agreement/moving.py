@@ -1,4 +1,4 @@
-"""Which nodes and edges move between the two runs of a pair: all others have no effect, whatever the method."""
+"""Which nodes and edges move between the two runs of a pair: all others have no effect, whatever the estimator."""
 
 from __future__ import annotations
 

@@ -23,25 +23,25 @@ _COLOURS = {
     "metric": "tab:purple",
 }  # fmt: skip
 _SHAPES = [(shape, fill) for fill in ("full", "none", "left", "top") for shape in "os^DvP<X>*ph"]
-"""Marker and filling of a method: 48 that can be told apart"""
+"""Marker and filling of an estimator: 48 that can be told apart"""
 
 
 def plot_scatter(agreement: Agreement, path: Path, most: int = 2000) -> None:
-    """A panel for each method, basis and kind of node; a PNG, PDF or SVG by the suffix of `path`.
+    """A panel for each estimator, basis and kind of node; a PNG, PDF or SVG by the suffix of `path`.
 
     Only nodes that move are drawn; at most `most` points per panel and kind of site, the strongest.
     """
     columns = list(dict.fromkeys((score.basis, score.what) for score in agreement.scores))
-    methods = list(dict.fromkeys(score.method for score in agreement.scores))
-    figure, panels = _panels(len(methods), len(columns), 2.9, 2.6)
-    for row, method in enumerate(methods):
+    estimators = list(dict.fromkeys(score.estimator for score in agreement.scores))
+    figure, panels = _panels(len(estimators), len(columns), 2.9, 2.6)
+    for row, estimator in enumerate(estimators):
         for column, (basis, what) in enumerate(columns):
-            _scatter(panels[row][column], agreement, (method, basis, what), most)
+            _scatter(panels[row][column], agreement, (estimator, basis, what), most)
     for axes, (basis, what) in zip(panels[0], columns, strict=True):
         axes.set_title(name_of(basis, what), fontsize=10)
-    for axes, method in zip(panels[:, 0], methods, strict=True):
+    for axes, estimator in zip(panels[:, 0], estimators, strict=True):
         axes.annotate(
-            method, (-0.3, 0.5), xycoords="axes fraction", rotation=90, ha="center", va="center", fontsize=10
+            estimator, (-0.3, 0.5), xycoords="axes fraction", rotation=90, ha="center", va="center", fontsize=10
         )  # fmt: skip
     figure.supxlabel("exact patching", fontsize=10)
     figure.supylabel("estimate", fontsize=10)
@@ -70,23 +70,23 @@ def plot_frontier(agreement: Agreement, path: Path) -> None:
     A PNG, PDF or SVG by the suffix of `path`.
     """
     columns = list(dict.fromkeys((score.basis, score.what) for score in agreement.scores))
-    methods = list(dict.fromkeys(score.method for score in agreement.scores))
+    estimators = list(dict.fromkeys(score.estimator for score in agreement.scores))
     figure, (panels,) = _panels(1, len(columns), 4.4, 4.6)
     for axes, (basis, what) in zip(panels, columns, strict=True):
         for score in agreement.scores:
             if (score.basis, score.what) == (basis, what) and not math.isnan(score.comparison.pearson):
-                cost = agreement.costs[basis, score.method]
-                style = _style(methods.index(score.method), _COLOURS[score.site_kind])
+                cost = agreement.costs[basis, score.estimator]
+                style = _style(estimators.index(score.estimator), _COLOURS[score.site_kind])
                 axes.plot(cost.forwards + cost.backwards, score.comparison.pearson, **style)
         if not axes.lines:
             axes.text(0.5, 0.5, TOO_ALIKE, transform=axes.transAxes, ha="center", va="center", color="grey")
-        axes.axvline(agreement.costs[basis, REFERENCE].forwards, color="black", linewidth=0.8, linestyle=":")
+        axes.axvline(agreement.costs[basis, str(REFERENCE)].forwards, color="black", linewidth=0.8, linestyle=":")
         axes.axhline(1, color="black", linewidth=0.6)
         axes.set_xscale("log")
         axes.set_title(name_of(basis, what), fontsize=10)
     panels[0].set_ylabel("Pearson with exact patching, of nodes that move", fontsize=9)
     figure.supxlabel("forward and backward passes through the model (dotted: exact patching)", fontsize=9)
-    shapes = [_mark(label, _style(number, "dimgrey")) for number, label in enumerate(methods)]
+    shapes = [_mark(label, _style(number, "dimgrey")) for number, label in enumerate(estimators)]
     _legend_beside(figure, [*shapes, *_of_kinds({score.site_kind for score in agreement.scores})])
     save(figure, path)
 
@@ -100,7 +100,7 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figur
 
 
 def marker_of(number: int) -> dict[str, Any]:
-    """Shape and filling of the method of this number."""
+    """Shape and filling of the estimator of this number."""
     marker, fill = _SHAPES[number % len(_SHAPES)]
     return {"marker": marker, "fillstyle": fill, "markerfacecoloralt": "white"}
 

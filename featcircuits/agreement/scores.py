@@ -23,7 +23,7 @@ class Comparison(NamedTuple):
     n: int
     """All nodes or edges"""
     n_moving: int
-    """Those that move between the two runs: the others' effect is 0 by every method"""
+    """Those that move between the two runs: the others' effect is 0 by every estimator"""
     too_alike: bool
     """Whether fewer than `FEWEST` move or their true effects are nearly equal (`ALIKE`)"""
     pearson: float

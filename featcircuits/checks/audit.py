@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,18 +12,24 @@ from featcircuits.agreement.bases import in_basis
 from featcircuits.dictionaries.decomposition import encode, written
 from featcircuits.effects.edges import edge_effects
 from featcircuits.effects.nodes import NodeEffects, node_effects
-from featcircuits.estimators import default_method
+from featcircuits.estimators import default_estimator, parse_estimator
+from featcircuits.estimators.estimator import Estimator
+from featcircuits.estimators.ig import IntegratedGradients
+from featcircuits.estimators.relp import RelevancePatching
+from featcircuits.estimators.secant import Secant
+from featcircuits.inputs.renamed import takes_new_words
 from featcircuits.model.nodes import Node
 from featcircuits.model.sites import Site
 from featcircuits.propagation import propagation
 from featcircuits.provenance.belonging import check_task
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.task import Task
 
 QUADRATURES = (("left", 10), ("midpoint", 10), ("gauss", 2), ("gauss", 3), ("gauss", 5), ("gauss", 10))
 
 
-COMPLETE = "secant"
+COMPLETE = Secant()
 """The estimator whose effects add up to the whole by construction."""
 
 
@@ -38,20 +43,25 @@ class Residual(NamedTuple):
     """Whether only rounding may keep it from 0; the others have an error that is theirs by nature."""
 
 
+@takes_new_words
 def audit(
-    spliced: SplicedModel, task: Task, method: str | None = None, *, batch_size: int = 16, **options: Any
+    spliced: SplicedModel, task: Task, estimator: str | Estimator | None = None, *, batch_size: int | None = None
 ) -> list[Residual]:
-    """The residuals of the splice, of `method`'s effects on full cuts, of quadrature, edges and relevance."""
+    """The residuals of the splice, of an estimator's effects on full cuts, of quadrature, edges and relevance.
+
+    `batch_size`: as for `node_effects`.
+    """
     check_task(spliced, task)
-    method = method or default_method(task.paired, "paired")
+    estimator = default_estimator(task) if estimator is None else parse_estimator(estimator)
+    batch_size = fitting_batch(spliced, task, batch_size)
     rows = [
         *_splice(spliced, task, batch_size),
         *_forward_under_rules(spliced, task, batch_size),
         *_edges(spliced, task, batch_size),
     ]
     if task.paired:
-        for name, own in {COMPLETE: {}, method: options}.items():
-            rows += _cuts(spliced, task, name, own, batch_size)
+        for one in dict.fromkeys((COMPLETE, estimator)):
+            rows += _cuts(spliced, task, one, batch_size)
         rows += _quadrature(spliced, task, batch_size)
     return [*rows, *_relevance(spliced, task, batch_size)]
 
@@ -97,15 +107,13 @@ def _sum_at(effects: NodeEffects, site: Site) -> Tensor:
     return features + effects.error(site).double().sum(1)
 
 
-def _cuts(
-    spliced: SplicedModel, task: Task, method: str, options: Mapping[str, Any], batch_size: int
-) -> list[Residual]:
+def _cuts(spliced: SplicedModel, task: Task, estimator: Estimator, batch_size: int) -> list[Residual]:
     """Effects of all nodes of a residual site against m(corrupted) - m(clean)."""
-    effects = node_effects(spliced, task, method, batch_size=batch_size, **options)
+    effects = node_effects(spliced, task, estimator, batch_size=batch_size)
     total = effects.total_effect.double()
-    law = f"effects ({method}) of all nodes of a site = m(corrupted) - m(clean)"
+    law = f"effects ({estimator}) of all nodes of a site = m(corrupted) - m(clean)"
     return [
-        Residual(law, str(site), _relative(_sum_at(effects, site) - total, total), method == COMPLETE)
+        Residual(law, str(site), _relative(_sum_at(effects, site) - total, total), estimator == COMPLETE)
         for site in _full_cuts(spliced)
     ]
 
@@ -114,11 +122,11 @@ def _quadrature(spliced: SplicedModel, task: Task, batch_size: int) -> list[Resi
     """The same for integrated gradients over rules and numbers of points: the error of the quadrature."""
     cuts = _full_cuts(spliced)
     model, rows = in_basis(spliced, "whole").only(cuts), []
-    for rule, steps in QUADRATURES if cuts else ():
-        effects = node_effects(model, task, "ig", batch_size=batch_size, rule=rule, steps=steps)
+    for quadrature, steps in QUADRATURES if cuts else ():
+        effects = node_effects(model, task, IntegratedGradients(steps, quadrature), batch_size=batch_size)
         total = effects.total_effect.double()
         worst = max(_relative(_sum_at(effects, site) - total, total) for site in cuts)
-        rows.append(Residual(f"quadrature of ig, {rule}, {steps} points", "worst residual site", worst, False))
+        rows.append(Residual(f"quadrature of ig, {quadrature}, {steps} points", "worst residual site", worst, False))
     return rows
 
 
@@ -126,8 +134,8 @@ def _edges(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]
     """Edges out of a node, to all downstream nodes and the metric, against the node's effect."""
     rows = []
     baseline = "paired" if task.paired else "zero"
-    for method in ("atp", "relp", *([COMPLETE] if task.paired else [])):
-        effects = node_effects(spliced, task, method, baseline=baseline, batch_size=batch_size)
+    for estimator in ("atp", "relp", *([COMPLETE] if task.paired else [])):
+        effects = node_effects(spliced, task, estimator, baseline=baseline, batch_size=batch_size)
         sums: dict[Node, float] = defaultdict(float)
         for source, _, value in edge_effects(spliced, task, effects, node_threshold=0.0).edges():
             sums[source] += value
@@ -135,7 +143,7 @@ def _edges(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]
         gaps = torch.tensor([sums[node] - effect for node, effect in nodes.items()], dtype=torch.float64)
         sizes = torch.tensor(list(nodes.values()), dtype=torch.float64)
         rows.append(
-            Residual(f"edges ({method}) out of a node = its effect", "worst node", _relative(gaps, sizes), True)
+            Residual(f"edges ({estimator}) out of a node = its effect", "worst node", _relative(gaps, sizes), True)
         )
     return rows
 
@@ -144,7 +152,7 @@ def _relevance(spliced: SplicedModel, task: Task, batch_size: int) -> list[Resid
     """Relevance of the residual stream, layer by layer, under all rules; biases take their part of it."""
     model = in_basis(spliced, "whole")
     cuts = _full_cuts(model)
-    effects = node_effects(model, task, "relp", baseline="zero", rules="with_ah", batch_size=batch_size)
+    effects = node_effects(model, task, RelevancePatching("with_ah"), baseline="zero", batch_size=batch_size)
     last = _sum_at(effects, cuts[-1])
     law = "relevance (all rules) of a layer = the last layer's, up to biases"
     return [Residual(law, str(site), _relative(_sum_at(effects, site) - last, last), False) for site in cuts[:-1]]

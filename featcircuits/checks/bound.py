@@ -18,7 +18,7 @@ from torch import Tensor
 from featcircuits.effects.nodes import NodeEffects, check_effects
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import NEVER, AblatedModel, Ranks, Subgraph
-from featcircuits.evaluation.ablations import ablation_named
+from featcircuits.evaluation.ablations import prepared_ablation
 from featcircuits.inputs.ranges import ROWS, SEEDS, Range, check_number
 from featcircuits.model.nodes import Node, Place, nodes_of
 from featcircuits.progress import Progress, silent
@@ -81,7 +81,7 @@ def bound_missed(
     if not open_nodes:
         raise InputError("every node that moves is verified; there is nothing to bound")
     coins = torch.rand(samples, len(open_nodes), generator=torch.Generator().manual_seed(seed)) < share
-    ablation = ablation_named("paired", spliced, task, batch_size, seed)
+    ablation = prepared_ablation("paired", spliced, task, batch_size, seed)
     ablated = AblatedModel(spliced, ablation, batch_size=batch_size, max_rows=max_rows)
     results = _sampled(ablated, task, open_nodes, coins, progress)
     theta, estimates = bound_of(results.numpy(), coins.numpy(), confidence)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, metric_model, ranks_of
-from featcircuits.evaluation.ablations import ablation_named
+from featcircuits.evaluation.ablations import prepared_ablation
 from featcircuits.model.nodes import Node, nodes_of
 from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_nodes, check_task
@@ -146,7 +146,7 @@ def _patched(
     spliced: SplicedModel, task: Task, nodes: list[Node], batch_size: int, max_rows: int, progress: Progress
 ) -> _Patched:
     """The task's clean prompts, with nodes at their values in the corrupted ones."""
-    ablation = ablation_named("paired", spliced, task, batch_size, 0)
+    ablation = prepared_ablation("paired", spliced, task, batch_size, 0)
     ablated = AblatedModel(spliced, ablation, batch_size=batch_size, max_rows=max_rows)
     unpatched = metric_model(spliced, task, batch_size)
     return _Patched(unpatched, ablated.metric(task, _subgraphs(spliced, task, nodes), progress))

@@ -7,9 +7,10 @@ nodes that no path of kept edges leads from to the metric are dropped.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,72 +19,103 @@ from featcircuits.errors import InputError, shortened
 from featcircuits.inputs.ranges import MOST, Range, check_number, read_number
 from featcircuits.model.nodes import METRIC
 
-Rule = Callable[[np.ndarray], np.ndarray]
-"""|effects| in the order in which entries are taken -> which to keep, as a mask."""
+_LARGEST = 1e30
 
 
-def threshold(value: float) -> Rule:
-    """|effect| strictly above `value`."""
-    check_number("threshold", value, _THRESHOLDS, float)
-    return lambda sizes: sizes > value
+class PruningRule(ABC):
+    """Which entries of an order are kept."""
+
+    @abstractmethod
+    def __call__(self, sizes: np.ndarray) -> np.ndarray:
+        """|effects| in the order in which entries are taken -> which to keep, as a mask."""
 
 
-def top(count: int) -> Rule:
+@dataclass(frozen=True)
+class Top(PruningRule):
     """The first `count`: a budget."""
-    check_number("top", count, _COUNTS)
-    return lambda sizes: np.arange(len(sizes)) < count
+
+    count: int
+
+    def __post_init__(self) -> None:
+        check_number("top", self.count, Range(1, MOST))
+
+    def __call__(self, sizes: np.ndarray) -> np.ndarray:
+        return np.arange(len(sizes)) < self.count
+
+    def __str__(self) -> str:
+        return f"top={self.count}"
 
 
-def cumulative(share: float) -> Rule:
+@dataclass(frozen=True)
+class Threshold(PruningRule):
+    """|effect| strictly above `value`."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        check_number("threshold", self.value, Range(0, _LARGEST), float)
+
+    def __call__(self, sizes: np.ndarray) -> np.ndarray:
+        return sizes > self.value
+
+    def __str__(self) -> str:
+        return f"threshold={self.value}"
+
+
+@dataclass(frozen=True)
+class Cumulative(PruningRule):
     """The first that hold `share` of the total |effect| together."""
-    check_number("cumulative", share, _SHARES, float)
 
-    def mask(sizes: np.ndarray) -> np.ndarray:
+    share: float
+
+    def __post_init__(self) -> None:
+        check_number("cumulative", self.share, Range(0, 1, above=True), float)
+
+    def __call__(self, sizes: np.ndarray) -> np.ndarray:
         before = np.concatenate([[0.0], np.cumsum(sizes)[:-1]])
         # rounding must not ask for entries beyond the last one that has an effect, nor do without the first
-        short = before < share * sizes.sum() * (1 - 1e-12)
+        short = before < self.share * sizes.sum() * (1 - 1e-12)
         return (short | (np.arange(len(sizes)) == 0)) & (sizes > 0)
 
-    return mask
+    def __str__(self) -> str:
+        return f"cumulative={self.share}"
 
 
-_THRESHOLDS, _COUNTS, _SHARES = Range(0, 1e30), Range(1, MOST), Range(0, 1, above=True)
-
-
-class _Kind(NamedTuple):
-    make: Callable[[Any], Rule]
-    number: type
-
-
-RULES: Mapping[str, _Kind] = {
-    "top": _Kind(top, int),
-    "threshold": _Kind(threshold, float),
-    "cumulative": _Kind(cumulative, float),
+PRUNING_RULES: Mapping[str, tuple[Callable[[Any], PruningRule], type]] = {
+    "top": (Top, int),
+    "threshold": (Threshold, float),
+    "cumulative": (Cumulative, float),
 }
+"""Name -> the rule, and the type of its number."""
 
 
-def parse_rule(text: str) -> Rule:
-    """`"top=100"`, `"threshold=0.1"`, `"cumulative=0.8"`; anything else is an `InputError`."""
+def parse_pruning(text: str | PruningRule) -> PruningRule:
+    """`"top=100"`, `"threshold=0.1"`, `"cumulative=0.8"`; a rule is returned as it is.
+
+    Raises `InputError` for anything else.
+    """
+    if isinstance(text, PruningRule):
+        return text
     if not isinstance(text, str):
         asked = f"top={text}" if type(text) is int else "top=100"
         raise InputError(
             f"a pruning rule is a text, found {shortened(text)}; give {asked!r}, threshold=X or cumulative=X"
         )
     name, _, value = (part.strip() for part in text.partition("="))
-    if name not in RULES:
+    if name not in PRUNING_RULES:
         raise InputError(f"unknown pruning rule {shortened(text)}; known: top=N, threshold=X, cumulative=SHARE")
-    kind = RULES[name]
-    return kind.make(read_number(f"pruning rule {shortened(text)}: {name}", value, kind.number))
+    make, kind = PRUNING_RULES[name]
+    return make(read_number(f"pruning rule {shortened(text)}: {name}", value, kind))
 
 
-def choose(effects: Sequence[float], rule: Rule) -> list[int]:
+def choose(effects: Sequence[float], rule: PruningRule) -> list[int]:
     """Indices of the kept entries, in their own order."""
     sizes = np.abs(np.asarray(effects, dtype=np.float64))
     order = np.argsort(-sizes, kind="stable")
     return sorted(order[rule(sizes[order])].tolist()) if len(sizes) else []
 
 
-def beginning(ranking: Circuit, rule: Rule) -> Circuit:
+def beginning(ranking: Circuit, rule: PruningRule) -> Circuit:
     """What a rule keeps of a ranking's nodes, taken in the ranking's order; of a circuit without edges."""
     sizes = np.abs(np.array([score.effect for score in ranking.nodes.values()], dtype=np.float64))
     kept = rule(sizes).tolist() if len(sizes) else []
@@ -93,11 +125,11 @@ def beginning(ranking: Circuit, rule: Rule) -> Circuit:
 def strongest(circuit: Circuit, count: int) -> Circuit:
     """The nodes of largest |effect| and the edges among them, with a path to the metric or without."""
     listed = list(circuit.nodes)
-    kept = choose([score.effect for score in circuit.nodes.values()], top(count))
+    kept = choose([score.effect for score in circuit.nodes.values()], Top(count))
     return _with({listed[number] for number in kept}, circuit)
 
 
-def prune(circuit: Circuit, *, nodes: Rule | None = None, edges: Rule | None = None) -> Circuit:
+def prune(circuit: Circuit, *, nodes: PruningRule | None = None, edges: PruningRule | None = None) -> Circuit:
     """Keep the nodes that one rule chooses, the edges among them that another does, and what is reachable."""
     if nodes is not None:
         listed = list(circuit.nodes)
@@ -108,7 +140,7 @@ def prune(circuit: Circuit, *, nodes: Rule | None = None, edges: Rule | None = N
     return reachable(circuit) if circuit.edges else circuit
 
 
-def chosen_edges(circuit: Circuit, rule: Rule) -> Circuit:
+def chosen_edges(circuit: Circuit, rule: PruningRule) -> Circuit:
     """With all nodes, and the edges that a rule chooses."""
     edges = list(circuit.edges.items())
     return replace(circuit, edges=dict(edges[i] for i in choose([weight for _, weight in edges], rule)))

@@ -170,7 +170,7 @@ def agree(
 
     Example:
 
-        featcircuits agree --task ioi --limit 10 --methods atp,relp,ig:steps=5:rule=gauss -o runs/agree-ioi
+        featcircuits agree --task ioi --limit 10 --estimators atp,relp,ig:steps=5:quadrature=gauss -o runs/agree-ioi
     """
     from featcircuits.cli.measure import agree_run
 

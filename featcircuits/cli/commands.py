@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,20 @@ from featcircuits.cli.config import EvaluateConfig, TraceConfig
 from featcircuits.cli.labels import labels_for
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_table, report_table
-from featcircuits.cli.tasks import check_choice, evaluated_part, judged, model_and_task, traced_part
+from featcircuits.cli.tasks import (
+    check_choice,
+    evaluated_part,
+    judged,
+    load_for,
+    model_and_task,
+    traced_part,
+    wanted_task,
+)
 from featcircuits.cli.watch import watching
 from featcircuits.errors import InputError, shortened
-from featcircuits.estimators import Method, default_method
-from featcircuits.evaluation import evaluate
-from featcircuits.evaluation.ablated import check_error_terms
-from featcircuits.evaluation.ablations import ablation_kind
+from featcircuits.evaluation import ABLATIONS
+from featcircuits.evaluation.ablated import check_error_nodes
+from featcircuits.evaluation.evaluate import evaluate
 from featcircuits.evaluation.plot import plot_curve
 from featcircuits.evaluation.report import Report
 from featcircuits.export import EXPORTERS
@@ -35,11 +40,11 @@ from featcircuits.runs import folder as runs
 from featcircuits.runs.ledger import AcrossProcesses, OnDisk, recorded
 from featcircuits.runs.processes import Processes, joined
 from featcircuits.splicing.spliced import SplicedModel
-from featcircuits.states.baselines import check_known
 from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.task import Task
 from featcircuits.tracing.estimate import estimate
-from featcircuits.tracing.trace import Plan, Trace, planned, rules_of, trace_with_ranking
+from featcircuits.tracing.plan import Plan, planned
+from featcircuits.tracing.trace import Trace, traced
 
 
 def trace_run(config: TraceConfig, output: Path, top: int) -> None:
@@ -48,51 +53,63 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
     with joined() as processes, ExitStack() as stack:
         console.quiet = not processes.first
         with processes.together():
-            options = _trace_options(config)
+            plan = plan_of(config)
             folder = stack.enter_context(runs.workplace(output, asdict(config), owner=processes.first))
         with processes.together():
-            device, part = processes.device(config.device), traced_part(config, config.limit)
-            spliced, task = model_and_task(config, device, part, partial(_check_plan, config))
-            task = judged(spliced, task, config, console.print)
-            size = fitting_batch(spliced, task, config.batch_size or _recorded_size(folder))
+            plan, spliced, task = _loaded(config, plan, processes.device(config.device))
+            size = fitting_batch(spliced, task, plan.batch_size or _recorded_size(folder))
         agreed = min(processes.each(size))
-        options["batch_size"] = config.batch_size or agreed
+        plan = replace(plan, batch_size=plan.batch_size or agreed)
         say(f"{task.name}: {len(task)} examples, {len(spliced.sites)} sites of {_model_name(spliced)}")
-        traced = _traced(config, spliced, task, options, folder, processes)
+        result = _traced(config, spliced, task, plan, folder, processes)
         with processes.together():
             if processes.first:
-                _write_run(config, traced, output)
-    console.print(node_table(traced.circuit, top, labels_for(traced.circuit, config.suite)))
-    console.print(edge_table(traced.circuit, top))
-    for line in count_lines(traced.counts):
+                _write_run(config, result, output)
+    console.print(node_table(result.circuit, top, labels_for(result.circuit, config.suite)))
+    console.print(edge_table(result.circuit, top))
+    for line in count_lines(result.counts):
         say(line)
-    say(f"circuit of {traced.circuit.n_nodes} nodes and {traced.circuit.n_edges} edges in {output}, {since(began)}")
+    say(f"circuit of {result.circuit.n_nodes} nodes and {result.circuit.n_edges} edges in {output}, {since(began)}")
+
+
+def plan_of(config: TraceConfig) -> Plan:
+    """What is asked of a trace, read before any file is."""
+    check_choice(config)
+    names = ("nodes", "keep_nodes", "keep_edges", "select", "start_layer", "baseline", "error_effects", "seed")
+    return planned(
+        **{name: getattr(config, name) for name in names},
+        edges=None if config.edges == "none" else config.edges,
+        batch_size=config.batch_size or None,
+    )
+
+
+def _loaded(config: TraceConfig, plan: Plan, device: str | None) -> tuple[Plan, SplicedModel, Task]:
+    """The task first: what it does not have for the plan is refused before the model is loaded."""
+    task, tokenizer = wanted_task(config, traced_part(config, config.limit))
+    plan = plan.for_task(task)
+    spliced = load_for(config, device, tokenizer)
+    return plan, spliced, judged(spliced, task, config, console.print)
 
 
 def _traced(
-    config: TraceConfig,
-    spliced: SplicedModel,
-    task: Task,
-    options: Mapping[str, Any],
-    folder: Path,
-    processes: Processes,
+    config: TraceConfig, spliced: SplicedModel, task: Task, plan: Plan, folder: Path, processes: Processes
 ) -> Trace:
     """By all processes, which must have been asked for one thing, and must end with one circuit."""
-    request = _request(config, spliced, task, options["batch_size"])
+    request = _request(config, spliced, task, plan)
     processes.agree(request)
     finished = OnDisk(folder, request)
     ledger = AcrossProcesses(finished, processes.group) if processes.count > 1 else finished
     with watching(console) as progress:
-        traced = trace_with_ranking(spliced, task, ledger=ledger, progress=progress, **options)
+        result = traced(spliced, task, plan, check_fit=config.check_fit, ledger=ledger, progress=progress)
     if processes.count > 1:
-        processes.agree(_request(config, spliced, task, options["batch_size"]))
-        processes.agree({"circuit": _digest(traced.circuit), "ranking": _digest(traced.ranking)})
-    return traced
+        processes.agree(_request(config, spliced, task, plan))
+        processes.agree({"circuit": _digest(result.circuit), "ranking": _digest(result.ranking)})
+    return result
 
 
-def _request(config: TraceConfig, spliced: SplicedModel, task: Task, batch_size: int) -> dict[str, Any]:
+def _request(config: TraceConfig, spliced: SplicedModel, task: Task, plan: Plan) -> dict[str, Any]:
     """All that decides what a batch adds. Which of several devices of a kind computes it does not."""
-    settings = {**asdict(config), "device": spliced.device.type, "batch_size": batch_size}
+    settings = {**asdict(config), "device": spliced.device.type, "batch_size": plan.batch_size}
     return {"config": settings, "inputs": manifest_of(spliced, task, {})}
 
 
@@ -109,64 +126,19 @@ def _recorded_size(folder: Path) -> int | None:
 
 def dry_run(config: TraceConfig) -> None:
     """Print what the trace would take, and do nothing else."""
-    options = _trace_options(config)
-    part = traced_part(config, config.limit)
-    spliced, task = model_and_task(config, config.device, part, partial(_check_plan, config))
-    task = judged(spliced, task, config, console.print)
-    found = estimate(spliced, task, **options)
+    plan, spliced, task = _loaded(config, plan_of(config), config.device)
+    found = estimate(spliced, task, plan, check_fit=config.check_fit)
     say(
         f"{task.name}: {found.n_examples} examples in batches of {found.batch_size}, about {found.seconds:.0f} s "
         f"and {found.gigabytes:.1f} GB of memory once loaded"
     )
 
 
-def _trace_options(config: TraceConfig) -> dict[str, Any]:
-    """Arguments of `trace`, checked as far as they need neither model nor task."""
-    check_choice(config)
-    nodes, options = method_of(config)
-    check_known(config.baseline)
-    _plan(config, paired=True)  # which method is the default one, the task will tell
-    kept = ("select", "start_layer", "keep_nodes", "keep_edges", "baseline", "errors", "seed", "check_fit")
-    return {
-        **{name: getattr(config, name) for name in kept},
-        "nodes": nodes,
-        "edges": None if config.edges == "none" else config.edges,
-        "batch_size": config.batch_size or None,
-        **options,
-    }
-
-
-def _plan(config: TraceConfig, paired: bool) -> Plan:
-    nodes, options = method_of(config)
-    edges = None if config.edges == "none" else config.edges
-    some = nodes or default_method(paired, config.baseline)
-    rules = rules_of(edges, config.keep_nodes, config.keep_edges)
-    return planned(some, edges, config.select, *rules, config.errors, options)
-
-
-def _check_plan(config: TraceConfig, task: Task) -> None:
-    """Refuse what is asked for and the task does not have."""
-    _plan(config, task.paired).check(task, config.baseline)
-
-
-def method_of(config: TraceConfig) -> tuple[str | None, Mapping[str, Any]]:
-    """The chosen estimator of node effects, None for the task's default, and its options.
-
-    Those that have settings of their own are among them; one that the estimator does not have is refused.
-    """
-    own = {name: value for name in ("steps", "rule", "rules") if (value := getattr(config, name)) is not None}
-    if config.nodes is None:
-        if own:
-            raise InputError(f"{next(iter(own))} is an option of an estimator; say of which with nodes")
-        return None, {}
-    return Method.parse(config.nodes).adding(own)
-
-
-def _write_run(config: TraceConfig, traced: Trace, output: Path) -> None:
+def _write_run(config: TraceConfig, result: Trace, output: Path) -> None:
     with runs.new_run(output) as folder:
-        traced.circuit.save(folder / runs.CIRCUIT)
-        traced.ranking.save(folder / runs.RANKING)
-        runs.write_json(folder / runs.MANIFEST, dict(traced.circuit.manifest))
+        result.circuit.save(folder / runs.CIRCUIT)
+        result.ranking.save(folder / runs.RANKING)
+        runs.write_json(folder / runs.MANIFEST, dict(result.circuit.manifest))
         config.write(folder / runs.CONFIG)
 
 
@@ -175,8 +147,8 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
     runs.check_run(run)
     check_replaceable(run / runs.REPORT, overwrite)
     check_choice(config)
-    ablation_kind(config.ablation)
-    check_error_terms(config.errors)
+    ABLATIONS.named(config.ablation)
+    check_error_nodes(config.error_nodes)
     sizes = _sizes(config.sizes)
     began = time.monotonic()
     with runs.adding(run / runs.REPORT, asdict(config)):
@@ -193,17 +165,17 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
 
 
 def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Report:
-    traced = TraceConfig.read(run / runs.CONFIG, {})
+    trace = TraceConfig.read(run / runs.CONFIG, {})
     circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
-    spliced, task = model_and_task(traced, config.device, evaluated_part(config, traced), Task.check_places)
+    spliced, task = model_and_task(trace, config.device, evaluated_part(config, trace), Task.check_places)
     for note in compared(circuit.manifest, task, spliced.tokenizer).notes:
         say(note)
     task = judged(spliced, task, config, console.print)
-    start_layer = traced.start_layer if config.start_layer is None else config.start_layer
+    start_layer = trace.start_layer if config.start_layer is None else config.start_layer
     with watching(console) as progress:
         return evaluate(
             spliced, circuit, task,
-            ablation=config.ablation, errors=config.errors, start_layer=start_layer, ranking=ranking,
+            ablation=config.ablation, error_nodes=config.error_nodes, start_layer=start_layer, ranking=ranking,
             sizes=sizes, draws=config.draws, seed=config.seed, batch_size=config.batch_size,
             check=config.check, progress=progress,
         )  # fmt: skip

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
 from featcircuits.errors import InputError, known, shortened
+from featcircuits.estimators import ESTIMATORS
+from featcircuits.evaluation import ABLATIONS
 from featcircuits.files.reading import read_json
 from featcircuits.files.writing import write_json
+from featcircuits.inputs.defaults import DRAWS, KEEP_EDGES, KEEP_NODES
 from featcircuits.inputs.ranges import LARGEST_SEED, MOST, MOST_ROWS, Range, check_kind, check_number
+from featcircuits.inputs.renamed import told
+from featcircuits.selection import DEFAULT_SELECTION, SELECTIONS
 
 
 def option(default: Any, help: str, least: float = 0, most: float = MOST, *, above: bool = False) -> Any:
     """A field with its help text, and the range of its number, where it is one."""
     return field(default=default, metadata={"help": help, "range": Range(least, most, above)})
+
+
+def either(names: Iterable[str]) -> str:
+    """The names of a table in a sentence."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
 
 
 class Config:
@@ -33,6 +44,8 @@ class Config:
         if not isinstance(record, dict):
             raise InputError(f"{path}: a config is a JSON object, found {type(record).__name__}")
         settings = get_type_hints(cls)
+        if old := [message for name in record if (message := told(name, settings)) is not None]:
+            raise InputError(f"{path}: {'; '.join(old)}")
         if unknown := sorted(set(record) - set(settings)):
             raise InputError(f"{path}: unknown setting {shortened(unknown[0])}; {known(settings, unknown[0])}")
         ranges = {setting.name: setting.metadata["range"] for setting in fields(cls)}  # type: ignore[arg-type]
@@ -70,34 +83,27 @@ class TraceConfig(Config):
     aggregate: str = option("none", "Positions: 'none' keeps each as nodes of its own, 'sum', or 'role'.")
     nodes: str | None = option(
         None,
-        "Estimator of node effects: secant, relp, ig, atp, exact or another of docs/choosing.md; options after "
-        "colons, ig-chain:steps=3. Default: secant for pairs, relp elsewhere.",
+        f"Estimator of node effects: {either(ESTIMATORS)}; options after colons, ig-chain:steps=3 "
+        "(docs/choosing.md). Default: secant for pairs, relp elsewhere.",
     )
     edges: str = option(
         "same", "Estimator of edge effects: same, another that has edges (options too), or 'none' for nodes alone."
     )
-    steps: int | None = option(
-        None, "Points of integrated gradients, of a --nodes that has any. Default: the method's.", least=1, most=1000
-    )
-    rule: str | None = option(
-        None, "Quadrature of these: left (as Marks et al.), midpoint or gauss. Default: the method's."
-    )
-    rules: str | None = option(
-        None, "Propagation rules of --nodes relp: default, with_ah, or names joined by +. Default: the method's."
-    )
     baseline: str = option("paired", "What patching puts in: the corrupted run ('paired'), 'zero', 'mean' or 'noise'.")
     select: str = option(
-        "effect",
-        "Which nodes come first: effect, helpful, ratio, ranks, iterated, mask or greedy, options after colons.",
+        DEFAULT_SELECTION,
+        f"Which nodes come first: {either(SELECTIONS)}, options after colons (docs/selection.md).",
     )
     start_layer: int = option(
         0, "Layers before this one will be given when the circuit is evaluated: their nodes come last.", least=0
     )
-    errors: str = option("estimated", "Effects of error terms: 'estimated' as those of features, or 'exact' patches.")
-    keep_nodes: str | None = option(
-        None, "Which nodes to keep: top=N, threshold=X or cumulative=SHARE. Default: top=150."
+    error_effects: str = option(
+        "estimated", "Effects of error terms: 'estimated' as those of features, or 'exact' patches."
     )
-    keep_edges: str | None = option(None, "Which edges to keep, by the same rules. Default: top=1000.")
+    keep_nodes: str | None = option(
+        None, f"Which nodes to keep: top=N, threshold=X or cumulative=SHARE. Default: {KEEP_NODES}."
+    )
+    keep_edges: str | None = option(None, f"Which edges to keep, by the same rules. Default: {KEEP_EDGES}.")
     batch_size: int = option(0, "Examples of one batch; 0: as many as fit, at most 16.", most=MOST_ROWS)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
@@ -119,15 +125,13 @@ class EvaluateConfig(Config):
     limit: int = option(0, "Use only the first N examples; 0 for all.")
     keep_wrong: bool = option(False, "Go on where the model answers fewer than 60 % of the examples right.")
     only_right: bool = option(False, "Use only the examples that the model answers right (on both sides of a pair).")
-    ablation: str = option(
-        "mean", "What nodes outside the circuit become: mean, zero, resample, or paired (the corrupted twin)."
-    )
-    errors: str = option("nodes", "Error terms: 'nodes' as the circuit says, all 'keep', or all 'remove'.")
+    ablation: str = option("mean", f"What nodes outside the circuit become: {either(ABLATIONS)} (the corrupted twin).")
+    error_nodes: str = option("as-circuit", "Error nodes: 'as-circuit', all of them 'keep', or all 'remove'.")
     start_layer: int | None = option(
         None, "Layers before this one are given (Marks et al.: the first third). Default: that of the trace."
     )
     sizes: str = option("", "Circuit sizes of the curve, comma-separated. Default: 15, evenly on a log axis.")
-    draws: int = option(5, "Random circuits at each size of the curve.", most=1000)
+    draws: int = option(DRAWS, "Random circuits at each size of the curve.", most=1000)
     batch_size: int = option(32, "Examples of one batch.", least=1, most=MOST_ROWS)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     seed: int = option(0, "Seed of resampling and of the random circuits.", most=LARGEST_SEED)
@@ -150,16 +154,17 @@ class AgreeConfig(Config):
     only_right: bool = option(False, "Use only the examples that the model answers right (on both sides of a pair).")
     metric: str | None = option(None, "As for trace. Default: the task's own.")
     aggregate: str = option("none", "Positions: 'none', 'sum' or 'role'; single effects are compared in any case.")
-    methods: str = option(
-        "", "Estimators, comma-separated, with options after colons: atp,ig:steps=3:rule=gauss. Default: all."
+    estimators: str = option(
+        "", "Estimators, comma-separated, with options after colons: atp,ig:steps=3:quadrature=gauss. Default: all."
     )
     bases: str = option("features,whole", "What counts as a node: features, neurons, whole (module outputs).")
     top: int = option(100, "How many of the strongest nodes the overlap counts.", least=1)
     edge_nodes: int | None = option(
-        None, "Edges are compared among so many of the strongest features and errors; 0 for none. Default: 40."
+        None,
+        "Edges are compared among so many of the strongest features and errors; 0 for none. Default: {EDGE_NODES}.",
     )
     pictures: str = option("png", "Format of the pictures: png, pdf or svg.")
-    batch_size: int = option(16, "Examples of one batch.", least=1, most=MOST_ROWS)
+    batch_size: int = option(0, "Examples of one batch; 0: as many as fit, at most 16.", most=MOST_ROWS)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     dtype: str | None = option(None, "float32, float64, bfloat16 or float16. Default: the model's own.")
     check_place: bool = option(True, "Refuse dictionaries whose files say that they belong to another site.")

@@ -1,4 +1,4 @@
-"""The commands that measure methods rather than behaviours: agree and audit."""
+"""The commands that measure estimators rather than behaviours: agree and audit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from featcircuits.agreement.agree import DEFAULT_METHODS, agree, edge_nodes_of, parse_method
+from featcircuits.agreement.agree import agree, edge_nodes_of, every_estimator, parse_compared
 from featcircuits.agreement.bases import check_basis
 from featcircuits.agreement.plot import plot_frontier, plot_scatter
 from featcircuits.checks.audit import audit
 from featcircuits.circuit.circuit import Circuit
-from featcircuits.cli.commands import method_of, since
+from featcircuits.cli.commands import plan_of, since
 from featcircuits.cli.config import AgreeConfig, TraceConfig
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import agreement_tables, audit_table, cost_table
@@ -28,10 +28,9 @@ AGREE_ON, AUDIT_ON = 20, 4
 def agree_run(config: AgreeConfig, output: Path) -> None:
     """Compare, print the tables, and leave a folder with the numbers and pictures."""
     check_choice(config)
-    methods = [text for text in config.methods.split(",") if text.strip()] or DEFAULT_METHODS
+    texts = [text for text in config.estimators.split(",") if text.strip()]
     bases = [text.strip() for text in config.bases.split(",") if text.strip()]
-    for text in methods:
-        parse_method(text)
+    compared = [parse_compared(text) for text in texts] or every_estimator()
     for basis in bases:
         check_basis(basis)
     edge_nodes_of(config.edge_nodes, bases)
@@ -42,8 +41,8 @@ def agree_run(config: AgreeConfig, output: Path) -> None:
         task = judged(spliced, task, config, console.print)
         with watching(console) as progress:
             found = agree(
-                spliced, task, methods,
-                bases=bases, top=config.top, edge_nodes=config.edge_nodes, batch_size=config.batch_size,
+                spliced, task, compared,
+                bases=bases, top=config.top, edge_nodes=config.edge_nodes, batch_size=config.batch_size or None,
                 progress=progress,
             )  # fmt: skip
         with runs.new_run(output) as folder:
@@ -58,11 +57,11 @@ def agree_run(config: AgreeConfig, output: Path) -> None:
 
 
 def audit_run(run: Path, limit: int | None) -> None:
-    """Print the residuals of a run's own model, task and method."""
+    """Print the residuals of a run's own model, task and estimator."""
     runs.check_run(run)
     traced = TraceConfig.read(run / runs.CONFIG, {})
-    method, options = method_of(traced)
+    plan = plan_of(traced)
     spliced, task = model_and_task(traced, traced.device, traced_part(traced, 0).within(limit, AUDIT_ON))
     check_circuit(spliced, Circuit.load(run / runs.CIRCUIT), f"{run}: circuit", check=True, whole=True)
-    found = audit(spliced, task, method, batch_size=traced.batch_size or 16, **options)
+    found = audit(spliced, task, plan.nodes, batch_size=plan.batch_size)
     console.print(audit_table(found))

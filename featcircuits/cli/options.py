@@ -11,7 +11,9 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from featcircuits.cli.config import Config
+from featcircuits.errors import InputError
 from featcircuits.inputs.ranges import read_number
+from featcircuits.inputs.renamed import RENAMED, told
 
 
 def with_settings(settings: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -23,6 +25,9 @@ def with_settings(settings: type[Config]) -> Callable[[Callable[..., None]], Cal
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(config: Path | None = None, **values: Any) -> None:
+            for word, message in old.items():
+                if values.pop(word) is not None:
+                    raise InputError(message)
             given = {name: _read(name, values.pop(name), hints[name]) for name in names if values[name] is not None}
             values = {name: value for name, value in values.items() if name not in names}
             chosen = settings(**given) if config is None else settings.read(config, given)
@@ -31,7 +36,8 @@ def with_settings(settings: type[Config]) -> Callable[[Callable[..., None]], Cal
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "config"]
         names = [field.name for field in fields(settings)]  # type: ignore[arg-type]
         hints = get_type_hints(settings)
-        parameters = [*own, _config_parameter(), *_parameters(settings)]
+        old = {word: message for word in RENAMED if (message := told(word, names)) is not None}
+        parameters = [*own, _config_parameter(), *_parameters(settings), *map(_hidden, old)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -62,6 +68,11 @@ def _parameters(settings: type[Config]) -> list[inspect.Parameter]:
         )
         for field in fields(settings)  # type: ignore[arg-type]
     ]
+
+
+def _hidden(word: str) -> inspect.Parameter:
+    """An option of earlier versions, which only says what took its place."""
+    return _keyword(word, Annotated[str | None, typer.Option(hidden=True)])
 
 
 _METAVARS = {int: "INTEGER", float: "FLOAT"}

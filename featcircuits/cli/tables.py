@@ -70,7 +70,7 @@ def report_table(report: Report) -> Table:
     """Faithfulness and completeness beside the numbers they are made of."""
     given = f", layers below {report.start_layer} given" if report.start_layer else ""
     where = "" if report.ablation_places is None else f" by {report.ablation_places}"
-    how = f"{report.ablation} ablation{where}, errors: {report.errors}{given}"
+    how = f"{report.ablation} ablation{where}, error nodes: {report.error_nodes}{given}"
     table = Table(title=f"{report.task}: {how}, {report.n_examples} examples", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -83,7 +83,7 @@ def _report_rows(report: Report) -> dict[str, str]:
     def ratio(value: float) -> str:
         return "invalid" if report.invalid else f"{value:.3f}"
 
-    empty = {"nodes": "", "keep": ", every error kept", "remove": ""}[report.errors]
+    empty = ", every error kept" if report.error_nodes == "keep" else ""
     rows = {
         "faithfulness": ratio(report.faithfulness) + ("" if report.invalid else _between(report.interval)),
         "completeness (of the complement)": ratio(report.completeness),
@@ -133,20 +133,20 @@ def _between(interval: tuple[float, float] | None) -> str:
 
 
 def agreement_tables(agreement: Agreement) -> Iterator[Table]:
-    """A table for each basis and kind of node: a row for each method, a column for each kind of site."""
+    """A table for each basis and kind of node: a row for each estimator, a column for each kind of site."""
     sections: dict[tuple[str, str], dict[str, dict[str, Comparison]]] = {}
     for score in agreement.scores:
         section = sections.setdefault((score.basis, score.what), {})
-        section.setdefault(score.method, {})[score.site_kind] = score.comparison
-    for (basis, what), methods in sorted(sections.items()):
+        section.setdefault(score.estimator, {})[score.site_kind] = score.comparison
+    for (basis, what), estimators in sorted(sections.items()):
         title = f"{name_of(basis, what)} beside exact patching, of those that move: Pearson, slope, rank, overlap"
         table = Table(title=title, title_justify="left", box=box.SIMPLE)
-        table.add_column("method", overflow="fold")
-        kinds = {kind: found for row in methods.values() for kind, found in row.items()}
+        table.add_column("estimator", overflow="fold")
+        kinds = {kind: found for row in estimators.values() for kind, found in row.items()}
         for kind, found in kinds.items():
             table.add_column(f"{kind}\n{found.n_moving} of {found.n}", min_width=9)
-        for method, row in methods.items():
-            table.add_row(method, *(_compared(row.get(kind)) for kind in kinds))
+        for estimator, row in estimators.items():
+            table.add_row(estimator, *(_compared(row.get(kind)) for kind in kinds))
         yield table
 
 
@@ -168,13 +168,13 @@ def cost_table(agreement: Agreement) -> Table:
     """Passes in units of one run of all prompts through the whole model."""
     table = Table(title="Cost", title_justify="left")
     table.add_column("basis")
-    table.add_column("method")
+    table.add_column("estimator")
     for name in ("forwards", "backwards", "seconds", "CPU s", "peak MB"):
         table.add_column(name, justify="right")
-    for (basis, method), cost in agreement.costs.items():
+    for (basis, estimator), cost in agreement.costs.items():
         memory = "-" if math.isnan(cost.megabytes) else f"{cost.megabytes:.0f}"
         numbers = (cost.forwards, cost.backwards, cost.seconds, cost.cpu_seconds)
-        table.add_row(basis, method, *(f"{number:.2f}" for number in numbers), memory)
+        table.add_row(basis, estimator, *(f"{number:.2f}" for number in numbers), memory)
     return table
 
 
@@ -186,7 +186,9 @@ def audit_table(residuals: Iterable[Residual]) -> Table:
     table.add_column("residual", justify="right")
     table.add_column("but for")
     for row in residuals:
-        table.add_row(row.law, row.where, f"{row.residual:.1e}", "rounding" if row.exact else "the method's own error")
+        table.add_row(
+            row.law, row.where, f"{row.residual:.1e}", "rounding" if row.exact else "the estimator's own error"
+        )
     return table
 
 

@@ -62,6 +62,14 @@ def model_and_task(
     config: Settings, device: str | None, wanted: Wanted, check: Callable[[Task], object] | None = None
 ) -> tuple[SplicedModel, Task]:
     """Both, the task first: what is wrong in it, or what `check` refuses, comes out before the model is loaded."""
+    task, tokenizer = wanted_task(config, wanted)
+    if check is not None:
+        check(task)
+    return load_for(config, device, tokenizer), task
+
+
+def wanted_task(config: Settings, wanted: Wanted) -> tuple[Task, Any]:
+    """The part of a task that is wanted, and its tokenizer."""
     read = read_task(config, wanted.task, wanted.split)
     task = read.task
     if wanted.part != "all":
@@ -69,10 +77,7 @@ def model_and_task(
         rest, held = task.split(config.hold_out, config.seed)
         task = rest if wanted.part == "rest" else held
     limit = min(wanted.limit, len(task)) if wanted.up_to else wanted.limit
-    task = task.take(limit) if limit else task
-    if check is not None:
-        check(task)
-    return load_for(config, device, read.tokenizer), task
+    return task.take(limit) if limit else task, read.tokenizer
 
 
 def load_for(config: Settings, device: str | None, tokenizer: Any = None) -> SplicedModel:

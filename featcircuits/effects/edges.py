@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +19,11 @@ from featcircuits.effects.ends import Ends, NodeSet, ends_above
 from featcircuits.effects.exact_edges import batch_exact_edges
 from featcircuits.effects.nodes import NodeEffects, check_effects
 from featcircuits.errors import InputError, shortened
-from featcircuits.estimators import METHODS, Estimator, check_method, default_method, method_named
+from featcircuits.estimators import ESTIMATORS, default_estimator, parse_estimator
+from featcircuits.estimators.estimator import ROWS, CoefficientEstimator, Estimator
 from featcircuits.estimators.exact import ExactPatching
 from featcircuits.inputs.ranges import MOST, Range, check_number
+from featcircuits.inputs.renamed import takes_new_words
 from featcircuits.model.connections import Connection
 from featcircuits.model.nodes import METRIC, Node, Place, nodes_of
 from featcircuits.model.sites import Site
@@ -39,13 +40,15 @@ from featcircuits.tasks.task import Task
 
 STAGE = "edges"
 """Its name in a ledger"""
+LOOP = "edge effects"
+"""What its loop over batches is called, in front of the estimator's name"""
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeEffects:
     """Mean effects over the task of the edges that were asked for."""
 
-    method: str
+    estimator: Estimator
     places: tuple[Place, ...]
     n_features: Mapping[Site, int]
     _tallies: Mapping[Connection, Tally]
@@ -78,11 +81,12 @@ class EdgeEffects:
         return NodeIndex(self.places, self.n_features)
 
 
+@takes_new_words
 def edge_effects(
     spliced: SplicedModel,
     task: Task,
     nodes: NodeEffects | Iterable[Node | str],
-    method: str | None = None,
+    estimator: str | Estimator | None = None,
     *,
     node_threshold: float | None = None,
     baseline: Baseline | None = None,
@@ -92,18 +96,17 @@ def edge_effects(
     ledger: Ledger | None = None,
     check: bool = True,
     progress: Progress = silent,
-    **options: Any,
 ) -> EdgeEffects:
     """Edge effects, averaged over the task.
 
     `nodes` is a collection of nodes, for all edges among them and to the metric; or the result of
     `node_effects` with a `node_threshold`, for all edges into the nodes whose |effect| in an
-    example and position exceeds it, as Marks et al. compute them. `method` ("atp", "ig", "relp")
-    gives the coefficient of the downstream node; the Jacobian is the clean run's (under the rules,
+    example and position exceeds it, as Marks et al. compute them. `estimator` (by default that of the
+    `effects`) gives the coefficient of the downstream node; the Jacobian is the clean run's (under the rules,
     for "relp"). "exact" patches every edge among the nodes of a collection. Where places sum several
-    positions, an edge sums the pairs of positions. `effects` that kept their states spare computing
-    them again. `ledger`: as for node effects. `sources_per_target` bounds memory where targets are many
-    and sources are all features: of each batch, only so many of the strongest edges into a target from
+    positions, an edge sums the pairs of positions. `effects` of the nodes save computing states and coefficients
+    again, where these fitted into memory. `ledger`: as for node effects. `sources_per_target` bounds memory where
+    targets are many and sources are all features: of each batch, only so many of the strongest edges into a target from
     one site are kept, so the mean of an edge that is weak in some batches comes out too small.
     Raises `InputError` for effects of another model or other examples, unless `check` is False.
     """
@@ -116,30 +119,30 @@ def edge_effects(
     if effects is not None:
         check_effects(spliced, task, effects, check)
         batch_size, baseline = effects.batch_size, baseline or effects.baseline
-        if method in (None, effects.method):
-            method, options = effects.method, {**effects.options, **options}
-    method = method or default_method(task.paired, baseline)
-    estimator = edge_estimator(method, options)
+        estimator = effects.estimator if estimator is None else estimator
+    estimator = default_estimator(task, baseline) if estimator is None else parse_estimator(estimator)
+    check_has_edges(estimator)
     check_baseline(task, baseline or "paired")
-    check_method(method, estimator, task, baseline or "paired")
+    estimator.check(task, baseline or "paired")
     task.check_places()
     if isinstance(nodes, NodeEffects) and isinstance(estimator, ExactPatching):
-        raise InputError("method 'exact' patches edges one by one; give it a collection of nodes, not a threshold")
+        raise InputError("estimator 'exact' patches edges one by one; give it a collection of nodes, not a threshold")
     fixed = None if isinstance(nodes, NodeEffects) else NodeSet(nodes, spliced, task.places)
-    same = effects is not None and method_named(effects.method, effects.options) == estimator
+    same = effects is not None and effects.estimator == estimator
     arcs = arcs_of(spliced)
     batch_size = fitting_batch(spliced, task, batch_size)
     among = node_threshold if isinstance(nodes, NodeEffects) else list(map(str, nodes))
-    settings = (method, options, baseline or "paired", batch_size, among, sources_per_target)
+    settings = (estimator, baseline or "paired", batch_size, among, sources_per_target)
     ledger = Stamped(ledger or InMemory(), request_of(identity_of(spliced), task, *settings))
     count = task.count_batches(batch_size)
     todo = ledger.todo(STAGE, count)
     batches = _batches(spliced, task, effects, baseline or "paired", batch_size, todo)
-    for number, states, kept in progress(batches, f"edge effects ({method})", len(todo)):
+    for number, states, kept in progress(batches, f"{LOOP} ({estimator})", len(todo)):
         if isinstance(estimator, ExactPatching):
             assert fixed is not None
-            found = batch_exact_edges(spliced, states, fixed, arcs, estimator.max_rows)
+            found = batch_exact_edges(spliced, states, fixed, arcs, ROWS)
         else:
+            assert isinstance(estimator, CoefficientEstimator)
             coefficients = kept if kept and same else estimator.coefficients(spliced, states)
             ends = fixed.ends(states) if fixed else ends_above(spliced, states, coefficients, node_threshold or 0.0)
             found = _estimated_edges(spliced, states, estimator, coefficients, ends, arcs)
@@ -150,7 +153,7 @@ def edge_effects(
         arc: Tally.total(columns(parts, f"{_name(arc)}/keys"), columns(parts, f"{_name(arc)}/sums"), len(task))
         for arc in arcs
     }
-    return EdgeEffects(method, task.places, n_features_of(spliced), tallies)
+    return EdgeEffects(estimator, task.places, n_features_of(spliced), tallies)
 
 
 def _part(
@@ -218,19 +221,19 @@ def _batches(
             yield number, states_of(spliced, task, task.nth_batch(batch_size, number), baseline, means), None
 
 
-def edge_estimator(method: str, options: Mapping[str, Any]) -> Estimator | ExactPatching:
-    """The method by name, where it has coefficients to make edges of, or patches them."""
-    estimator = method_named(method, options)
-    if not isinstance(estimator, (Estimator, ExactPatching)):
-        able = [name for name, make in METHODS.items() if issubclass(make, (Estimator, ExactPatching))]  # type: ignore[arg-type]
-        raise InputError(f"method {method!r} has no coefficients to make edges of; edges by: {', '.join(able)}")
-    return estimator
+def check_has_edges(estimator: Estimator) -> None:
+    """Refuse an estimator that neither has coefficients to make edges of nor patches edges."""
+    if not estimator.has_edges:
+        able = [name for name, kind in ESTIMATORS.items() if kind.has_edges]
+        raise InputError(
+            f"estimator {estimator.name!r} has no coefficients to make edges of; edges by: {', '.join(able)}"
+        )
 
 
 def _estimated_edges(
     spliced: SplicedModel,
     states: States,
-    estimator: Estimator,
+    estimator: CoefficientEstimator,
     coefficients: Mapping[Site, Tensor],
     ends: Ends,
     arcs: list[Connection],

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from featcircuits.errors import InputError, known, shortened
-from featcircuits.estimators import check_method, default_method, effects_of, method_named
-from featcircuits.estimators.exact import error_effects
+from featcircuits.estimators import default_estimator, parse_estimator
+from featcircuits.estimators.estimator import Estimator, SiteEffects
+from featcircuits.estimators.exact import error_effects as exact_error_effects
 from featcircuits.inputs.arguments import expect
+from featcircuits.inputs.renamed import takes_new_words
 from featcircuits.model.nodes import Node, Place
 from featcircuits.model.sites import Site
 from featcircuits.progress import Progress, silent
@@ -50,7 +52,9 @@ class _SiteRecord(NamedTuple):
 
 STAGE = "nodes"
 """Its name in a ledger"""
-ERRORS = ("estimated", "exact")
+LOOP = "node effects"
+"""What its loop over batches is called, in front of the estimator's name"""
+ERROR_EFFECTS = ("estimated", "exact")
 
 
 class Kept(NamedTuple):
@@ -71,8 +75,7 @@ class NodeEffects:
     m = -F, so a positive effect means that the node carries the behaviour.
     """
 
-    method: str
-    options: Mapping[str, Any]
+    estimator: Estimator
     baseline: Baseline
     places: tuple[Place, ...]
     n_features: Mapping[Site, int]
@@ -85,7 +88,7 @@ class NodeEffects:
     batch_size: int
     _records: Mapping[Site, _SiteRecord] = field(repr=False)
     keeps_examples: bool = True
-    errors: str = "estimated"
+    error_effects: str = "estimated"
     kept: Mapping[int, Kept] = field(default_factory=dict, repr=False)
     """By number of the batch; all that this process computed, or nothing"""
     identity: Identity | None = field(default=None, repr=False)
@@ -143,7 +146,7 @@ class NodeEffects:
     def entries(self, site: str | Site) -> Tensor:
         """Every feature that is active or changes, as columns [4, n]: example, position, feature, effect.
 
-        Two methods on the same task have the same columns in the same order.
+        Two estimators on the same task have the same columns in the same order.
         """
         self._check_examples()
         return torch.cat(self._records[self._site(site)].entries, dim=1)
@@ -181,78 +184,71 @@ def check_effects(spliced: SplicedModel, task: Task, effects: NodeEffects, check
         )
 
 
-def check_errors(errors: str) -> None:
-    """Refuse an unknown way to errors' effects."""
-    if errors not in ERRORS:
-        raise InputError(f"errors is {shortened(errors)}; {known(ERRORS, errors)}")
+def check_error_effects(error_effects: str) -> None:
+    """Refuse an unknown way to compute the effects of error terms."""
+    if error_effects not in ERROR_EFFECTS:
+        raise InputError(f"error_effects is {shortened(error_effects)}; {known(ERROR_EFFECTS, error_effects)}")
 
 
+@takes_new_words
 def node_effects(
     spliced: SplicedModel,
     task: Task,
-    method: str | None = None,
+    estimator: str | Estimator | None = None,
     *,
     baseline: Baseline = "paired",
+    error_effects: str = "estimated",
     batch_size: int | None = None,
     keep_examples: bool = True,
-    keep_states: bool = False,
-    errors: str = "estimated",
     ledger: Ledger | None = None,
     inspect: Callable[[States], None] | None = None,
     check: bool = True,
     progress: Progress = silent,
-    **options: Any,
 ) -> NodeEffects:
     """The effect of every feature and error term on the task's metric.
 
-    `method`: a name of `featcircuits.estimators.METHODS`, by default "secant" where there are pairs and
-    "relp" elsewhere; `options` are its own (`steps`, ...).
+    `estimator`: one of `featcircuits.estimators.ESTIMATORS`, as a value (`IntegratedGradients(steps=5)`) or as text
+    ("ig:steps=5"); by default "secant" where there are pairs and "relp" elsewhere.
     `baseline`: what patching puts in: the corrupted run ("paired"), nothing ("zero", features
     and error), the mean over the task at the places that its prompts have in common ("mean"), or the
     clean prompts' run with Gaussian noise on the embeddings ("noise", or a `featcircuits.tasks.corruption.Noise`).
-    `keep_states` spares `edge_effects` computing them again, where they fit into memory.
-    `errors`: effects of error terms are "estimated" as those of features, or "exact": each is patched.
+    `error_effects`: effects of error terms are "estimated" as those of features, or "exact": each is patched.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.runs.ledger).
     `inspect` is shown the first batch's states before any effect is computed, and may raise.
     `check`: whether the task's tokenizer has to be the model's.
+    The result keeps states and coefficients where these fit into memory, so that `edge_effects` need not compute
+    them again.
     Raises `InputError` for unknown names, unaligned prompts, non-finite activations, and a task of another model.
     """
     check_task(spliced, task, check)
-    method = method or default_method(task.paired, baseline)
-    estimator = method_named(method, options)
+    estimator = default_estimator(task, baseline) if estimator is None else parse_estimator(estimator)
     check_baseline(task, baseline)
-    check_method(method, estimator, task, baseline)
-    check_errors(errors)
+    estimator.check(task, baseline)
+    check_error_effects(error_effects)
     if not keep_examples:
         task.check_places()
     identity = identity_of(spliced)
     batch_size = fitting_batch(spliced, task, batch_size)
-    request = request_of(identity, task, method, options, baseline, errors, batch_size, keep_examples)
+    request = request_of(identity, task, estimator, baseline, error_effects, batch_size, keep_examples)
     ledger = Stamped(ledger or InMemory(), request)
     count = task.count_batches(batch_size)
     todo = ledger.todo(STAGE, count)
     means = mean_states(spliced, task, batch_size) if baseline == "mean" and todo else None
-    kept: dict[int, Kept] = {}
-    held = 0
-    for number in progress(todo, f"node effects ({method})", len(todo)):
+    kept = _Keeping()
+    for number in progress(todo, f"{LOOP} ({estimator})", len(todo)):
         states = states_of(spliced, task, task.nth_batch(batch_size, number), baseline, means)
         if inspect is not None and number == todo[0]:
             inspect(states)
-        effects = effects_of(spliced, states, estimator)
-        if errors == "exact":
+        effects = estimator.effects(spliced, states)
+        if error_effects == "exact":
             effects = _exact_errors(spliced, states, effects)
         ledger.put(STAGE, number, _part(spliced, task, states, effects, keep_examples))
-        if keep_states:
-            kept[number] = Kept(states, {site: c for site, (_, _, c) in effects.items() if c is not None})
-            held += _bytes(kept[number])
-            keep_states = held <= KEPT_BYTES
-            kept = kept if keep_states else {}
+        kept.add(number, states, effects)
     parts = ledger.parts(STAGE, count)
     check_examples(parts, len(task))
     corrupted = columns(parts, "corrupted")
     return NodeEffects(
-        method=method,
-        options=options,
+        estimator=estimator,
         baseline=baseline,
         places=task.places,
         n_features=n_features_of(spliced),
@@ -262,10 +258,27 @@ def node_effects(
         batch_size=batch_size,
         _records={site: _record(parts, site, len(task)) for site in spliced.sites},
         keeps_examples=keep_examples,
-        errors=errors,
-        kept=kept,
+        error_effects=error_effects,
+        kept=kept.batches,
         identity=identity,
     )
+
+
+class _Keeping:
+    """Batches that are kept while all of them fit into `KEPT_BYTES`, and none from then on."""
+
+    def __init__(self) -> None:
+        self.batches: dict[int, Kept] = {}
+        self.room = KEPT_BYTES
+
+    def add(self, number: int, states: States, effects: Mapping[Site, SiteEffects]) -> None:
+        coefficients = {site: own.coefficient for site, own in effects.items() if own.coefficient is not None}
+        batch = Kept(states, coefficients)
+        self.room -= _bytes(batch)
+        if self.room >= 0:
+            self.batches[number] = batch
+        else:
+            self.batches.clear()
 
 
 def _bytes(kept: Kept) -> int:
@@ -276,18 +289,17 @@ def _bytes(kept: Kept) -> int:
 
 
 def _exact_errors(
-    spliced: SplicedModel, states: States, effects: Mapping[Site, tuple[Tensor, Tensor, Tensor | None]]
-) -> dict[Site, tuple[Tensor, Tensor, Tensor | None]]:
+    spliced: SplicedModel, states: States, effects: Mapping[Site, SiteEffects]
+) -> dict[Site, SiteEffects]:
     """The same with every error node patched."""
-    errors = {site: error_effects(spliced, states, site) for site in effects}
-    return {site: (features, errors[site], coefficient) for site, (features, _, coefficient) in effects.items()}
+    return {site: own._replace(errors=exact_error_effects(spliced, states, site)) for site, own in effects.items()}
 
 
 def _part(
     spliced: SplicedModel,
     task: Task,
     states: States,
-    effects: Mapping[Site, tuple[Tensor, Tensor, Tensor | None]],
+    effects: Mapping[Site, SiteEffects],
     keep_examples: bool,
 ) -> Part:
     """What a batch adds: metrics, sums over its examples, and single effects where they are kept."""

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from featcircuits.estimators.estimator import CoefficientEstimator
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel, gradients
 from featcircuits.states.states import States
 
 
 @dataclass(frozen=True)
-class AttributionPatching:
+class AttributionPatching(CoefficientEstimator):
     """coefficient = dm/dx at the clean run: one forward and one backward for all sites."""
 
-    def propagation(self, spliced: SplicedModel, states: States) -> AbstractContextManager[States]:
-        return nullcontext(states)
-
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
-        """[example, slot, width] at every site; a node's effect is its change times this."""
         return gradients(spliced, states.batch.clean, states.objective, spliced.sites)

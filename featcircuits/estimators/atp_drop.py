@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from featcircuits.estimators.estimator import ROWS, Estimator, SiteEffects
 from featcircuits.estimators.writes import reads, writes
-from featcircuits.inputs.ranges import MOST_ROWS, ranged
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel, gradients
 from featcircuits.states.contraction import contract
@@ -16,7 +16,7 @@ from featcircuits.states.states import States
 
 
 @dataclass(frozen=True)
-class GradDrop:
+class GradDrop(Estimator):
     """|effect| = mean over terms of |change . dm/dx|, one term plain and one for each later write dropped.
 
     A write is what a layer's attention or MLP adds to the residual stream; dropped, it carries no
@@ -25,17 +25,13 @@ class GradDrop:
     only repeat the plain term and dilute the mean, so those are left out here.
     """
 
-    max_rows: int = ranged(512, 1, MOST_ROWS)
-    """Rows (examples x terms) of one forward."""
-
-    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
-        """Per site: the score of each feature entry [n], and of the error [example, slot]."""
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
         plain = gradients(spliced, states.batch.clean, states.objective, spliced.sites)
         at_clean = {site: contract(states.sites[site], spliced, site, plain[site]) for site in spliced.sites}
         sums = {site: [part.abs() for part in parts] for site, parts in at_clean.items()}
         terms = dict.fromkeys(sums, 1)
         dropped = writes(spliced)
-        per_run = spliced.copies_at_once(states.batch.clean, self.max_rows, gradients=True)
+        per_run = spliced.copies_at_once(states.batch.clean, ROWS, gradients=True)
         for begin in range(0, len(dropped), per_run):
             chunk = dropped[begin : begin + per_run]
             found = _dropped_gradients(spliced, states, chunk)
@@ -46,7 +42,7 @@ class GradDrop:
                         sums[site] = [total + part.abs() for total, part in zip(sums[site], parts, strict=True)]
                         terms[site] += 1
         return {
-            site: tuple(_signed(total / terms[site], sign) for total, sign in zip(sums[site], parts, strict=True))  # type: ignore[misc]
+            site: SiteEffects(*(_signed(total / terms[site], at) for total, at in zip(sums[site], parts, strict=True)))
             for site, parts in at_clean.items()
         }
 

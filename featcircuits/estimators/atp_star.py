@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from featcircuits.estimators.estimator import Estimator, SiteEffects
 from featcircuits.estimators.first_hop import FirstHop, Moves, Readers, first_hop, in_stream, read_clean
 from featcircuits.estimators.writes import reads, writes
-from featcircuits.inputs.ranges import MOST_ROWS, ranged
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import SiteState, States
@@ -24,31 +24,27 @@ from featcircuits.states.tally import pieces
 Effect = Callable[[Readers, Moves, FirstHop], Tensor]
 """-> [term, n]"""
 
+NODES = 256
+"""Nodes of one forward, which has one token per node."""
+
 
 @dataclass(frozen=True)
-class QueryKeyFix:
+class QueryKeyFix(Estimator):
     """AtP with the direct way through queries and keys finite (both moved together)."""
 
-    max_rows: int = ranged(256, 1, MOST_ROWS)
-    """Nodes of one forward, which has one token a node."""
-
-    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
-        """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
         readers = read_clean(spliced, states)
-        return _by_site(spliced, states, readers, self.max_rows, _fixed(spliced, states), lambda _, x: x[0])
+        return _by_site(spliced, states, readers, _fixed(spliced, states), lambda _, x: x[0])
 
 
 @dataclass(frozen=True)
-class AtPStar:
+class AtPStar(Estimator):
     """The query-key fix under GradDrop: |effect| = mean over terms of |fixed effect|, signed as the plain one.
 
     Terms as in `GradDrop`: plain, and each later attention or MLP write dropped.
     """
 
-    max_rows: int = ranged(256, 1, MOST_ROWS)
-
-    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
-        """Per site: the score of each feature entry [n], and of the error [example, slot]."""
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
         dropped = writes(spliced)
         readers = read_clean(spliced, states, (None, *dropped))
 
@@ -57,25 +53,23 @@ class AtPStar:
             size = terms[counted].abs().mean(0)
             return torch.where(terms[0] < 0, -size, size)
 
-        return _by_site(spliced, states, readers, self.max_rows, _fixed(spliced, states), mean_size)
+        return _by_site(spliced, states, readers, _fixed(spliced, states), mean_size)
 
 
 @dataclass(frozen=True)
-class FiniteFirstHop:
+class FiniteFirstHop(Estimator):
     """Every first-hop reader finite (attention, MLPs, the final norm and unembedding), the rest linear.
 
     Our extension of the fix, not the paper's.
     """
 
-    max_rows: int = ranged(256, 1, MOST_ROWS)
-
-    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
-        """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
         readers = read_clean(spliced, states)
-        return _by_site(
-            spliced, states, readers, self.max_rows, lambda _r, _m, hop: hop.attention + hop.mlp + hop.metric,
-            lambda _, x: x[0],
-        )  # fmt: skip
+
+        def effect(readers: Readers, moves: Moves, hop: FirstHop) -> Tensor:
+            return hop.attention + hop.mlp + hop.metric
+
+        return _by_site(spliced, states, readers, effect, lambda _, x: x[0])
 
 
 def _fixed(spliced: SplicedModel, states: States) -> Effect:
@@ -98,21 +92,20 @@ def _by_site(
     spliced: SplicedModel,
     states: States,
     readers: Readers,
-    max_rows: int,
     effect: Effect,
     combine: Callable[[Site, Tensor], Tensor],
-) -> dict[Site, tuple[Tensor, Tensor]]:
-    """Effects of all feature entries and errors, `max_rows` nodes at a time."""
+) -> dict[Site, SiteEffects]:
+    """Effects of all feature entries and errors, `NODES` nodes at a time."""
 
     def of(site: Site, rows: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
         found = []
-        for part in pieces(torch.arange(len(rows), device=rows.device), max_rows):
+        for part in pieces(torch.arange(len(rows), device=rows.device), NODES):
             moves = in_stream(spliced, states, Moves(site, rows[part], vectors(part)))
             hop = first_hop(spliced, states, readers, moves)
             found.append(combine(moves.site, effect(readers, moves, hop)))
         return torch.cat(found) if found else torch.empty(0, device=rows.device)
 
-    def at(site: Site, state: SiteState) -> tuple[Tensor, Tensor]:
+    def at(site: Site, state: SiteState) -> SiteEffects:
         dictionary, errors = spliced.dictionaries[site], state.error_change.flatten(0, 1)
         changed = (state.change != 0).nonzero()[:, 0]
         features = torch.zeros_like(state.change)
@@ -124,6 +117,6 @@ def _by_site(
         error_rows = (errors != 0).any(-1).nonzero()[:, 0]
         error = torch.zeros_like(errors[:, 0])
         error[error_rows] = of(site, error_rows, lambda part: errors[error_rows[part]]).to(error.dtype)
-        return features, error.view(state.x.shape[:2])
+        return SiteEffects(features, error.view(state.x.shape[:2]))
 
     return {site: at(site, state) for site, state in states.sites.items()}

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from featcircuits.dictionaries.decomposition import precision
 from featcircuits.errors import InputError
-from featcircuits.estimators.table import STANDALONE, effects_of
+from featcircuits.estimators.estimator import Estimator, SiteEffects, need_baseline
 from featcircuits.model.sites import Site, resid
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.baselines import Baseline
 from featcircuits.states.contraction import contract
 from featcircuits.states.states import States
+from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Blend:
+class Blend(Estimator):
     """effect = near + s (far - near), with s the node's share of what moves its residual stream.
 
     A feature nudges the stream, and the gradient at the clean run is right for it; a whole output moves
@@ -28,34 +29,41 @@ class Blend:
     curvature is known. The far estimate bends with the changes at all positions of the prompt, of which
     a node is at one: `share="prompt"` divides by |D| at the position times |D| of all positions
     together. It is the same where one position changes; where many do it ranks nodes better and
-    understates whole outputs. `near`, `far`: methods by name, with their default options.
+    understates whole outputs. `near`, `far`: estimators by name, with their default options.
     """
 
     near: str = "atp"
     far: str = "secant"
     share: str = "position"
 
-    baselines: ClassVar[tuple[str, ...]] = ("paired",)
-
     def __post_init__(self) -> None:
+        super().__post_init__()
+        others = [name for name in self.table if name != self.name]
         for name in (self.near, self.far):
-            if name not in STANDALONE:
-                raise InputError(f"method 'blend' knows no {name!r}; it goes between two of {', '.join(STANDALONE)}")
+            if name not in others:
+                raise InputError(f"estimator 'blend' knows no {name!r}; it goes between two of {', '.join(others)}")
         if self.share not in SHARES:
-            raise InputError(f"method 'blend': share is {self.share!r}; known: {', '.join(SHARES)}")
+            raise InputError(f"estimator 'blend': share is {self.share!r}; known: {', '.join(SHARES)}")
 
-    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
-        """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
-        near, far = (effects_of(spliced, states, STANDALONE[name]()) for name in (self.near, self.far))
+    def check(self, task: Task, baseline: Baseline) -> None:
+        need_baseline(self, baseline, "paired")
+        for part in self._parts():
+            part.check(task, baseline)
+
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
+        near, far = (part.effects(spliced, states) for part in self._parts())
         changes = _stream_changes(spliced, states)
-        found: dict[Site, tuple[Tensor, Tensor]] = {}
+        found: dict[Site, SiteEffects] = {}
         for site in states.sites:
-            features, errors = _shares(spliced, states, site, changes, self.share)
-            found[site] = (
-                near[site][0] + features * (far[site][0] - near[site][0]),
-                near[site][1] + errors * (far[site][1] - near[site][1]),
+            of_features, of_errors = _shares(spliced, states, site, changes, self.share)
+            found[site] = SiteEffects(
+                near[site].features + of_features * (far[site].features - near[site].features),
+                near[site].errors + of_errors * (far[site].errors - near[site].errors),
             )
         return found
+
+    def _parts(self) -> list[Estimator]:
+        return [self.table[name]() for name in (self.near, self.far)]
 
 
 def _position(size: Tensor) -> Tensor:
@@ -84,8 +92,7 @@ def _shares(
 
 def _stream_changes(spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
     """At the sites that the shares need: corrupted less clean, bypasses included [example, slot, width]."""
-    if states.batch.corrupted is None:
-        raise InputError("method 'blend' needs the corrupted prompts' run, and the task has none")
+    assert states.batch.corrupted is not None
     bypassed = {site for site, dictionary in spliced.dictionaries.items() if dictionary.has_bypass}
     needed = {_stream(spliced, site) for site in spliced.sites} | {site for site in bypassed if site.kind == "attn"}
     known = {site: states.sites[site].x_change for site in needed - bypassed if site in states.sites}

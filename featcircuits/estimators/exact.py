@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from featcircuits.estimators.estimator import ROWS, Estimator, SiteEffects
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import SiteState, States
@@ -14,38 +15,39 @@ from featcircuits.states.tally import pieces
 
 
 @dataclass(frozen=True)
-class ExactPatching:
+class ExactPatching(Estimator):
     """effect = m(x | node takes its patched value) - m(x); one forward row per node that moves, 0 for the others.
 
     Rows are batched and start right after the patched site. Editing feature i adds its change times its
     decoder row: the error stays the clean run's.
     """
 
-    max_rows: int = 512
+    compared = ()
+    has_edges = True
 
-    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
-        """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
         return {
-            site: (self._features(spliced, states, site, state), error_effects(spliced, states, site, self.max_rows))
+            site: SiteEffects(_features(spliced, states, site, state), error_effects(spliced, states, site))
             for site, state in states.sites.items()
         }
 
-    def _features(self, spliced: SplicedModel, states: States, site: Site, state: SiteState) -> Tensor:
-        max_rows = spliced.rows_at_once(state.slots, self.max_rows)
-        features = torch.zeros_like(state.change)
-        for part in pieces((state.change != 0).nonzero()[:, 0], max_rows):
-            moves = spliced.dictionaries[site].decoder_rows(state.feature[part]) * state.step[part, None]
-            features[part] = patched_metric(spliced, states, site, state.row[part], moves).to(features.dtype)
-        return features
+
+def _features(spliced: SplicedModel, states: States, site: Site, state: SiteState) -> Tensor:
+    """The effect of each feature entry [n]."""
+    features = torch.zeros_like(state.change)
+    for part in pieces((state.change != 0).nonzero()[:, 0], spliced.rows_at_once(state.slots, ROWS)):
+        moves = spliced.dictionaries[site].decoder_rows(state.feature[part]) * state.step[part, None]
+        features[part] = patched_metric(spliced, states, site, state.row[part], moves).to(features.dtype)
+    return features
 
 
-def error_effects(spliced: SplicedModel, states: States, site: Site, max_rows: int = 512) -> Tensor:
+def error_effects(spliced: SplicedModel, states: States, site: Site) -> Tensor:
     """[example, slot]: m(x | the error there takes its patched value) - m(x), one forward row each."""
     state = states.sites[site]
     changes = state.error_change.flatten(0, 1)
     effects = torch.zeros_like(changes[:, 0])
     moving = (changes != 0).any(-1).nonzero()[:, 0]
-    for part in pieces(moving, spliced.rows_at_once(state.slots, max_rows)):
+    for part in pieces(moving, spliced.rows_at_once(state.slots, ROWS)):
         effects[part] = patched_metric(spliced, states, site, part, changes[part]).to(effects.dtype)
     return effects.view(state.x.shape[:2])
 

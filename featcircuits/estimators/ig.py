@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from featcircuits.estimators.estimator import ROWS, CoefficientEstimator
 from featcircuits.estimators.quadrature import MOST_STEPS, check_quadrature, points
-from featcircuits.inputs.ranges import MOST_ROWS, ranged
+from featcircuits.inputs.ranges import ranged
 from featcircuits.model.sites import Site, resid
 from featcircuits.splicing.spliced import SplicedModel, Start, frozen
 from featcircuits.states.states import States
 
 
 @dataclass(frozen=True)
-class IntegratedGradients:
+class IntegratedGradients(CoefficientEstimator):
     """coefficient = mean of dm/dx along the straight path of the whole site.
 
     Decode being affine, the path of features and error is the path of x itself, so no dictionary
@@ -27,22 +27,19 @@ class IntegratedGradients:
     """
 
     steps: int = ranged(10, 1, MOST_STEPS)
-    rule: str = "left"
-    max_rows: int = ranged(512, 1, MOST_ROWS)
-    """Rows (examples x points x sites) of one forward."""
+    quadrature: str = "left"
+
+    compared = ({}, {"steps": 3, "quadrature": "gauss"})
 
     def __post_init__(self) -> None:
-        check_quadrature(self.rule, self.steps)
-
-    def propagation(self, spliced: SplicedModel, states: States) -> AbstractContextManager[States]:
-        return nullcontext(states)
+        super().__post_init__()
+        check_quadrature(self.quadrature, self.steps)
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
-        """[example, slot, width] at every site."""
         totals = {site: torch.zeros_like(state.x) for site, state in states.sites.items()}
-        path = points(self.rule, self.steps)
+        path = points(self.quadrature, self.steps)
         by_start = sorted(spliced.sites, key=lambda site: (spliced.entry(site).start, site))
-        per_run = spliced.copies_at_once(states.batch.clean, self.max_rows, gradients=True)
+        per_run = spliced.copies_at_once(states.batch.clean, ROWS, gradients=True)
         for start, sites in groupby(by_start, key=lambda site: spliced.entry(site).start):
             jobs = [(site, alpha, weight) for site in sites for alpha, weight in path]
             for begin in range(0, len(jobs), per_run):

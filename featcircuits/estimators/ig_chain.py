@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from featcircuits.estimators.estimator import ROWS, CoefficientEstimator, need_baseline
 from featcircuits.estimators.quadrature import check_quadrature, points
-from featcircuits.inputs.ranges import MOST_ROWS, ranged
+from featcircuits.inputs.ranges import ranged
 from featcircuits.model.sites import Site
 from featcircuits.propagation.carry import carry
 from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.states.baselines import Baseline
 from featcircuits.states.states import States
+from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class ChainedIntegratedGradients:
+class ChainedIntegratedGradients(CoefficientEstimator):
     """coefficient = product of the mean Jacobians from site to site, and m's mean gradient at the end.
 
     At each point of the path every site stands on its own straight line between the two runs, whatever
@@ -29,27 +30,23 @@ class ChainedIntegratedGradients:
     """
 
     steps: int = ranged(2, 1, 100)
-    rule: str = "gauss"
-    max_rows: int = ranged(512, 1, MOST_ROWS)
-    """Rows (examples x points) of one forward; the points of an example stay together."""
-
-    baselines: ClassVar[tuple[str, ...]] = ("paired", "noise")
+    quadrature: str = "gauss"
 
     def __post_init__(self) -> None:
-        check_quadrature(self.rule, self.steps)
+        super().__post_init__()
+        check_quadrature(self.quadrature, self.steps)
 
-    def propagation(self, spliced: SplicedModel, states: States) -> AbstractContextManager[States]:
-        return nullcontext(states)
+    def check(self, task: Task, baseline: Baseline) -> None:
+        need_baseline(self, baseline, "paired", "noise")
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
-        """[example, slot, width] at every site."""
         tokens, examples = states.batch.clean, torch.arange(len(states.batch.index), device=spliced.device)
-        at_once = max(1, spliced.rows_at_once(tokens.ids.shape[1], self.max_rows, gradients=True) // self.steps)
+        at_once = max(1, spliced.rows_at_once(tokens.ids.shape[1], ROWS, gradients=True) // self.steps)
         parts = [self._coefficients(spliced, states, part) for part in examples.split(at_once)]
         return {site: torch.cat([part[site] for part in parts]) for site in spliced.sites}
 
     def _coefficients(self, spliced: SplicedModel, states: States, examples: Tensor) -> dict[Site, Tensor]:
-        path = torch.tensor(points(self.rule, self.steps), dtype=torch.float64)
+        path = torch.tensor(points(self.quadrature, self.steps), dtype=torch.float64)
         alpha, weight = path[:, :, None, None, None].unbind(1)
         rows, folded = examples.repeat(len(path)), (len(path), len(examples))
 

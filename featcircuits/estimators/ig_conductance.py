@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.decomposition import precision
-from featcircuits.errors import InputError
+from featcircuits.estimators.estimator import Estimator, SiteEffects, need_baseline
 from featcircuits.estimators.quadrature import MOST_STEPS, check_quadrature, points
 from featcircuits.inputs.ranges import ranged
 from featcircuits.model.sites import EMBED, Site
 from featcircuits.splicing.spliced import SplicedModel, gradients
-from featcircuits.states.baselines import DENSE_NUMBERS, patched_by_run
+from featcircuits.states.baselines import DENSE_NUMBERS, Baseline, patched_by_run
 from featcircuits.states.contraction import contract
 from featcircuits.states.states import SiteState, States
 from featcircuits.states.tally import pieces
+from featcircuits.tasks.task import Task
 
 
 class _Along(NamedTuple):
@@ -31,7 +32,7 @@ class _Along(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Conductance:
+class Conductance(Estimator):
     """effect = sum over the path of dm/dnode times the node's own increment.
 
     The path is that of `ig-inputs`: the embeddings go from the clean prompt to the corrupted one. There
@@ -41,21 +42,21 @@ class Conductance:
     """
 
     steps: int = ranged(5, 1, MOST_STEPS)
-    rule: str = "gauss"
-
-    baselines: ClassVar[tuple[str, ...]] = ("paired",)
+    quadrature: str = "gauss"
 
     def __post_init__(self) -> None:
-        check_quadrature(self.rule, self.steps)
+        super().__post_init__()
+        check_quadrature(self.quadrature, self.steps)
 
-    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, tuple[Tensor, Tensor]]:
-        """Per site: the effect of each feature entry [n], and of the error [example, slot]."""
-        if states.batch.corrupted is None:
-            raise InputError("method 'ig-conductance' moves the inputs to the corrupted prompt, and the task has none")
+    def check(self, task: Task, baseline: Baseline) -> None:
+        need_baseline(self, baseline, "paired")
+
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
+        assert states.batch.corrupted is not None
         embed = spliced.architecture.module(spliced.model, EMBED)
         with torch.no_grad():
             move = embed(states.batch.corrupted.ids) - embed(states.batch.clean.ids)
-        path = points(self.rule, self.steps)
+        path = points(self.quadrature, self.steps)
         ends = list(accumulate(weight for _, weight in path))
         before = _along(spliced, states, 0 * move)
         totals: dict[Site, list[Tensor]] = {}
@@ -70,7 +71,7 @@ class Conductance:
                 parts = contract(moved, spliced, site, slopes[site])
                 totals[site] = [a + b for a, b in zip(totals[site], parts, strict=True)] if site in totals else [*parts]
             before = after
-        return {site: (features, errors) for site, (features, errors) in totals.items()}
+        return {site: SiteEffects(*parts) for site, parts in totals.items()}
 
 
 def _along(spliced: SplicedModel, states: States, move: Tensor) -> dict[Site, _Along]:

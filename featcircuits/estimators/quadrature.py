@@ -36,14 +36,14 @@ MOST_STEPS = 1000
 """Gauss-Legendre solves an eigenproblem of this size, and each point is a backward pass."""
 
 
-def check_quadrature(rule: str, steps: int) -> None:
-    """Refuse an unknown rule, and more or fewer steps than integrated gradients can have."""
-    if rule not in QUADRATURES:
-        raise InputError(f"unknown quadrature {shortened(rule)}; {known(QUADRATURES, rule)}")
+def check_quadrature(quadrature: str, steps: int) -> None:
+    """Refuse an unknown quadrature, and more or fewer steps than integrated gradients can have."""
+    if quadrature not in QUADRATURES:
+        raise InputError(f"unknown quadrature {shortened(quadrature)}; {known(QUADRATURES, quadrature)}")
     check_number("steps", steps, Range(1, MOST_STEPS))
 
 
-def points(rule: str, steps: int) -> Points:
-    """The rule's points; an unknown rule or number of steps is an `InputError`."""
-    check_quadrature(rule, steps)
-    return QUADRATURES[rule](steps)
+def points(quadrature: str, steps: int) -> Points:
+    """Its points; an unknown quadrature or number of steps is an `InputError`."""
+    check_quadrature(quadrature, steps)
+    return QUADRATURES[quadrature](steps)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from featcircuits.estimators.estimator import CoefficientEstimator
 from featcircuits.model.sites import Site
 from featcircuits.propagation import propagation, rule_names
 from featcircuits.splicing.spliced import SplicedModel, gradients
@@ -15,7 +16,7 @@ from featcircuits.states.states import States
 
 
 @dataclass(frozen=True)
-class RelevancePatching:
+class RelevancePatching(CoefficientEstimator):
     """coefficient = what a backward pass of m under the rules brings to x in the clean run.
 
     Relevance passes a spliced site unchanged, as gradients do: the coefficient at a feature is
@@ -26,6 +27,7 @@ class RelevancePatching:
     rules: str = "default"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         rule_names(self.rules)
 
     @contextmanager
@@ -35,6 +37,5 @@ class RelevancePatching:
             yield states
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
-        """[example, slot, width] at every site."""
         with self.propagation(spliced, states):
             return gradients(spliced, states.batch.clean, states.objective, spliced.sites)

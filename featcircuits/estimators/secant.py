@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from featcircuits.errors import InputError
+from featcircuits.estimators.estimator import CoefficientEstimator, need_baseline
 from featcircuits.model.sites import Site
 from featcircuits.propagation import secants
 from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.states.baselines import Baseline
 from featcircuits.states.states import States
+from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Secant:
+class Secant(CoefficientEstimator):
     """coefficient = what a backward pass of m brings to x, each module passing on its secant.
 
     A module's secant takes its change between the clean and the corrupted run exactly to that of its
@@ -26,19 +27,18 @@ class Secant:
     therefore add up to m(corrupted) - m(clean). Two forwards and one backward for all sites.
     """
 
-    baselines: ClassVar[tuple[str, ...]] = ("paired",)
+    def check(self, task: Task, baseline: Baseline) -> None:
+        need_baseline(self, baseline, "paired")
 
     @contextmanager
     def propagation(self, spliced: SplicedModel, states: States) -> Iterator[States]:
-        """Secants on the model and in m; raises `InputError` where prompts have no pair."""
-        if states.batch.corrupted is None:
-            raise InputError("method 'secant' goes from the clean to the corrupted prompt, and the task has none")
+        """Secants on the model and in m."""
+        assert states.batch.corrupted is not None
         with secants(spliced.model, spliced.architecture):
             with torch.no_grad():
                 toward = spliced.run(states.batch.corrupted, answers_only=True)
             yield replace(states, objective=states.objective._replace(toward=toward))
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
-        """[example, slot, width] at every site."""
         with self.propagation(spliced, states) as between:
             return gradients(spliced, states.batch.clean, between.objective, spliced.sites)

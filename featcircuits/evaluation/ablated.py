@@ -17,7 +17,7 @@ from torch import Tensor
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.decomposition import precision
-from featcircuits.errors import InputError
+from featcircuits.errors import InputError, known, shortened
 from featcircuits.evaluation.ablations import Ablation, Values
 from featcircuits.inputs.ranges import ROWS, check_number
 from featcircuits.model.nodes import Node, Place
@@ -29,13 +29,13 @@ from featcircuits.states.index import NodeIndex
 from featcircuits.states.states import Objective
 from featcircuits.tasks.task import Batch, Task
 
-ERRORS = ("nodes", "keep", "remove")
+ERROR_NODES = ("as-circuit", "keep", "remove")
 
 
-def check_error_terms(errors: str) -> None:
+def check_error_nodes(error_nodes: str) -> None:
     """Refuse an unknown treatment of error terms."""
-    if errors not in ERRORS:
-        raise InputError(f"errors is {errors!r}; known: {', '.join(ERRORS)}")
+    if error_nodes not in ERROR_NODES:
+        raise InputError(f"error_nodes is {shortened(error_nodes)}; {known(ERROR_NODES, error_nodes)}")
 
 
 NEVER = torch.iinfo(torch.int32).max
@@ -55,14 +55,14 @@ class Subgraph:
     first: int = 0
     toggled: int | None = None
 
-    def keeps(self, site: Site, errors: str, places: Tensor) -> Tensor:
+    def keeps(self, site: Site, error_nodes: str, places: Tensor) -> Tensor:
         """[n, n_features + 1] for places [n]: True where a node is not ablated."""
         ranks = self.ranks[site][places]
         keep = ((ranks >= self.first) & (ranks < self.size)) ^ self.complement
         if self.toggled is not None:
             keep ^= ranks == self.toggled
-        if errors != "nodes":
-            keep[:, -1] = errors == "keep"
+        if error_nodes != "as-circuit":
+            keep[:, -1] = error_nodes == "keep"
         return keep
 
 
@@ -114,20 +114,20 @@ def metric_model(spliced: SplicedModel, task: Task, batch_size: int) -> Tensor:
 class AblatedModel:
     """A model whose nodes outside a subgraph take an ablation's values.
 
-    All sites of `spliced` are ablated; layers before `start_layer` are not run again. `errors`:
+    All sites of `spliced` are ablated; layers before `start_layer` are not run again. `error_nodes`:
     error nodes as the subgraph says ("nodes"), all kept ("keep"), or all ablated ("remove").
     """
 
     spliced: SplicedModel
     ablation: Ablation
-    errors: str = "nodes"
+    error_nodes: str = "as-circuit"
     start_layer: int = 0
     batch_size: int = 32
     max_rows: int = 1024
     """Rows (subgraphs x examples) of one forward."""
 
     def __post_init__(self) -> None:
-        check_error_terms(self.errors)
+        check_error_nodes(self.error_nodes)
         check_number("max_rows", self.max_rows, ROWS)
 
     def metric(self, task: Task, subgraphs: Sequence[Subgraph], progress: Progress = silent) -> Tensor:
@@ -167,7 +167,7 @@ class AblatedModel:
             # dense features exist for a few positions at a time; padding is at no place and stays as it is
             size = max(1, DENSE_NUMBERS // (len(subgraphs) * (dictionary.n_features + 1)))
             for at in (places >= 0).nonzero()[:, 0].split(size):
-                kept = torch.stack([subgraph.keeps(site, self.errors, places[at]) for subgraph in subgraphs])
+                kept = torch.stack([subgraph.keeps(site, self.error_nodes, places[at]) for subgraph in subgraphs])
                 ablated[:, at] = _ablated(dictionary, x_at[:, at], read_at[:, at], value, at, kept).to(x.dtype)
             return ablated.view_as(x)
 

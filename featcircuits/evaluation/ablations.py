@@ -1,18 +1,20 @@
 """Ablations: what a node outside the circuit is set to.
 
 Values are states of the unedited model on the reference prompts: the corrupted prompts of a paired
-task, the prompts themselves otherwise. A new ablation is a class and a row of `ABLATIONS`.
+task, the prompts themselves otherwise. A new ablation is a class, here or in a file of its own, and a row in
+`featcircuits.evaluation.table`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import torch
 
 from featcircuits.errors import InputError
+from featcircuits.evaluation.table import ABLATIONS
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel, check_finite
 from featcircuits.states.baselines import Means, Patched, mean_states, patched_by_run, patched_by_zero
@@ -23,32 +25,50 @@ Values = Callable[[Site], Patched]
 """site -> what ablated nodes become there."""
 
 
-class Ablation(Protocol):
-    """`places`: at which places of the prompts values are told apart; None where they are the same everywhere."""
+class Ablation(ABC):
+    """Values for nodes outside the circuit, ready for the examples of one task."""
 
     @property
-    def places(self) -> str | None: ...
+    @abstractmethod
+    def places(self) -> str | None:
+        """At which places of the prompts values are told apart; None where they are the same everywhere."""
 
+    @classmethod
+    def check(cls, task: Task) -> None:
+        """Raise `InputError` for a task that the ablation cannot have; most can have any."""
+        return
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
+        """The ablation with its values for a task."""
+
+    @abstractmethod
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
         """The values for the examples of one batch."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
-class Zero:
+class Zero(Ablation):
     """Features and error 0: a site with everything ablated emits its decoder's bias."""
 
-    places = None
+    @property
+    def places(self) -> None:
+        return None
+
+    @classmethod
+    def prepare(cls, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Zero:
+        return cls()
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
         return lambda site: patched_by_zero(spliced, site)
 
 
 @dataclass(frozen=True, eq=False)
-class Mean:
+class Mean(Ablation):
     """The mean over all reference prompts at the same place of those that they have in common.
 
-    These are the finest there are, wherever the circuit's nodes stand (`featcircuits.tasks.alignment`).
+    These are the finest places that there are, wherever the circuit's nodes are (`featcircuits.tasks.alignment`).
     """
 
     means: Means
@@ -57,21 +77,39 @@ class Mean:
     def places(self) -> str:
         return self.means.alignment.kind
 
+    @classmethod
+    def prepare(cls, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Mean:
+        return cls(mean_states(spliced, task, batch_size))
+
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
         return self.means.values(task, batch)
 
 
 @dataclass(frozen=True, eq=False)
-class Resample:
+class Resample(Ablation):
     """The state of another reference prompt: of example `rows[b]` for example b.
 
-    With its own number for each example this is the corrupted twin's state, so that m(empty) is
-    the corrupted prompts'. `rows` is one list for all sites, or a mapping from site names to lists.
+    `rows` is one list for all sites, or a mapping from site names to lists; `prepare` draws one list.
     """
 
     rows: Sequence[int] | Mapping[str, Sequence[int]]
 
-    places = POSITION
+    @property
+    def places(self) -> str:
+        return POSITION
+
+    @classmethod
+    def check(cls, task: Task) -> None:
+        if len({len(example.clean) for example in task.examples}) > 1:
+            raise InputError(
+                f"{task.name}: ablation='resample' takes states position by position and needs prompts of one length; "
+                "use ablation='mean'"
+            )
+
+    @classmethod
+    def prepare(cls, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Resample:
+        draw = torch.randint(len(task), (len(task),), generator=torch.Generator().manual_seed(seed))
+        return cls(draw.tolist())
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
         # all runs happen here: the values are asked for inside another forward's hooks
@@ -84,6 +122,23 @@ class Resample:
         return lambda site: found[site]
 
 
+@dataclass(frozen=True, eq=False)
+class Paired(Resample):
+    """The state of the corrupted twin, so that F(empty) is the corrupted prompts'."""
+
+    @classmethod
+    def check(cls, task: Task) -> None:
+        if not task.paired:
+            raise InputError(
+                f"{task.name}: ablation='paired' takes the state of the corrupted prompt, and there are no pairs; give "
+                "ablation='mean', 'zero' or 'resample' (--ablation mean), or corrupted prompts"
+            )
+
+    @classmethod
+    def prepare(cls, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Paired:
+        return cls(range(len(task)))
+
+
 def _values(spliced: SplicedModel, task: Task, batch: Batch, rows: Sequence[int]) -> dict[Site, Patched]:
     other = task.batch([int(rows[number]) for number in batch.index.tolist()]).to(spliced.device)
     logits, seen = spliced.record(other.corrupted or other.clean, spliced.with_reads(spliced.sites))
@@ -91,69 +146,15 @@ def _values(spliced: SplicedModel, task: Task, batch: Batch, rows: Sequence[int]
     return {site: patched_by_run(spliced, site, seen) for site in spliced.sites}
 
 
-def _zero(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
-    return Zero()
+def prepared_ablation(
+    ablation: str | Ablation, spliced: SplicedModel, task: Task, batch_size: int, seed: int
+) -> Ablation:
+    """An ablation by name with its values for a task; an ablation that has them is returned as it is.
 
-
-def _mean(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
-    return Mean(mean_states(spliced, task, batch_size))
-
-
-def _resample(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
-    draw = torch.randint(len(task), (len(task),), generator=torch.Generator().manual_seed(seed))
-    return Resample(draw.tolist())
-
-
-def _paired(spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
-    return Resample(range(len(task)))
-
-
-def _any(task: Task) -> None:
-    """Every task will do."""
-
-
-def _one_length(task: Task) -> None:
-    if len({len(example.clean) for example in task.examples}) > 1:
-        raise InputError(
-            f"{task.name}: ablation='resample' takes states position by position and needs prompts of one length; "
-            "use ablation='mean'"
-        )
-
-
-def _pairs(task: Task) -> None:
-    if not task.paired:
-        raise InputError(
-            f"{task.name}: ablation='paired' takes the state of the corrupted prompt, and there are no pairs; give "
-            "ablation='mean', 'zero' or 'resample' (--ablation mean), or corrupted prompts"
-        )
-
-
-class Kind(NamedTuple):
-    """`check` raises `InputError` for a task that the ablation cannot have; `prepare` makes it for one."""
-
-    check: Callable[[Task], None]
-    prepare: Callable[[SplicedModel, Task, int, int], Ablation]
-
-
-ABLATIONS: Mapping[str, Kind] = {
-    "mean": Kind(_any, _mean),
-    "zero": Kind(_any, _zero),
-    "resample": Kind(_one_length, _resample),
-    "paired": Kind(_pairs, _paired),
-}
-
-
-def ablation_kind(name: str) -> Kind:
-    """By name; an unknown one is an `InputError`."""
-    if name not in ABLATIONS:
-        raise InputError(f"unknown ablation {name!r}; known: {', '.join(ABLATIONS)}")
-    return ABLATIONS[name]
-
-
-def ablation_named(name: str | Ablation, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Ablation:
-    """Prepare an ablation for a task; an unknown name, and a task that it cannot have, is an `InputError`."""
-    if not isinstance(name, str):
-        return name
-    kind = ablation_kind(name)
+    Raises `InputError` for an unknown name, and for a task that the ablation cannot have.
+    """
+    if isinstance(ablation, Ablation):
+        return ablation
+    kind = ABLATIONS.named(ablation)
     kind.check(task)
     return kind.prepare(spliced, task, batch_size, seed)

@@ -12,18 +12,20 @@ from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import (
     AblatedModel,
     Subgraph,
-    check_error_terms,
+    check_error_nodes,
     circuit_subgraph,
     metric_model,
     ranks_of,
 )
-from featcircuits.evaluation.ablations import Ablation, ablation_named
+from featcircuits.evaluation.ablations import Ablation, prepared_ablation
 from featcircuits.evaluation.curves import check_sizes, curve_of, default_sizes, shuffled, subgraphs_of_sizes
 from featcircuits.evaluation.faithfulness import Reference, area, area_from_one, faithfulness, invalid_reason
 from featcircuits.evaluation.intervals import interval, parts
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.evaluation.scope import COUNTED, scope_of, varying
+from featcircuits.inputs.defaults import DRAWS
 from featcircuits.inputs.ranges import SEEDS, Range, check_number
+from featcircuits.inputs.renamed import takes_new_words
 from featcircuits.model.nodes import Node, nodes_of
 from featcircuits.model.sites import EMBED
 from featcircuits.progress import Progress, silent
@@ -40,18 +42,19 @@ MOST_DRAWS = 1000
 """Each is a random circuit of as many nodes, and a run at every size."""
 
 
+@takes_new_words
 def evaluate(
     spliced: SplicedModel,
     circuit: Circuit,
     task: Task,
     *,
     ablation: str | Ablation = "mean",
-    errors: str = "nodes",
+    error_nodes: str = "as-circuit",
     start_layer: int = 0,
     embed: bool | None = None,
     ranking: Circuit | Sequence[Node | str] | None = None,
     sizes: Sequence[int] | None = None,
-    draws: int = 5,
+    draws: int = DRAWS,
     seed: int = 0,
     batch_size: int = 32,
     max_rows: int = 1024,
@@ -61,7 +64,7 @@ def evaluate(
     """Faithfulness and completeness of a circuit on a task, as Marks et al. (2024, section 4) define them.
 
     `ablation`: "mean", "zero", "resample", "paired", or an object from `featcircuits.evaluation`.
-    `errors`: error nodes as the circuit says ("nodes"), all kept ("keep") or all ablated ("remove").
+    `error_nodes`: as the circuit says ("as-circuit"), all kept ("keep") or all ablated ("remove").
     Sizes and nodes are counted among those that this leaves open, so only features under the last two.
     `start_layer`: sites of earlier layers are given for free, and so is the embedding unless
     `start_layer` is 0 or `embed` says otherwise. `ranking`: nodes for the curve
@@ -75,7 +78,7 @@ def evaluate(
     check_circuit(spliced, circuit, check=check, whole=True)
     if isinstance(ranking, Circuit):
         check_circuit(spliced, ranking, "ranking", check=check, whole=True)
-    check_error_terms(errors)
+    check_error_nodes(error_nodes)
     check_number("draws", draws, Range(0, MOST_DRAWS))
     check_number("seed", seed, SEEDS)
     if ranking is not None and sizes is not None and not len(sizes):
@@ -84,11 +87,11 @@ def evaluate(
     _check_match(circuit, task)
     require_behaviour(spliced, task)
     familiar = compared(circuit.manifest, task, spliced.tokenizer)
-    order = varying(_order(spliced, task, circuit if ranking is None else ranking), scope, errors)
+    order = varying(_order(spliced, task, circuit if ranking is None else ranking), scope, error_nodes)
     chosen_sizes = default_sizes(order) if sizes is None else check_sizes(sizes, len(order))
-    prepared = ablation_named(ablation, scope, task, batch_size, seed)
+    prepared = prepared_ablation(ablation, scope, task, batch_size, seed)
     places: str | None = getattr(prepared, "places", None)
-    ablated = AblatedModel(scope, prepared, errors, start_layer, batch_size, max_rows)
+    ablated = AblatedModel(scope, prepared, error_nodes, start_layer, batch_size, max_rows)
     measured, folds = _measure(ablated, circuit, task), []
     if isinstance(ablation, str) and measured.invalid is None:
         folds = _folds(ablated, circuit, task, ablation, seed, order, chosen_sizes)
@@ -109,8 +112,8 @@ def evaluate(
         interval=interval(measured.faithfulness, [fold.faithfulness for fold in folds]),
         folds=len(folds),
         features_alone=measured.features_alone,
-        counted=COUNTED[errors],
-        n_nodes=len(varying(circuit.nodes, scope, errors)),
+        counted=COUNTED[error_nodes],
+        n_nodes=len(varying(circuit.nodes, scope, error_nodes)),
         n_error_nodes=sum(node.site in scope.dictionaries and node.is_error for node in circuit.nodes),
         n_edges=_edges_in_scope(circuit, scope),
         n_examples=len(task),
@@ -118,7 +121,7 @@ def evaluate(
         metric=task.metric,
         ablation=ablation if isinstance(ablation, str) else type(ablation).__name__.lower(),
         ablation_places=places,
-        errors=errors,
+        error_nodes=error_nodes,
         start_layer=start_layer,
         embed=EMBED in scope.dictionaries,
         seed=seed,
@@ -147,7 +150,7 @@ def _measure(ablated: AblatedModel, circuit: Circuit, task: Task) -> _Measured:
     own = circuit_subgraph(ablated.spliced, circuit, task.places)
     nothing, everything = Subgraph(own.ranks, 0), Subgraph(own.ranks, 0, complement=True)
     inside, complement, empty = ablated.metric(task, [own, Subgraph(own.ranks, own.size, complement=True), nothing])
-    without_errors = replace(ablated, errors="remove")
+    without_errors = replace(ablated, error_nodes="remove")
     all_features, no_features = without_errors.metric(task, [everything, nothing])
     model = metric_model(ablated.spliced, task, ablated.batch_size)
 
@@ -212,7 +215,7 @@ def _folds(
     """Scores of each part, with ablation values drawn from the part alone."""
     folds, ranks = [], ranks_of(ablated.spliced, task.places, order)
     for number, part in enumerate(parts(task)):
-        prepared = ablation_named(ablation, ablated.spliced, part, ablated.batch_size, seed + number)
+        prepared = prepared_ablation(ablation, ablated.spliced, part, ablated.batch_size, seed + number)
         own = replace(ablated, ablation=prepared)
         measured = _measure(own, circuit, part)
         metrics = own.metric(part, [Subgraph(ranks, size) for size in sizes]).mean(1).tolist() if sizes else []

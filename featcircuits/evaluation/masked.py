@@ -30,8 +30,10 @@ def masked_metric(ablated: AblatedModel, prepared: Prepared, masks: Masks) -> Te
 
     def mix(site: Site, x: Tensor, read: Tensor) -> Tensor:
         mask = masks[site][places.clamp(min=0)]
-        if ablated.errors != "nodes":
-            mask = torch.cat([mask[..., :-1], torch.full_like(mask[..., -1:], float(ablated.errors == "keep"))], -1)
+        if ablated.error_nodes != "as-circuit":
+            mask = torch.cat(
+                [mask[..., :-1], torch.full_like(mask[..., -1:], float(ablated.error_nodes == "keep"))], -1
+            )
         mixed = _mixed(ablated.spliced.dictionaries[site], x, read, prepared.values(site), rows, mask)
         return torch.where(places[..., None] >= 0, mixed.to(x.dtype), x)
 

@@ -47,9 +47,9 @@ class Report:
     parts of the examples that each draw their own ablation values; None with too few examples.
     `features_alone`: faithfulness of all features with every error term ablated, the empty circuit too. It says
     what the dictionaries explain. It bounds no circuit with error nodes: these may carry more.
-    Nodes and edges are counted in scope: at the sites that are ablated. Under errors="keep" and "remove" error
+    Nodes and edges are counted in scope: at the sites that are ablated. Under error_nodes="keep" and "remove" error
     nodes are no choice of the circuit's, and `n_nodes` and all sizes count features alone (`counted`). `F_empty` is
-    under the same setting: with errors="keep" the empty circuit has every error term.
+    under the same setting: with error_nodes="keep" the empty circuit has every error term.
     `ablation_places`: where ablation values stand ("position", "role", "from the end", "anywhere"), whatever the
     circuit's places; None where they are the same everywhere.
     `held_out`: True where none of the examples was traced on, None where that is unknown; `n_seen`: how many were.
@@ -76,7 +76,7 @@ class Report:
     metric: str
     ablation: str
     ablation_places: str | None
-    errors: str
+    error_nodes: str
     start_layer: int
     embed: bool
     seed: int

@@ -24,13 +24,15 @@ def scope_of(spliced: SplicedModel, start_layer: int, embed: bool | None = None)
     return scope
 
 
-def varying(nodes: Iterable[Node], scope: SplicedModel, errors: str) -> list[Node]:
+def varying(nodes: Iterable[Node], scope: SplicedModel, error_nodes: str) -> list[Node]:
     """The nodes that a circuit decides on: at the ablated sites, and errors only where they are nodes like others."""
-    return [node for node in nodes if node.site in scope.dictionaries and (errors == "nodes" or not node.is_error)]
+    return [
+        node for node in nodes if node.site in scope.dictionaries and (error_nodes == "as-circuit" or not node.is_error)
+    ]
 
 
 COUNTED = {
-    "nodes": "features and errors",
+    "as-circuit": "features and errors",
     "keep": "features; every error kept",
     "remove": "features; every error ablated",
 }

@@ -9,7 +9,7 @@ from featcircuits.errors import InputError, shortened
 _MADE_BY = {
     "SplicedModel": "fc.load(...)",
     "Task": "fc.Task.from_jsonl(path, model.tokenizer)",
-    "Circuit": "fc.trace(model, task) or fc.Circuit.load(path)",
+    "Circuit": "fc.trace(model, task).circuit or fc.Circuit.load(path)",
     "NodeEffects": "fc.node_effects(model, task)",
 }
 

@@ -1,74 +1,126 @@
-"""Things chosen by name, with options after colons, as users write them: `ratio` or `ratio:positive=0.8`."""
+"""Values chosen by name, with options after colons, as users write them: `ratio` or `ratio:positive=0.8`.
+
+A kind of value (estimators, selection rules, ...) has one `Table` of names, and each of its rows is a frozen
+dataclass that derives from `Variant`. Text is parsed once, where it comes in; from there on the value is passed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, fields
-from typing import Any
+from importlib import import_module
+from typing import Any, ClassVar, Generic, TypeVar
 
 from featcircuits.errors import InputError, known, shortened
 from featcircuits.inputs.ranges import MOST, Range, check_kind, check_number, read_number
+from featcircuits.inputs.renamed import told
 
-Table = Mapping[str, Callable[..., Any]]
-"""Name -> a dataclass whose fields, with their defaults, are the options; `ranged` gives one a range."""
+V = TypeVar("V")
 
 _COUNTS = Range(1, MOST)
 
 
-def options_of(name: str, table: Table, what: str) -> dict[str, Any]:
-    """The options of a row of a table, with their defaults; an unknown name is an `InputError`."""
-    return {option.name: option.default for option in _fields(name, table, what)}
+class Table(Mapping[str, type[V]], Generic[V]):
+    """Name -> class. A class is imported when it is first asked for, so that names alone cost nothing.
 
+    `what` the rows are, for messages. `rows`: name -> "module.Class", seen from the module `package`.
+    """
 
-def built(name: str, table: Table, what: str, options: Mapping[str, Any]) -> Any:
-    """A row of a table with options; raises `InputError` for unknown ones, wrong types and numbers out of range."""
-    check_options(name, table, what, options)
-    for option in _fields(name, table, what):
-        if option.name in options:
-            _check(f"{what} {name!r}: {option.name}", options[option.name], option)
-    return table[name](**options)
+    def __init__(self, what: str, package: str, rows: Mapping[str, str]) -> None:
+        self.what, self.package, self.rows = what, package, rows
 
+    def __getitem__(self, name: str) -> type[V]:
+        module, _, kind = self.rows[name].rpartition(".")
+        return getattr(import_module(f"{self.package}.{module}"), kind)
 
-def check_options(name: str, table: Table, what: str, options: Iterable[str], further: Iterable[str] = ()) -> None:
-    """Refuse an option that the row does not have, naming the rows that have it."""
-    own = [*options_of(name, table, what), *further]
-    for option in options:
-        if option not in own:
-            others = [other for other in table if option in options_of(other, table, what)]
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.rows
+
+    def name_of(self, kind: type) -> str:
+        """The name of a row's class; of a class without a row its own name."""
+        return next((name for name in self if self._place(name) == (kind.__module__, kind.__name__)), kind.__name__)
+
+    def _place(self, name: str) -> tuple[str, str]:
+        module, _, kind = self.rows[name].rpartition(".")
+        return f"{self.package}.{module}", kind
+
+    def named(self, name: str) -> type[V]:
+        """The class of a name; an unknown name is an `InputError`."""
+        check_kind(self.what, name, str)
+        if name not in self.rows:
+            raise InputError(f"unknown {self.what} {shortened(name)}; {known(self, name)}")
+        return self[name]
+
+    def parse(self, value: str | V) -> V:
+        """The value that a text describes, such as `ig:steps=5`; a value is returned as it is.
+
+        Raises `InputError` for an unknown name or option, an option given twice, and a value that the option cannot
+        have.
+        """
+        if isinstance(value, Variant) and value.table is self:
+            return value  # type: ignore[return-value]
+        check_kind(self.what, value, str)
+        name, *parts = (part.strip() for part in str(value).split(":"))
+        options: dict[str, Any] = {}
+        for part in parts:
+            key, _, text = part.partition("=")
+            option = self._option(name, key)
+            if key in options:
+                raise InputError(f"{self.what} {shortened(value)}: {key} is given twice")
+            kind = type(option.default)
+            options[key] = text if kind is str else read_number(f"{self.what} {shortened(value)}: {key}", text, kind)
+        return self.named(name)(**options)
+
+    def _option(self, name: str, key: str) -> Field[Any]:
+        """An option of a row by name; one that it does not have is refused, naming the rows that have it."""
+        own = {option.name: option for option in fields(self.named(name))}  # type: ignore[arg-type]
+        if (message := told(key, own)) is not None:
+            raise InputError(f"{self.what} {name!r}: {message}")
+        if key not in own:
+            others = [row for row, kind in self.items() if key in [option.name for option in fields(kind)]]  # type: ignore[arg-type]
             having = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} it" if others else ""
             raise InputError(
-                f"{what} {name!r} has no option {shortened(option)}; its options: {', '.join(own) or 'none'}{having}"
+                f"{self.what} {name!r} has no option {shortened(key)}; its options: {', '.join(own) or 'none'}{having}"
             )
+        return own[key]
 
 
-def parse_named(
-    text: str, table: Table, what: str, further: Mapping[str, Any] | None = None
-) -> tuple[str, dict[str, Any]]:
-    """The name and the options written after it, each of the type of its default.
+class Variant:
+    """A row of a table: a frozen dataclass whose fields, with their defaults, are the options.
 
-    `what` a table holds, for messages. `further`: options that every name takes, with their defaults. Raises
-    `InputError` for an unknown name or option, one given twice, and a value that is not of the type.
+    `ranged` gives the number of an option its range. Options are checked whenever a value is made: a wrong type and
+    a number out of its range are an `InputError`.
     """
-    check_kind(what, text, str)
-    name, *parts = (part.strip() for part in text.split(":"))
-    defaults = {**options_of(name, table, what), **(further or {})}
-    options: dict[str, Any] = {}
-    for part in parts:
-        key, _, value = part.partition("=")
-        check_options(name, table, what, [key], further or ())
-        if key in options:
-            raise InputError(f"{what} {shortened(text)}: {key} is given twice")
-        kind = type(defaults[key])
-        where = f"{what} {shortened(text)}: {key}"
-        options[key] = value if kind is str else read_number(where, value, kind)
-    return name, options
+
+    table: ClassVar[Table[Any]]
+
+    def __post_init__(self) -> None:
+        for option in fields(self):  # type: ignore[arg-type]
+            _check(f"{self.table.what} {self.name!r}: {option.name}", getattr(self, option.name), option)
+
+    @property
+    def name(self) -> str:
+        """In its table."""
+        return self.table.name_of(type(self))
+
+    def __str__(self) -> str:
+        """The text that describes it: its name, and the options that differ from their defaults."""
+        options = {option.name: getattr(self, option.name) for option in fields(self) if _differs(self, option)}  # type: ignore[arg-type]
+        return ":".join([self.name, *(f"{key}={_written(value)}" for key, value in options.items())])
 
 
-def _fields(name: str, table: Table, what: str) -> tuple[Field[Any], ...]:
-    check_kind(what, name, str)
-    if name not in table:
-        raise InputError(f"unknown {what} {shortened(name)}; {known(table, name)}")
-    return fields(table[name])  # type: ignore[arg-type]
+def _differs(variant: Variant, option: Field[Any]) -> bool:
+    return getattr(variant, option.name) != option.default
+
+
+def _written(value: Any) -> str:
+    return "+".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _check(where: str, value: Any, option: Field[Any]) -> None:

@@ -6,16 +6,12 @@ from dataclasses import dataclass
 
 from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence
-from featcircuits.states.baselines import Baseline
-from featcircuits.tasks.task import Task
+from featcircuits.selection.rule import SelectionRule
 
 
 @dataclass(frozen=True)
-class ByEffect:
+class ByEffect(SelectionRule):
     """Descending |effect|."""
-
-    def check(self, task: Task, baseline: Baseline) -> None:
-        """Needs nothing."""
 
     def order(self, evidence: Evidence) -> list[Node]:
         return evidence.by_effect()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from featcircuits.circuit.circuit import NodeScore
 from featcircuits.effects.nodes import NodeEffects
 from featcircuits.errors import InputError
-from featcircuits.evaluation.ablated import AblatedModel, check_error_terms
-from featcircuits.evaluation.ablations import ABLATIONS, ablation_kind, ablation_named
+from featcircuits.evaluation import ABLATIONS
+from featcircuits.evaluation.ablated import AblatedModel, check_error_nodes
+from featcircuits.evaluation.ablations import prepared_ablation
 from featcircuits.evaluation.scope import scope_of, varying
 from featcircuits.model.nodes import Node
 from featcircuits.progress import Progress
@@ -38,17 +39,17 @@ class Evidence:
         """Strongest |effect| first; equal ones in forward order."""
         return strongest({node: score.effect for node, score in self.scores.items()})
 
-    def ablated(self, ablation: str, errors: str) -> AblatedModel:
+    def ablated(self, ablation: str, error_nodes: str) -> AblatedModel:
         """The model with everything outside a circuit ablated, on the examples of the task."""
         name = _ablation_of(ablation, self.effects.baseline)
         scope, batch_size = scope_of(self.spliced, self.start_layer), self.effects.batch_size
-        prepared = ablation_named(name, scope, self.task, batch_size, self.seed)
-        return AblatedModel(scope, prepared, errors, self.start_layer, batch_size)
+        prepared = prepared_ablation(name, scope, self.task, batch_size, self.seed)
+        return AblatedModel(scope, prepared, error_nodes, self.start_layer, batch_size)
 
-    def searched(self, errors: str) -> tuple[list[Node], list[Node]]:
+    def searched(self, error_nodes: str) -> tuple[list[Node], list[Node]]:
         """By effect: the nodes that a search decides on, and error nodes where all are kept or ablated."""
         ranked = self.by_effect()
-        open_nodes = varying(ranked, self.spliced, errors)
+        open_nodes = varying(ranked, self.spliced, error_nodes)
         decided = set(open_nodes)
         return open_nodes, [node for node in ranked if node not in decided]
 
@@ -58,10 +59,10 @@ def strongest(values: Mapping[Node, float]) -> list[Node]:
     return sorted(values, key=lambda node: -abs(values[node]))
 
 
-def check_search(ablation: str, errors: str, task: Task, baseline: Baseline) -> None:
+def check_search(ablation: str, error_nodes: str, task: Task, baseline: Baseline) -> None:
     """Refuse settings of a rule that runs ablated models, and ablations that the task cannot have."""
-    check_error_terms(errors)
-    ablation_kind(_ablation_of(ablation, baseline)).check(task)
+    check_error_nodes(error_nodes)
+    ABLATIONS.named(_ablation_of(ablation, baseline)).check(task)
 
 
 def _ablation_of(ablation: str, baseline: Baseline) -> str:

@@ -12,35 +12,37 @@ from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
 from featcircuits.inputs.ranges import MOST, ranged
 from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_search, strongest
+from featcircuits.selection.rule import SelectionRule
 from featcircuits.states.baselines import Baseline
 from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(SelectionRule):
     """From a circuit of the `pool` strongest nodes down to `smallest`, by exact effects inside it.
 
     In each round every node of the circuit is ablated in it alone, and every one of the quarter as many
     nodes that stand next is restored in it alone. These nodes are ordered anew by how much that changes F,
     and the weakest `drop` share of the circuit leaves. One ablated run a node tried, round and example.
-    `ablation`, `errors`: as in `featcircuits.selection.iterated`.
+    `ablation`, `error_nodes`: as in `featcircuits.selection.iterated`.
     """
 
     pool: int = ranged(128, 1, MOST)
     drop: float = ranged(0.4, 0.01, 0.9)
     smallest: int = ranged(16, 1, MOST)
     ablation: str = "same"
-    errors: str = "nodes"
+    error_nodes: str = "as-circuit"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.smallest > self.pool:
             raise InputError(f"pool={self.pool}, smallest={self.smallest}: give a pool that is at least as large")
 
     def check(self, task: Task, baseline: Baseline) -> None:
-        check_search(self.ablation, self.errors, task, baseline)
+        check_search(self.ablation, self.error_nodes, task, baseline)
 
     def order(self, evidence: Evidence) -> list[Node]:
-        ablated, (order, fixed) = evidence.ablated(self.ablation, self.errors), evidence.searched(self.errors)
+        ablated, (order, fixed) = evidence.ablated(self.ablation, self.error_nodes), evidence.searched(self.error_nodes)
         sizes = self._sizes(len(order))
         for size in evidence.progress(sizes, "greedy refinement", len(sizes)):
             tried = order[: size + size // 4]

@@ -6,19 +6,15 @@ from dataclasses import dataclass
 
 from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence
-from featcircuits.states.baselines import Baseline
-from featcircuits.tasks.task import Task
+from featcircuits.selection.rule import SelectionRule
 
 
 @dataclass(frozen=True)
-class HelpfulFirst:
+class HelpfulFirst(SelectionRule):
     """Positive effects, strongest first, then negative ones, strongest first.
 
     A circuit without what works against the answer may show more of the behaviour than the model does.
     """
-
-    def check(self, task: Task, baseline: Baseline) -> None:
-        """Needs nothing."""
 
     def order(self, evidence: Evidence) -> list[Node]:
         return sorted(evidence.by_effect(), key=lambda node: evidence.scores[node].effect < 0)

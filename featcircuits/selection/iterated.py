@@ -13,31 +13,32 @@ from featcircuits.inputs.ranges import MOST, ranged
 from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_search, strongest
 from featcircuits.selection.masks import at_nodes, masks_of
+from featcircuits.selection.rule import SelectionRule
 from featcircuits.states.baselines import Baseline
 from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class IteratedPruning:
+class IteratedPruning(SelectionRule):
     """Drops the `drop` share of smallest |dF/dz| again and again, down to `smallest` nodes.
 
     z = 1 keeps a node and 0 ablates it, so dF/dz is a node's effect inside the circuit that is left. What
     was dropped later comes first. `ablation`: "same" as the baseline of the effects, or another by name.
-    `errors`: as in `featcircuits.evaluation.evaluate`.
+    `error_nodes`: as in `featcircuits.evaluation.evaluate`.
     """
 
     drop: float = ranged(0.1, 0.01, 0.9)
     smallest: int = ranged(16, 1, MOST)
     ablation: str = "same"
-    errors: str = "nodes"
+    error_nodes: str = "as-circuit"
 
     def check(self, task: Task, baseline: Baseline) -> None:
-        check_search(self.ablation, self.errors, task, baseline)
+        check_search(self.ablation, self.error_nodes, task, baseline)
 
     def order(self, evidence: Evidence) -> list[Node]:
-        ablated = evidence.ablated(self.ablation, self.errors)
+        ablated = evidence.ablated(self.ablation, self.error_nodes)
         prepared = list(ablated.prepared(evidence.task))
-        kept, dropped = evidence.searched(self.errors)
+        kept, dropped = evidence.searched(self.error_nodes)
         sizes = self._sizes(len(kept))
         for size in evidence.progress(sizes, "iterated pruning", len(sizes)):
             effects = effects_inside(ablated, prepared, evidence.task, kept)

@@ -14,6 +14,7 @@ from featcircuits.inputs.ranges import MOST, ranged
 from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence, check_search
 from featcircuits.selection.masks import masks_of
+from featcircuits.selection.rule import SelectionRule
 from featcircuits.states.baselines import Baseline
 from featcircuits.tasks.task import Task
 
@@ -22,13 +23,13 @@ _LOW, _HIGH = -0.1, 1.1
 
 
 @dataclass(frozen=True)
-class LearnedMask:
+class LearnedMask(SelectionRule):
     """Descending learned score; scores begin as -log(rank by |effect|).
 
     Each step draws a size k, evenly on a log axis from `smallest` to all nodes, lets the nodes of about
     the k highest scores through, mask = sigmoid((score - score of rank k) / temperature), stretched and
     cut, and takes a step of Adam down mean ((F(circuit) - F(model)) / (F(model) - F(empty)))^2. `ablation`,
-    `errors`: as in `featcircuits.selection.iterated`.
+    `error_nodes`: as in `featcircuits.selection.iterated`.
     """
 
     steps: int = ranged(60, 1, 100_000)
@@ -36,14 +37,14 @@ class LearnedMask:
     temperature: float = ranged(0.3, 0, 100, above=True)
     smallest: int = ranged(16, 1, MOST)
     ablation: str = "same"
-    errors: str = "nodes"
+    error_nodes: str = "as-circuit"
 
     def check(self, task: Task, baseline: Baseline) -> None:
-        check_search(self.ablation, self.errors, task, baseline)
+        check_search(self.ablation, self.error_nodes, task, baseline)
 
     def order(self, evidence: Evidence) -> list[Node]:
-        ablated, task = evidence.ablated(self.ablation, self.errors), evidence.task
-        nodes, fixed = evidence.searched(self.errors)
+        ablated, task = evidence.ablated(self.ablation, self.error_nodes), evidence.task
+        nodes, fixed = evidence.searched(self.error_nodes)
         batches = list(ablated.prepared(task))
         gap, generator = _gap(ablated, batches, task), torch.Generator().manual_seed(evidence.seed)
         scores = (-torch.arange(1, len(nodes) + 1).log()).requires_grad_()

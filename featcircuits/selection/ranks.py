@@ -6,50 +6,54 @@ from dataclasses import dataclass
 
 from featcircuits.effects.nodes import NodeEffects, node_effects
 from featcircuits.errors import InputError
-from featcircuits.estimators import check_method, method_named
+from featcircuits.estimators import parse_estimator
+from featcircuits.estimators.estimator import Estimator
 from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence, strongest
+from featcircuits.selection.rule import SelectionRule
 from featcircuits.states.baselines import Baseline
 from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class MeanRank:
+class MeanRank(SelectionRule):
     """Ascending mean, over estimators, of a node's rank by |effect|; one without an effect ranks last.
 
-    `methods`: names joined by +, each with its default options. The estimator that was traced with counts
+    `estimators`: names joined by +, each with its default options. The estimator that was traced with counts
     too, and is not run again.
     """
 
-    methods: str = "atp+relp+ig-inputs"
+    estimators: str = "atp+relp+ig-inputs"
 
     def __post_init__(self) -> None:
-        if not all(self._names()):
-            raise InputError(f"methods={self.methods!r}: give names of estimators joined by +, such as atp+relp")
-        for name in self._names():
-            method_named(name, {})
+        super().__post_init__()
+        self._parsed()
 
     def check(self, task: Task, baseline: Baseline) -> None:
         """Every estimator has to be one for the task and the baseline."""
-        for name in self._names():
-            check_method(name, method_named(name, {}), task, baseline)
+        for estimator in self._parsed():
+            estimator.check(task, baseline)
 
     def order(self, evidence: Evidence) -> list[Node]:
         effects, total = evidence.effects, dict.fromkeys(evidence.scores, 0.0)
-        for found in [effects, *(_run(evidence, name) for name in self._names() if name != effects.method)]:
+        others = [one for one in self._parsed() if one.name != effects.estimator.name]
+        for found in [effects, *(_run(evidence, estimator) for estimator in others)]:
             values = {node: effect for node, effect, _ in found.nodes()}
             ranked = strongest({node: values.get(node, 0.0) for node in total})
             total = {node: total[node] + rank for rank, node in enumerate(ranked)}
         return sorted(evidence.by_effect(), key=lambda node: total[node])
 
-    def _names(self) -> list[str]:
-        return [name.strip() for name in self.methods.split("+")]
+    def _parsed(self) -> list[Estimator]:
+        names = [name.strip() for name in self.estimators.split("+")]
+        if not all(names):
+            raise InputError(f"estimators={self.estimators!r}: give names of estimators joined by +, such as atp+relp")
+        return [parse_estimator(name) for name in names]
 
 
-def _run(evidence: Evidence, method: str) -> NodeEffects:
+def _run(evidence: Evidence, estimator: Estimator) -> NodeEffects:
     effects = evidence.effects
     return node_effects(
-        evidence.spliced, evidence.task, method,
-        baseline=effects.baseline, errors=effects.errors, batch_size=effects.batch_size, keep_examples=False,
-        progress=evidence.progress,
+        evidence.spliced, evidence.task, estimator,
+        baseline=effects.baseline, error_effects=effects.error_effects, batch_size=effects.batch_size,
+        keep_examples=False, progress=evidence.progress,
     )  # fmt: skip

@@ -10,12 +10,13 @@ from featcircuits.errors import InputError
 from featcircuits.inputs.ranges import ranged
 from featcircuits.model.nodes import Node
 from featcircuits.selection.evidence import Evidence
+from featcircuits.selection.rule import SelectionRule
 from featcircuits.states.baselines import Baseline
 from featcircuits.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(SelectionRule):
     """At every size at least `positive` of the nodes are the most helpful ones; the rest go by |effect|.
 
     Nikankin et al. choose circuits of one size so, from edges whose sign a bootstrap over prompts confirms;

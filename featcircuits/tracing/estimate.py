@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from featcircuits.effects import edges, nodes
 from featcircuits.runs.cost import measured, resident_bytes
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.task import Task
-from featcircuits.tracing.trace import EmptyCircuit, trace
+from featcircuits.tracing.plan import Plan
+from featcircuits.tracing.trace import EmptyCircuit, traced
 
-BY_BATCH = ("node effects", "edge effects")
+BY_BATCH = (nodes.LOOP, edges.LOOP)
 """Loops over the batches of a task; all others of a trace are a selection rule's."""
 
 
@@ -26,14 +29,14 @@ class Estimate(NamedTuple):
     batch_size: int
 
 
-def estimate(spliced: SplicedModel, task: Task, *, batch_size: int | None = None, **options: Any) -> Estimate:
-    """Time and memory of `trace` with the same options, from two small batches of its examples.
+def estimate(spliced: SplicedModel, task: Task, plan: Plan, *, check_fit: bool = True) -> Estimate:
+    """Time and memory of a trace by the plan, from two small batches of its examples.
 
     Of a loop over batches the second is timed, the first being slower. Each round of a selection rule's loop
     runs all examples, and all rounds count. What comes once (ranking, pruning, hashes) is not multiplied.
     Model and suite are loaded already and count in the memory alone.
     """
-    batch_size = fitting_batch(spliced, task, batch_size)
+    batch_size = fitting_batch(spliced, task, plan.batch_size)
     small = max(1, min(batch_size, len(task) // 8))
     sample = task.take(min(len(task), 2 * small)).with_options(keep_wrong=True)
     per_example: list[float] = []
@@ -53,7 +56,7 @@ def estimate(spliced: SplicedModel, task: Task, *, batch_size: int | None = None
     began = time.perf_counter()
     # few examples may leave nothing where many do not
     with measured(spliced, len(sample) * task.longest) as cost, suppress(EmptyCircuit):
-        trace(spliced, sample, batch_size=small, progress=timed, **options)
+        traced(spliced, sample, replace(plan, batch_size=small), check_fit=check_fit, progress=timed)
     once = time.perf_counter() - began - len(sample) * sum(per_example)
     grown = cost.megabytes * 2**20 * batch_size / small
     return Estimate(

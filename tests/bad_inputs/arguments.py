@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import featcircuits as fc
+from featcircuits.estimators.ig import IntegratedGradients
 from tests.bad_inputs.case import Case
 from tests.bad_inputs.shared import tiny
 from tests.test_belonging import Made, noised, other_suite, scaled, words
@@ -19,7 +20,6 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "a name as a model": lambda m: fc.trace("gpt2", m.task),
     "transformers' model as it is": lambda m: fc.trace(m.model.model, m.task),
     "`keep_nodes=100`": lambda m: fc.trace(m.model, m.task, keep_nodes=100),
-    '`node_threshold="1"`': lambda m: fc.trace(m.model, m.task, keep_nodes=None, node_threshold="1"),
     "`nodes=5`": lambda m: fc.trace(m.model, m.task, nodes=5),
     "`select=5`": lambda m: fc.trace(m.model, m.task, select=5),
     "`seed=1.5`": lambda m: fc.trace(m.model, m.task, seed=1.5),
@@ -31,10 +31,10 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "a path as a circuit": lambda m: fc.evaluate(m.model, "circuit.safetensors", m.task),
     "a size that the ranking does not have": lambda m: fc.evaluate(m.model, m.circuit, m.task, sizes=[10_000]),
     "a task and a model in the wrong order": lambda m: fc.node_effects(m.task, m.model),
-    '`steps="5"`': lambda m: fc.node_effects(m.model, m.task, "ig", steps="5"),
-    "`steps=10**8`": lambda m: fc.node_effects(m.model, m.task, "ig", steps=10**8),
-    "`rule=5`": lambda m: fc.node_effects(m.model, m.task, "ig", rule=5),
-    "an option of another method": lambda m: fc.node_effects(m.model, m.task, "atp", steps=5),
+    '`steps="5"`': lambda m: IntegratedGradients(steps="5"),
+    "`steps=10**8`": lambda m: IntegratedGradients(steps=10**8),
+    "`quadrature=5`": lambda m: IntegratedGradients(quadrature=5),
+    "an option of another estimator": lambda m: fc.node_effects(m.model, m.task, "atp:steps=5"),
     "an unknown baseline": lambda m: fc.node_effects(m.model, m.task, "atp", baseline="median"),
     "`batch_size=0`": lambda m: fc.node_effects(m.model, m.task, "atp", batch_size=0),
     "one name for a list of nodes": lambda m: fc.edge_effects(m.model, m.task, "resid_1/3@0"),

@@ -99,16 +99,15 @@ def partial_of(content: dict[str, str]) -> None:
 
 def traced(output: Path) -> None:
     from featcircuits.runs.folder import resumable
-    from featcircuits.tracing.trace import trace_with_ranking
 
     made = tiny()
     with resumable(output, {"seed": 0}) as ledger:
-        trace_with_ranking(made.model, made.task, nodes="atp", edges=None, check_fit=False, ledger=ledger)
+        fc.trace(made.model, made.task, nodes="atp", edges=None, check_fit=False, ledger=ledger)
 
 
 RUNS: dict[str, tuple[Any, ...]] = {
     "an unknown ablation": ("evaluate", "--ablation", "median"),
-    "an unknown way with error terms": ("evaluate", "--errors", "none"),
+    "an unknown way with error terms": ("evaluate", "--error-nodes", "none"),
     "sizes that are no numbers": ("evaluate", "--sizes", "few"),
     "a billion random circuits": ("evaluate", "--draws", "1000000000"),
     "a layer before the first": ("evaluate", "--start-layer", "-1"),

@@ -21,13 +21,13 @@ import torch
 
 import featcircuits as fc
 from featcircuits.circuit.circuit import Circuit
-from featcircuits.circuit.pruning import RULES, parse_rule
+from featcircuits.circuit.pruning import PRUNING_RULES, parse_pruning
 from featcircuits.cli.config import AgreeConfig, CheckConfig, EvaluateConfig, TraceConfig, TrainConfig
-from featcircuits.estimators import METHODS, Method
+from featcircuits.estimators import ESTIMATORS, parse_estimator
 from featcircuits.export import EXPORTERS
 from featcircuits.model.nodes import Node
 from featcircuits.model.sites import Site, chosen
-from featcircuits.selection import SELECTIONS, selection_named
+from featcircuits.selection import SELECTIONS, parse_selection
 from featcircuits.sources import describe, load_source
 from featcircuits.suites import load_suite
 from featcircuits.suites.summary import parts_of
@@ -252,9 +252,12 @@ def _spoiled_tensor(rng: random.Random, tensor: torch.Tensor) -> torch.Tensor:
 
 
 OPTIONS: Mapping[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
-    "method": (Method.parse, (*METHODS, "ig:steps=5:rule=gauss", "relp:rules=ln+half", "ig-chain:steps=3")),
-    "rule": (parse_rule, tuple(f"{name}=0.5" for name in RULES) + ("top=100",)),
-    "selection": (selection_named, (*SELECTIONS, "ratio:positive=0.8")),
+    "estimator": (
+        parse_estimator,
+        (*ESTIMATORS, "ig:steps=5:quadrature=gauss", "relp:rules=ln+half", "ig-chain:steps=3"),
+    ),
+    "rule": (parse_pruning, tuple(f"{name}=0.5" for name in PRUNING_RULES) + ("top=100",)),
+    "selection": (parse_selection, (*SELECTIONS, "ratio:positive=0.8")),
     "site": (Site.parse, ("embed", "resid_3", "attn_z_12", "mlp_in_0")),
     "node": (Node.parse, ("resid_3/1042@7", "mlp_0/error@subject", "attn_1/5")),
     "sites": (lambda text: chosen(["embed", "mlp_0", "resid_0", "resid_1"], text), ("resid", "resid_0-1", "*_0,embed")),
@@ -269,9 +272,8 @@ def option_text(rng: random.Random, folder: Path) -> None:
     found = parse(text)
     if kind in ("site", "node"):
         assert str(found) == text
-    if kind == "method":
-        assert Method.parse(str(found)) == found
-        found.build()
+    if kind == "estimator":
+        assert parse_estimator(str(found)) == found
 
 
 def text_file(rng: random.Random, folder: Path) -> None:
