@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcircuits import dictionaries, export, sources
+    from featcircuits import dictionaries, export, labels, sources
     from featcircuits.agreement import agree
     from featcircuits.checks.audit import audit
     from featcircuits.checks.bound import bound_missed
@@ -66,7 +66,7 @@ _HOMES = {
     "trace": "featcircuits.tracing.trace",
     "train_suite": "featcircuits.training",
 }
-_MODULES = ("dictionaries", "export", "sources")
+_MODULES = ("dictionaries", "export", "labels", "sources")
 
 __all__ = [
     "Circuit",
@@ -87,6 +87,7 @@ __all__ = [
     "export",
     "features",
     "illusion",
+    "labels",
     "load",
     "node_effects",
     "patch",

@@ -1,21 +1,4 @@
-"""The circuit: scored nodes, weighted edges, and where they came from.
-
-`to_networkx` gives a DiGraph whose node ids are node names. Its attributes, which every export
-format carries:
-
-| on | attribute | meaning |
-|---|---|---|
-| node | kind | "feature", "error", "input" or "metric" |
-| node | site, site_kind, layer | "resid_3", "resid", 3; "", "", -1 for the metric and inputs |
-| node | feature | the feature's number; -1 where there is none |
-| node | place | position or role as text; "" where there is none |
-| node | effect | mean effect on m; 0.0 for the metric and inputs |
-| node | standard_error | of the effect; left out where it is unknown |
-| node | words | the clean prompts' words at its place, the most frequent first; "" where they are not known |
-| node | label | what a viewer shows: the circuit's own label, else the node's name (inputs: and their words) |
-| edge | weight, sign | mean effect of the edge; 1 or -1 |
-| graph | aggregate, places, manifest | JSON texts |
-"""
+"""The circuit: scored nodes, weighted edges, and where they came from."""
 
 from __future__ import annotations
 
@@ -35,7 +18,7 @@ from featcircuits.errors import InputError, check_file, first_line, shortened
 from featcircuits.files.reading import parse_json
 from featcircuits.files.writing import write_whole
 from featcircuits.inputs.keyed import Keyed
-from featcircuits.inputs.names import check_name
+from featcircuits.inputs.names import check_name, one_line
 from featcircuits.model.nodes import METRIC, Endpoint, Node, Place, checked_places, endpoint, input_node
 from featcircuits.model.sites import Site
 
@@ -68,7 +51,8 @@ class Circuit:
     aggregate: str
     manifest: Mapping[str, Any] = field(default_factory=dict, compare=False)
     labels: Mapping[Endpoint, str] = field(default_factory=dict)
-    """What viewers show in place of the names of some nodes, inputs, or the metric."""
+    """What viewers show in place of the names of some nodes, inputs, or the metric. A feature's name without a
+    place stands for its nodes at all places."""
 
     def __post_init__(self) -> None:
         for name in ("nodes", "edges", "manifest", "labels"):
@@ -76,7 +60,7 @@ class Circuit:
                 raise InputError(f"circuit: {name} is {shortened(getattr(self, name))}; it must be a mapping")
         object.__setattr__(self, "nodes", Keyed(Node.parse, "node", self.nodes))
         object.__setattr__(self, "edges", Keyed(_edge, "edge", self.edges))
-        object.__setattr__(self, "labels", Keyed(endpoint, "node", self.labels))
+        object.__setattr__(self, "labels", Keyed(endpoint, "node", self._at_all_places(self.labels)))
         object.__setattr__(self, "places", checked_places(self.places, self.aggregate))
         places = set(self.places)
         for node, score in self.nodes.items():
@@ -94,6 +78,14 @@ class Circuit:
             if not (end in self.nodes or end in inputs or end == METRIC):
                 raise InputError(f"circuit: {end} has a label, but is not in the circuit")
 
+    def _at_all_places(self, labels: Mapping[Any, str]) -> dict[Endpoint, str]:
+        """A feature's label is that of its nodes at all places, but for those that have their own."""
+        given = {endpoint(name): label for name, label in labels.items()}
+        features = {end for end in given if isinstance(end, Node) and end.place is None and end not in self.nodes}
+        spread = {node: given[own] for node in self.nodes if (own := node._replace(place=None)) in features}
+        found = {node._replace(place=None) for node in spread}
+        return {**spread, **{end: label for end, label in given.items() if end not in found}}
+
     @property
     def n_nodes(self) -> int:
         """Features and errors; the metric and inputs are not counted."""
@@ -108,47 +100,29 @@ class Circuit:
         return [node for node in self.nodes if node.site == site]
 
     def to_networkx(self) -> nx.DiGraph:
-        """The circuit as a graph; attributes as in the table at the top of this module."""
-        import networkx as nx
+        """The circuit as a graph; its attributes are in the table of `featcircuits.circuit.graph`."""
+        from featcircuits.circuit.graph import graph_of
 
-        graph = nx.DiGraph(
-            aggregate=self.aggregate, places=json.dumps(self.places), manifest=json.dumps(self.manifest, sort_keys=True)
-        )
-        words = _words(self.manifest)
-        for node, score in self.nodes.items():
-            graph.add_node(str(node), **_node_attributes(node, score, words))
-        for end in dict.fromkeys(end for edge in self.edges for end in edge if isinstance(end, str)):
-            graph.add_node(end, **_end_attributes(end, words))
-        for end, label in self.labels.items():
-            if str(end) in graph:
-                graph.nodes[str(end)]["label"] = label
-        for (source, target), weight in self.edges.items():
-            graph.add_edge(str(source), str(target), weight=weight, sign=1 if weight >= 0 else -1)
-        return graph
+        return graph_of(self)
 
     @classmethod
     def from_networkx(cls, graph: nx.DiGraph) -> Circuit:
         """The inverse of `to_networkx`; raises `InputError` for a graph that is not a circuit's."""
-        try:
-            places = tuple(parse_json(graph.graph["places"], "its places"))
-            nodes = {
-                Node.parse(name): NodeScore(float(data["effect"]), float(data.get("standard_error", math.nan)))
-                for name, data in graph.nodes(data=True)
-                if data["kind"] in ("feature", "error")
-            }
-            edges = {(endpoint(a), endpoint(b)): float(data["weight"]) for a, b, data in graph.edges(data=True)}
-            found = cls(
-                nodes, edges, places, graph.graph["aggregate"], parse_json(graph.graph["manifest"], "its manifest")
-            )
-            shown, usual = (dict(one.nodes(data="label")) for one in (graph, found.to_networkx()))
-            labels = {endpoint(name): label for name, label in shown.items() if label not in (None, usual.get(name))}
-            return replace(found, labels=labels)
-        except InputError:
-            raise
-        except KeyError as error:
-            raise InputError(f"the graph is not a circuit's: it lacks {shortened(error.args[0])}") from None
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise InputError(f"the graph is not a circuit's: {type(error).__name__} {error}") from None
+        from featcircuits.circuit.graph import circuit_of
+
+        return circuit_of(graph)
+
+    def labelled(self, labels: Mapping[Any, str]) -> Circuit:
+        """With these labels in place of earlier ones, of nodes or of features at all places.
+
+        Labels of what the circuit does not have are left out; what they hold besides one line of
+        printable text is replaced, and those of more than 100 characters are cut.
+        """
+        features = {node._replace(place=None) for node in self.nodes}
+        ends = {*self.nodes, *features, *map(input_node, self.places), METRIC}
+        found = {end: one_line(label) for name, label in labels.items() if (end := endpoint(name)) in ends}
+        known = {end: label for end, label in found.items() if label}
+        return replace(self, labels={**self.labels, **self._at_all_places(known)})
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write one safetensors file, whole or not at all; the same circuit gives the same bytes."""
@@ -281,34 +255,3 @@ _LARGEST = sys.float_info.max
 def _finite(value: Any) -> bool:
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     return number and bool(-_LARGEST <= value <= _LARGEST)  # also of whole numbers that no float holds
-
-
-def _words(manifest: Mapping[str, Any]) -> Mapping[str, str]:
-    """Place -> words, where a trace recorded them."""
-    task = manifest.get("task")
-    words = task.get("words") if isinstance(task, Mapping) else None
-    return {k: v for k, v in words.items() if isinstance(v, str)} if isinstance(words, Mapping) else {}
-
-
-def _node_attributes(node: Node, score: NodeScore, words: Mapping[str, str]) -> dict[str, Any]:
-    place = "" if node.place is None else str(node.place)
-    attributes = {
-        "kind": "error" if node.is_error else "feature",
-        "site": str(node.site),
-        "site_kind": node.site.kind,
-        "layer": node.site.layer,
-        "feature": -1 if node.feature is None else node.feature,
-        "place": place,
-        "words": words.get(place, ""),
-        "effect": score.effect,
-        "label": str(node),
-    }
-    return attributes if math.isnan(score.standard_error) else {**attributes, "standard_error": score.standard_error}
-
-
-def _end_attributes(end: str, words: Mapping[str, str]) -> dict[str, Any]:
-    kind, _, place = end.partition("@")
-    nowhere = {"site": "", "site_kind": "", "layer": -1, "feature": -1}
-    here = words.get(place, "")
-    label = f"{end}: {here}" if here else end
-    return {"kind": kind, **nowhere, "place": place, "words": here, "effect": 0.0, "label": label}

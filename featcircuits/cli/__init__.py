@@ -10,6 +10,7 @@ import typer
 from featcircuits.cli.config import AgreeConfig, EvaluateConfig, FeaturesConfig, TraceConfig
 from featcircuits.cli.data import data
 from featcircuits.cli.endings import Commands
+from featcircuits.cli.labelling import labels
 from featcircuits.cli.options import with_settings
 from featcircuits.cli.output import survive_encodings
 from featcircuits.cli.suites import suites
@@ -34,6 +35,7 @@ app = typer.Typer(
 
 app.add_typer(suites, name="suites")
 app.add_typer(data, name="data")
+app.add_typer(labels, name="labels")
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder made by `featcircuits trace`.")]
 

@@ -12,7 +12,7 @@ from typing import Any
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.circuit.pruning import strongest
 from featcircuits.cli.config import EvaluateConfig, TraceConfig
-from featcircuits.cli.labels import labels_for
+from featcircuits.cli.labels import labelled_circuit, labels_for
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_table, report_table
 from featcircuits.cli.tasks import (
@@ -192,7 +192,7 @@ def export_run(run: Path, formats: str, top: int | None, overwrite: bool) -> Non
     paths = {name: run / f"circuit{EXPORTERS[name].suffix}" for name in names}
     for path in paths.values():
         check_replaceable(path, overwrite)
-    circuit = Circuit.load(run / runs.CIRCUIT)
+    circuit = labelled_circuit(run)
     circuit = circuit if top is None else strongest(circuit, top)
     with runs.adding(next(iter(paths.values())), {"to": formats, "top": top}), together(run) as folder:
         for name, path in paths.items():

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits.circuit.circuit import Circuit
+from featcircuits.cli.config import TraceConfig
 from featcircuits.dossiers.dossiers import FOLDER, Dossiers
 from featcircuits.errors import InputError
+from featcircuits.labels.file import read
+from featcircuits.labels.record import texts
+from featcircuits.runs.folder import CIRCUIT, CONFIG, LABELS
 from featcircuits.suites import load_suite
 
 
@@ -24,11 +28,23 @@ def dossiers_for(manifest: Mapping[str, Any], suite: str, run: Path | None = Non
 
 
 def labels_for(circuit: Circuit, suite: str, run: Path | None = None) -> Mapping[str, str] | None:
-    """Feature ("resid_2/303") -> its default label; None where there are no dossiers, with a warning where damaged."""
+    """Feature ("resid_2/303") -> its label: of the run's labels.jsonl, else the suite's, else its default label.
+
+    None where there are none, with a warning where some are damaged.
+    """
+    labels: dict[str, str] = {}
     try:
-        found = dossiers_for(circuit.manifest, suite, run)
-        labels = {name: label for dossiers in reversed(found) for name, label in dossiers.labels.items()}
+        for dossiers in reversed(dossiers_for(circuit.manifest, suite, run)):
+            labels |= dossiers.labels
+        for folder in (load_suite(suite).folder, run):
+            if folder is not None and (folder / LABELS).is_file():
+                labels |= texts(read(folder / LABELS))
     except InputError as error:
         warnings.warn(str(error), stacklevel=2)
-        return None
     return labels or None
+
+
+def labelled_circuit(run: Path) -> Circuit:
+    """A run's circuit with the labels that are known of its features."""
+    circuit, traced = Circuit.load(run / CIRCUIT), TraceConfig.read(run / CONFIG, {})
+    return circuit.labelled(labels_for(circuit, traced.suite, run) or {})

@@ -20,25 +20,25 @@ MOST_POSITIONS = 10**9
 """Token positions are smaller."""
 
 
-def check_name(name: Any, what: str) -> str:
+def check_name(name: Any, what: str, longest: int = LONGEST) -> str:
     """The name itself; `what` it names stands in the messages.
 
-    Raises `InputError` for what is no text, empty, longer than `LONGEST` characters, begins or ends
+    Raises `InputError` for what is no text, empty, longer than `longest` characters, begins or ends
     with a space, or holds a character that cannot be printed (line breaks, other control and format
     characters, halves of surrogate pairs, spaces of other kinds).
     """
     if not isinstance(name, str):
         raise InputError(f"{what} must be a text, found {type(name).__name__} {shortened(name)}")
-    if fault := _fault(name):
+    if fault := _fault(name, longest):
         raise InputError(f"{what} {shortened(name)} {fault}")
     return name
 
 
-def _fault(name: str) -> str | None:
+def _fault(name: str, longest: int) -> str | None:
     if not name:
         return "is empty; choose a word"
-    if len(name) > LONGEST:
-        return f"has {len(name)} characters; it may have {LONGEST}"
+    if len(name) > longest:
+        return f"has {len(name)} characters; it may have {longest}"
     if not name.isprintable():
         number = next(number for number, character in enumerate(name) if not character.isprintable())
         return f"holds {name[number]!a} (character {number + 1}), which cannot be printed; leave it out"
@@ -51,6 +51,15 @@ def made_name(text: str) -> str:
     """The nearest name to a file's, which may hold anything."""
     printable = "".join(character if character.isprintable() else "?" for character in text)
     return printable[:LONGEST].strip() or "task"
+
+
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """Text from elsewhere as a name may be: spaces for line breaks, "\ufffd" for what cannot be printed, and cut.
+
+    Empty where nothing is left.
+    """
+    spaced = "".join(" " if c.isspace() else c if c.isprintable() else "\ufffd" for c in text).strip()
+    return spaced if len(spaced) <= longest else f"{spaced[: longest - 3].rstrip()}..."
 
 
 def check_role(name: Any) -> str:

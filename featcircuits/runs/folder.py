@@ -31,6 +31,8 @@ CONFIG = "config.json"
 REPORT = "report.json"
 EVALUATION = "evaluation.json"
 PLOT = "faithfulness.png"
+LABELS = "labels.jsonl"
+GROUPS = "groups.json"
 
 LOCK, ADDING = "lock", ".featcircuits.lock"
 """Lock files: of what becomes a folder, and in a finished one"""

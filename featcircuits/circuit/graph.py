@@ -1,0 +1,109 @@
+"""A circuit as a networkx graph, and back.
+
+`to_networkx` gives a DiGraph whose node ids are node names. Its attributes, which every export
+format carries:
+
+| on | attribute | meaning |
+|---|---|---|
+| node | kind | "feature", "error", "input" or "metric" |
+| node | site, site_kind, layer | "resid_3", "resid", 3; "", "", -1 for the metric and inputs |
+| node | feature | the feature's number; -1 where there is none |
+| node | place | position or role as text; "" where there is none |
+| node | effect | mean effect on m; 0.0 for the metric and inputs |
+| node | standard_error | of the effect; left out where it is unknown |
+| node | words | the clean prompts' words at its place, the most frequent first; "" where they are not known |
+| node | label | what a viewer shows: the circuit's own label, else the node's name (inputs: and their words) |
+| edge | weight, sign | mean effect of the edge; 1 or -1 |
+| graph | aggregate, places, manifest | JSON texts |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from featcircuits.circuit.circuit import Circuit, NodeScore
+from featcircuits.errors import InputError, shortened
+from featcircuits.files.reading import parse_json
+from featcircuits.model.nodes import Node, endpoint
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+def graph_of(circuit: Circuit) -> nx.DiGraph:
+    """With attributes as in the table at the top of this module."""
+    import networkx as nx
+
+    graph = nx.DiGraph(
+        aggregate=circuit.aggregate,
+        places=json.dumps(circuit.places),
+        manifest=json.dumps(circuit.manifest, sort_keys=True),
+    )
+    words = _words(circuit.manifest)
+    for node, score in circuit.nodes.items():
+        graph.add_node(str(node), **_node_attributes(node, score, words))
+    for end in dict.fromkeys(end for edge in circuit.edges for end in edge if isinstance(end, str)):
+        graph.add_node(end, **_end_attributes(end, words))
+    for end, label in circuit.labels.items():
+        if str(end) in graph:
+            graph.nodes[str(end)]["label"] = label
+    for (source, target), weight in circuit.edges.items():
+        graph.add_edge(str(source), str(target), weight=weight, sign=1 if weight >= 0 else -1)
+    return graph
+
+
+def circuit_of(graph: nx.DiGraph) -> Circuit:
+    """The inverse; raises `InputError` for a graph that is not a circuit's."""
+    try:
+        places, manifest = (parse_json(graph.graph[name], f"its {name}") for name in ("places", "manifest"))
+        nodes = {
+            Node.parse(name): NodeScore(float(data["effect"]), float(data.get("standard_error", math.nan)))
+            for name, data in graph.nodes(data=True)
+            if data["kind"] in ("feature", "error")
+        }
+        edges = {(endpoint(a), endpoint(b)): float(data["weight"]) for a, b, data in graph.edges(data=True)}
+        found = Circuit(nodes, edges, tuple(places), graph.graph["aggregate"], manifest)
+        shown, usual = (dict(one.nodes(data="label")) for one in (graph, graph_of(found)))
+        labels = {endpoint(name): label for name, label in shown.items() if label not in (None, usual.get(name))}
+        return replace(found, labels=labels)
+    except InputError:
+        raise
+    except KeyError as error:
+        raise InputError(f"the graph is not a circuit's: it lacks {shortened(error.args[0])}") from None
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"the graph is not a circuit's: {type(error).__name__} {error}") from None
+
+
+def _words(manifest: Mapping[str, Any]) -> Mapping[str, str]:
+    """Place -> words, where a trace recorded them."""
+    task = manifest.get("task")
+    words = task.get("words") if isinstance(task, Mapping) else None
+    return {k: v for k, v in words.items() if isinstance(v, str)} if isinstance(words, Mapping) else {}
+
+
+def _node_attributes(node: Node, score: NodeScore, words: Mapping[str, str]) -> dict[str, Any]:
+    place = "" if node.place is None else str(node.place)
+    attributes = {
+        "kind": "error" if node.is_error else "feature",
+        "site": str(node.site),
+        "site_kind": node.site.kind,
+        "layer": node.site.layer,
+        "feature": -1 if node.feature is None else node.feature,
+        "place": place,
+        "words": words.get(place, ""),
+        "effect": score.effect,
+        "label": str(node),
+    }
+    return attributes if math.isnan(score.standard_error) else {**attributes, "standard_error": score.standard_error}
+
+
+def _end_attributes(end: str, words: Mapping[str, str]) -> dict[str, Any]:
+    kind, _, place = end.partition("@")
+    nowhere = {"site": "", "site_kind": "", "layer": -1, "feature": -1}
+    here = words.get(place, "")
+    label = f"{end}: {here}" if here else end
+    return {"kind": kind, **nowhere, "place": place, "words": here, "effect": 0.0, "label": label}
