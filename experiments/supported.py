@@ -26,13 +26,13 @@ from featcircuits.tasks.metrics import METRICS
 
 HEAD = """# What is supported
 
-This page is made from the code's own tables by `python -m experiments.supported > docs/supported.md`.
+This page is generated from the code's own tables by `python -m experiments.supported > docs/supported.md`.
 """
 
 TRANSCODERS = """
-Those with an encoder may also be transcoders (they read the MLP's input and explain its output), have a skip,
-subtract a centre from their input, and normalise it. BatchTopK and Matryoshka dictionaries are `jumprelu`, as
-they are saved for inference.
+Kinds with an encoder may also be transcoders (which read the MLP's input and explain its output), have a skip,
+subtract a centre from their input, and normalise it. BatchTopK and Matryoshka dictionaries are saved for inference
+as `jumprelu`.
 """
 
 
@@ -44,7 +44,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def first_line(thing: Any) -> str:
-    """Of its documentation."""
+    """The first line of its docstring."""
     return (inspect.getdoc(thing) or "").split("\n")[0].rstrip(".")
 
 
@@ -124,10 +124,11 @@ def page() -> str:
     sections = {
         "Model families": families(),
         "Sites": ", ".join(f"`{kind}`" for kind in KINDS if kind != "mlp_in")
-        + ": every dictionary stands at one of these, of any layer, in any subset of layers; transcoders at `mlp`.\n",
+        + ": every dictionary belongs to one of these sites, in any subset of layers; "
+        "transcoders belong to `mlp`.\n",
         "Kinds of dictionaries": kinds() + TRANSCODERS,
         "Normalised inputs": normalisations(),
-        "Files": sources() + "\nBesides, SAELens releases by name and id, and folders or files of hub repositories.\n",
+        "Files": sources() + "\nSAELens releases load by name and id, and hub repositories by folder or file.\n",
         "Refused, and why": table(("kind", "why"), ((k.replace("_", " "), why) for k, why in REASONS.items())),
         "Suites": suites(),
         "Estimators": estimators(),
