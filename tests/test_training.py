@@ -178,7 +178,9 @@ def test_a_site_whose_features_all_die_costs_none_of_the_others(
 
     monkeypatch.setattr(train, "train", fake)
     out = tmp_path / "mine"
-    with pytest.raises(InputError, match="every feature died in training at attn_1; leave these sites out"):
+    with pytest.raises(
+        InputError, match="every feature died in training at attn_1; repeat the call without these sites"
+    ):
         train_suite(bare_model(), random_rows(), out, RECIPE, sites=SITES)
     assert begun == TRAINED
     found = train_suite(bare_model(), random_rows(), out, RECIPE, sites=["embed", "resid"])
@@ -298,7 +300,7 @@ def test_a_batch_larger_than_what_the_sinks_leave_is_refused(tmp_path: Path) -> 
     bare.model.config.bos_token_id = None
     with torch.no_grad():
         bare.model.get_input_embeddings().weight[2] *= 1000
-    with pytest.raises(InputError, match=r"embed: 45 of 90 tokens are no attention sinks, .*--keep-sinks"):
+    with pytest.raises(InputError, match=r"embed: only 45 of 90 tokens are not attention sinks, .*--keep-sinks"):
         train_suite(bare, rows, tmp_path / "mine", replace(RECIPE, batch_size=64), sites=["embed"])
 
 
@@ -338,7 +340,7 @@ def test_a_disk_without_room_is_refused_before_the_pass(tmp_path: Path, monkeypa
         ({"k": 0}, {}, "k is 0"),
         ({"steps": 0}, {}, "steps is 0"),
         ({"learning_rate": 0.0}, {}, "learning_rate is 0.0"),
-        ({"batch_size": 4096}, {}, "tokens in 36 rows are left to train on, .* a batch has 4096"),
+        ({"batch_size": 4096}, {}, "tokens in 36 rows are left to train on, and a batch has 4096"),
         ({}, {"sites": ["resid_3"]}, "no site fits 'resid_3'"),
         ({}, {"sites": ["residual"]}, "no site fits 'residual'"),
         ({}, {"sites": "mlp_in_0"}, "no site fits 'mlp_in_0'"),

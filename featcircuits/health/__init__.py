@@ -1,4 +1,4 @@
-"""Do dictionaries belong where they are spliced, and how good are they there?"""
+"""Whether dictionaries belong at their sites, and how good they are there."""
 
 from featcircuits.health.check import Health, check_suite
 from featcircuits.health.figures import Figures, Losses, measure

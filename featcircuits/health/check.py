@@ -1,4 +1,4 @@
-"""A suite's health on some text: every site's fit and figures, and what all dictionaries together lose."""
+"""A suite's health on a text: the fit and figures of every site, and the loss with all dictionaries spliced in."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from featcircuits.tasks.task import Task
 from featcircuits.tasks.token_rows import Rows, rows_of
 
 SAMPLE_ROWS, SAMPLE_TOKENS = 16, 256
-"""How much of the text a dictionary is tried on at every site that it could be meant for."""
+"""How many rows and tokens each dictionary is tried on, at every site that it could be meant for."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What `check_suite` found. `fits`: on a sample of the text; `figures`, `together`: on all of it.
+    """The result of `check_suite`. `fits` are measured on a sample of the text; `figures` and `together` on all of it.
 
-    `keep_sinks`: whether sink tokens were treated as all others in `figures` and `together`.
+    `keep_sinks`: whether `figures` and `together` treat sink tokens like all others.
     """
 
     text: str
@@ -42,13 +42,13 @@ class Health:
     fits: Mapping[Site, Fit]
     figures: Mapping[Site, Figures]
     together: Losses
-    """With every site's activation replaced by its reconstruction, by zero or by its mean at once."""
+    """The losses with the activations of all sites at once replaced by reconstructions, zeros or means."""
     recorded: Mapping[Site, Mapping[str, Any]]
-    """The figures that the suite's record gives."""
+    """The figures in the suite's record."""
     keep_sinks: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers; null where a figure is undefined."""
+        """The figures as plain numbers, None where a figure is undefined."""
         figures = {
             "text": self.text,
             "n_rows": self.n_rows,
@@ -64,7 +64,7 @@ class Health:
         return plain(figures)
 
     def _site_json(self, site: Site) -> dict[str, Any]:
-        fit = self.fits.get(site, Fit(math.nan))  # a whole activation is its error by design
+        fit = self.fits.get(site, Fit(math.nan))  # a whole output is its error by design
         return {
             **asdict(self.figures[site]),
             "variance_unexplained_here": fit.unexplained,
@@ -84,14 +84,14 @@ def check_suite(
     keep_sinks: bool = False,
     progress: Progress = silent,
 ) -> Health:
-    """Measures every dictionary of a suite on prompts or rows of token ids.
+    """Measure every dictionary of a suite on prompts or rows of token ids.
 
-    First each dictionary is tried, on a sample, at every site of the model that has its width; one
-    that leaves more variance unexplained than the mean would, or much less elsewhere than at its
-    own site, is refused with an `InputError`, unless `check_fit=False`. Then come L0, variance
-    unexplained, loss recovered and dead features on all of the text. `name`: of the text, for messages.
+    First each dictionary is tried, on a sample, at every site of the model that has its width. One
+    that leaves more variance unexplained than the mean would, or much less at another site than at its
+    own, raises an `InputError`, unless `check_fit=False`. Then L0, variance unexplained, loss recovered
+    and dead features are measured on all of the text. `name`: the text's name in messages.
     Sink tokens (`featcircuits.splicing.sinks`) are left out of all these figures, and keep their activation where
-    dictionaries are spliced for the loss; with `keep_sinks` they are treated as all others but in the first trial.
+    dictionaries are spliced in for the loss. With `keep_sinks` only the first trial leaves them out.
     """
     expect("model", spliced, SplicedModel)
     if isinstance(text, Task):
@@ -103,7 +103,7 @@ def check_suite(
     fits = site_fits(spliced, rows)
     faults = [fault_at(site, fit, name) for site, fit in fits.items() if fit.fault]
     if faults and check_fit:
-        others = f" (and {len(faults) - 1} other sites do not fit)" if len(faults) > 1 else ""
+        others = f" ({len(faults) - 1} other dictionaries do not fit either)" if len(faults) > 1 else ""
         raise InputError(f"{faults[0]}{others}; {REMEDY}")
     figures, together = measure(spliced, rows, progress, keep_sinks=keep_sinks)
     sites = {} if spliced.suite is None else spliced.suite.sites
@@ -114,7 +114,7 @@ def check_suite(
 
 @torch.no_grad()
 def site_fits(spliced: SplicedModel, rows: Rows) -> dict[Site, Fit]:
-    """Every dictionary that has features at its own site and at the others, on a sample of the rows."""
+    """The fit of every dictionary with features at its own site and at the others, on a sample of the rows."""
     sample = Tokens.pad(rows[:: max(1, len(rows) // SAMPLE_ROWS)][:SAMPLE_ROWS], 0).to(spliced.device)
     logits, seen = spliced.record(sample, all_sites(spliced.architecture.n_layers, KINDS[1:]))
     check_finite(logits, seen)

@@ -1,9 +1,9 @@
-"""How good dictionaries are on some text: sparsity, variance unexplained, loss recovered, dead features.
+"""How good dictionaries are on a text: sparsity, variance unexplained, loss recovered, dead features.
 
-One recorded forward per batch gives what every site holds; each dictionary is then spliced alone, in
-a forward that starts at its layer, and all of them together in one that reads its own activations.
-Sink tokens (`featcircuits.splicing.sinks`) count for none of the figures, and keep their activation in every
-one of these forwards.
+One forward pass per batch records the activations of all sites. Then each dictionary is spliced in alone, in
+a pass that starts at its layer, and all of them together in a pass where each reads the edited activations.
+Sink tokens (`featcircuits.splicing.sinks`) do not count for any figure, and keep their activation in all
+of these passes.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from featcircuits.states.baselines import DENSE_NUMBERS
 from featcircuits.tasks.token_rows import Rows, token_batches
 
 ROWS = 256
-"""Rows of a forward, at most."""
+"""The most rows of a forward pass."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one site, on the tokens that are no sinks there."""
+    """The figures of one site, on all tokens except its sinks."""
 
     width: int
     n_features: int
@@ -41,18 +41,17 @@ class Figures:
     variance_unexplained: float
     """Squared error over squared distance from the mean, both summed over tokens."""
     loss_recovered: float
-    """Share of the loss between zero-ablation of the site and the bare model that is kept when
-    the site's activation is replaced by its reconstruction, the error dropped; NaN where ablation
-    does not raise the loss."""
+    """(loss at zero - loss at the reconstruction) / (loss at zero - loss of the bare model), where the site's
+    activation is set to zero or to its reconstruction without the error; NaN where zero does not raise the loss."""
     loss_recovered_mean: float
-    """The same against mean-ablation."""
+    """The same with the site's mean in place of zero."""
     dead_features: int
     """Features that no token of the text activates."""
     sink_tokens: int
-    """Tokens that were left out: the site's sinks."""
+    """How many tokens were left out because they are sinks at the site."""
 
     def record(self) -> dict[str, int | float]:
-        """The figures to five digits, those that are numbers."""
+        """The figures that are finite, rounded to five digits."""
         return {name: round(value, 5) for name, value in asdict(self).items() if math.isfinite(value)}
 
 
@@ -82,7 +81,7 @@ def _recovered(ablated: float, reconstructed: float, clean: float) -> float:
 
 @dataclass
 class _Sums:
-    """Of one site over batches, or of all together."""
+    """Running sums over batches, for one site or for all together."""
 
     count: int = 0
     active: float = 0.0
@@ -99,9 +98,9 @@ class _Sums:
 def measure(
     spliced: SplicedModel, rows: Rows, progress: Progress = silent, *, keep_sinks: bool = False
 ) -> tuple[dict[Site, Figures], Losses]:
-    """Figures of every dictionary, each spliced alone; and the losses with all of them spliced, all errors dropped.
+    """The figures of every dictionary, spliced in alone, and the losses with all of them spliced in, without errors.
 
-    `keep_sinks`: sink tokens are treated as all others.
+    `keep_sinks`: treat sink tokens like all others.
     """
     batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS, all_logits=True))
     usual = UsualTokens() if keep_sinks else usual_tokens(spliced, batches, spliced.sites, progress)
@@ -141,7 +140,7 @@ def _figures(dictionary: Dictionary, total: _Sums, losses: Losses, n_tokens: int
 def site_means(
     spliced: SplicedModel, batches: list[Tokens], usual: UsualTokens, progress: Progress = silent
 ) -> dict[Site, Tensor]:
-    """The mean activation of every site over the tokens that are no sinks there [width]."""
+    """The mean activation of every site [width], over all tokens except its sinks."""
     totals: dict[Site, Tensor] = {}
     counts = dict.fromkeys(spliced.sites, 0)
     for tokens in progress(batches, "means", len(batches)):
@@ -156,7 +155,7 @@ def site_means(
 
 
 class _Batch(NamedTuple):
-    """`seen`: what every site, its dictionary and a later start read. `usual` [row, slot]: which tokens count."""
+    """`seen`: activations that sites, dictionaries and later starts read. `usual` [row, slot]: which tokens count."""
 
     tokens: Tokens
     seen: Mapping[Site, Tensor]
@@ -165,7 +164,7 @@ class _Batch(NamedTuple):
 
 
 def _recorded(spliced: SplicedModel, tokens: Tokens, usual: UsualTokens) -> _Batch:
-    """One forward of the bare model; of its logits the loss is kept, they would fill the memory."""
+    """One forward pass of the bare model. It keeps the loss instead of the logits, which would fill the memory."""
     seen: dict[Site, Tensor] = {}
 
     def keep(site: Site, x: Tensor) -> Tensor:
@@ -178,7 +177,7 @@ def _recorded(spliced: SplicedModel, tokens: Tokens, usual: UsualTokens) -> _Bat
 
 
 def _add_site(spliced: SplicedModel, batch: _Batch, site: Site, mean: Tensor, total: _Sums) -> None:
-    """What one batch adds to a site's sums."""
+    """Add one batch to a site's sums."""
     dictionary, x, usual = spliced.dictionaries[site], batch.seen[site], batch.usual[site]
     parts = []
     for features, part in explained(dictionary, batch.seen[spliced.read_site(site)][usual]):
@@ -199,7 +198,7 @@ def _add_site(spliced: SplicedModel, batch: _Batch, site: Site, mean: Tensor, to
 def with_site_at(
     spliced: SplicedModel, tokens: Tokens, site: Site, seen: Mapping[Site, Tensor], value: Tensor
 ) -> Tensor:
-    """All logits of a run in which one site holds `value`; the layers before it are not run again."""
+    """All logits of a run in which the activation of one site is `value`; the layers before it are not run again."""
     start = spliced.start_at(site, seen.__getitem__, lambda _, stream: value)
     return spliced.run(tokens, lambda _, x: value, sites=[site], start=start)
 
@@ -207,7 +206,7 @@ def with_site_at(
 def _everywhere(
     spliced: SplicedModel, usual: Mapping[Site, Tensor], means: Mapping[Site, Tensor]
 ) -> Mapping[str, Callable[[Site, Tensor, Tensor], Tensor]]:
-    """Edits of all sites at once, each at its own tokens."""
+    """Edits that replace the activations of all sites at once, each at its own usual tokens."""
     return {
         "reconstructed": lambda site, x, read: reconstruction(spliced.dictionaries[site], x, read, usual[site]),
         "zero": lambda site, x, read: x.masked_fill(usual[site][..., None], 0),
@@ -216,13 +215,13 @@ def _everywhere(
 
 
 def reconstruction(dictionary: Dictionary, x: Tensor, read: Tensor, usual: Tensor) -> Tensor:
-    """x [row, slot, width] with what features and bypass make of it, the error dropped, at some tokens [row, slot]."""
+    """x [row, slot, width], replaced at the usual tokens by features and bypass without the error."""
     parts = [part for _, part in explained(dictionary, read[usual])]
     return x.masked_scatter(usual[..., None], torch.cat(parts).to(x.dtype))
 
 
 def explained(dictionary: Dictionary, read: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """(features [n, n_features], what they and the bypass make [n, width]) of read [token, read_width], n at a time."""
+    """(features [n, n_features], reconstruction with bypass [n, width]) of read [token, read_width], n at a time."""
     size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
     for some in wide(read).split(size):
         features = dictionary.encode(some)
@@ -231,7 +230,7 @@ def explained(dictionary: Dictionary, read: Tensor) -> Iterator[tuple[Tensor, Te
 
 
 def summed_loss(logits: Tensor, tokens: Tokens) -> float:
-    """Cross-entropy of every token but the first of a row, given those before it."""
+    """The summed cross-entropy of all tokens after the first of each row, given the tokens before them."""
     labels = tokens.ids[:, 1:].masked_fill(tokens.mask[:, 1:] == 0, -100)
     wide = logits[:, :-1].flatten(0, 1).to(precision(logits.dtype))
     return torch.nn.functional.cross_entropy(wide, labels.flatten(), reduction="sum").item()

@@ -1,9 +1,9 @@
-"""Does a dictionary fit the activations it is spliced into? A check that costs no forward pass.
+"""Whether a dictionary fits the activations it is spliced into, checked without a forward pass.
 
 The figure is the share of variance left unexplained, `sum |error|^2 / sum |x - mean|^2` over tokens.
-At 1 a dictionary does no better than the site's mean alone, so above it its features say nothing
+At 1 a dictionary does no better than the site's mean alone. Above 1 its features say nothing
 about the activation: it belongs to another model, another site, or inputs of another scale. Sink
-tokens (`featcircuits.splicing.sinks`) are always left out: they would decide the figure alone, and most
+tokens (`featcircuits.splicing.sinks`) are always left out, because they would dominate the figure and most
 published dictionaries were not trained on them.
 """
 
@@ -23,14 +23,14 @@ from featcircuits.splicing.sinks import limit_of, norms
 from featcircuits.splicing.spliced import SplicedModel
 
 ABSURD = 1.0
-"""The most variance a dictionary may leave unexplained; the mean alone leaves 1."""
+"""The largest share of variance that a dictionary may leave unexplained; the mean alone leaves 1."""
 MUCH_BETTER = 0.5
-"""A dictionary that leaves at another site less than this share of what it leaves at its own is at the wrong one."""
+"""A dictionary is misplaced if it leaves less than this times its own site's share unexplained at another site."""
 REMEDY = "use the suite's own model and sites, or go on anyway with check_fit=False (--no-check-fit)"
 
 
 class Fit(NamedTuple):
-    """How well a dictionary fits its site, and the other site that it explains best (None: none was compared)."""
+    """How well a dictionary fits its site, and the other site that it explains best (None if none was compared)."""
 
     unexplained: float
     other: Site | None = None
@@ -43,19 +43,19 @@ class Fit(NamedTuple):
 
     @property
     def fault(self) -> str:
-        """What is wrong, or nothing."""
+        """What is wrong, or an empty text."""
         if self.misplaced:
             return f"it explains {self.other} much better ({percent(self.unexplained_there)}) and seems to belong there"
         return "it belongs to another model or site, or to inputs of another scale" if self.unexplained > ABSURD else ""
 
 
 def percent(share: float) -> str:
-    """In the units of tables and cards."""
+    """A share as a percentage, as tables and cards write it."""
     return f"{100 * share:.3g}%"
 
 
 def unexplained(x: Tensor, error: Tensor) -> float:
-    """Share of the variance of x [token, width] that is left in `error`, sinks left out; NaN without variance."""
+    """The share of the variance of x [token, width] that is left in `error`, without sinks; NaN without variance."""
     sizes = norms(x)
     usual = sizes <= limit_of(sizes)
     x, error = x[usual].double(), error[usual].double()
@@ -64,10 +64,10 @@ def unexplained(x: Tensor, error: Tensor) -> float:
 
 
 def fit_at(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor]) -> Fit:
-    """A dictionary at its own site and at all others that it could be meant for.
+    """The fit of the dictionary of `site` at its own site and at all others that it could be meant for.
 
-    `seen`: activations [token, width] by site. An autoencoder is tried at every site of its width,
-    a transcoder at the places where another transcoder's input and output were seen.
+    `seen`: activations [token, width] by site. An autoencoder is tried at every site of its width, and
+    a transcoder at every MLP whose input and output are both in `seen`.
     """
     errors = errors_at(spliced, site, seen)
     fits = {there: unexplained(seen[there], error) for there, error in errors.items()}
@@ -77,20 +77,20 @@ def fit_at(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor]) -> Fi
 
 
 def errors_at(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
-    """What a dictionary leaves [token, width] at its own site and at all others seen that it could be meant for."""
+    """The dictionary's errors [token, width] at its own site and at all others in `seen` that it could be meant for."""
     dictionary, reads = spliced.dictionaries[site], {}
     for there, x in seen.items():
         read = _read(spliced, dictionary, there, seen)
         if there.kind != "mlp_in" and read is not None and x.shape[1] == dictionary.width:
             reads[there] = read
-    # all at once, so that the weights are read once
+        # encode all sites at once, so that the weights are read only once
     parts = torch.cat([part for _, part in explained(dictionary, torch.cat(list(reads.values())))])
     split = parts.split([len(read) for read in reads.values()])
     return {there: seen[there] - part for there, part in zip(reads, split, strict=True)}
 
 
 def _read(spliced: SplicedModel, dictionary: Dictionary, there: Site, seen: Mapping[Site, Tensor]) -> Tensor | None:
-    """What the dictionary would encode if it explained this site."""
+    """The activation that the dictionary would encode if it explained this site."""
     read = seen.get(Site(there.layer, "mlp_in")) if dictionary.transcodes and there.kind == "mlp" else None
     read = read if dictionary.transcodes else seen[there]
     return read if read is not None and read.shape[1] == dictionary.read_width else None
@@ -101,7 +101,7 @@ def _known(figure: float) -> float:
 
 
 def fault_at(site: Site, fit: Fit, where: str) -> str:
-    """The message about a dictionary that does not fit."""
+    """The message about the dictionary at `site`, which does not fit."""
     return (
         f"site {site}: its dictionary leaves {percent(fit.unexplained)} of the variance unexplained on {where} "
         f"(the site's mean alone would leave 100%); {fit.fault}"

@@ -1,8 +1,8 @@
-"""Dictionaries that explain another site much better than their own, told by a few tokens.
+"""Dictionaries that explain another site much better than their own, found with a few tokens.
 
-Encoding every site's activation with every dictionary is dear where suites are large. So only dictionaries
-that explain their own site badly are tried elsewhere, where they are many only the worst of each kind of
-site, and those on one token or a few: that is enough to tell where a closer look is worth its time.
+In a large suite it is expensive to encode every site's activation with every dictionary. So only dictionaries
+that explain their own site badly are tried at other sites; if there are many, only the worst of each kind of
+site are tried, on one or a few tokens. This is enough to decide where a closer look is worth its time.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from featcircuits.splicing.sinks import limit_of, norms
 from featcircuits.splicing.spliced import SplicedModel
 
 BAD = 0.03
-"""A dictionary that leaves no more than this share of its own site's variance is not tried elsewhere."""
+"""A dictionary that leaves at most this share of its own site's variance is not tried at other sites."""
 PRODUCTS = 1 << 30
-"""How many multiplications the first look may take before it takes fewer tokens, then fewer dictionaries."""
+"""The most multiplications of the first look; to stay below, it takes fewer tokens, then fewer dictionaries."""
 FEW, MANY = 8, 64
-"""Tokens of the first look and of the closer one, at most."""
+"""The most tokens of the first look and of the closer look."""
 NOT_WORSE = 0.75
-"""What it may leave there on the tokens of the first look, as a share of what it leaves at its own site."""
+"""The first look suspects a site if the dictionary leaves less there than this times what it leaves at its own."""
 
 
 def misplaced(spliced: SplicedModel, seen: Mapping[Site, Tensor], own: Mapping[Site, float]) -> dict[Site, Fit]:
-    """By the sites where they are, the dictionaries that seem to belong elsewhere, and how well they fit there.
+    """The dictionaries that seem to belong at another site, by their own site, with their fit at both.
 
-    `seen`: activations [token, width] by site, as for `fit_at`; tokens that are sinks anywhere are left out.
-    `own`: the share of variance that each dictionary leaves at its own site. Once one is found, all are tried.
+    `seen`: activations [token, width] by site, as for `fit_at`; tokens that are a sink at any site are left out.
+    `own`: the share of variance that each dictionary leaves at its own site. If one is misplaced, all are tried.
     """
     suspicious = _worst_first({site: share for site, share in own.items() if share > BAD})
     if not suspicious:
@@ -52,7 +52,7 @@ def misplaced(spliced: SplicedModel, seen: Mapping[Site, Tensor], own: Mapping[S
 
 
 def _worst_first(shares: Mapping[Site, float]) -> list[Site]:
-    """First the worst of each kind of site, then the second of each: kinds differ in how well they are explained."""
+    """The worst of each kind of site, then the second worst of each, since some kinds are easier to explain."""
     ranks: Counter[str] = Counter()
     places = {}
     for site in sorted(shares, key=lambda site: -shares[site]):
@@ -62,29 +62,29 @@ def _worst_first(shares: Mapping[Site, float]) -> list[Site]:
 
 
 def _affordable(spliced: SplicedModel, seen: Mapping[Site, Tensor], sites: list[Site]) -> tuple[int, int]:
-    """How many tokens each of the first so many dictionaries can be tried on, at every site of its width."""
+    """How many tokens and how many dictionaries the first look can afford."""
     costs = [_products(spliced.dictionaries[site], seen) for site in sites]
     tokens = max(1, min(FEW, PRODUCTS // max(1, sum(costs))))
     return tokens, max(1, sum(tokens * cost <= PRODUCTS for cost in accumulate(costs)))
 
 
 def _products(dictionary: Dictionary, seen: Mapping[Site, Tensor]) -> int:
-    """Multiplications to encode a token of every site that it is tried at."""
+    """The multiplications that encode one token at every site where the dictionary is tried."""
     return dictionary.n_features * dictionary.read_width * sum(x.shape[1] == dictionary.width for x in seen.values())
 
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """What dictionaries are tried on: activations [token, width] by site at a few tokens, then at more."""
+    """The activations [token, width] by site that dictionaries are tried on: a few tokens, then more."""
 
     spliced: SplicedModel
     few: Mapping[Site, Tensor]
     many: Mapping[Site, Tensor]
     spread: Mapping[Site, Tensor]
-    """How far the few are from the mean of all tokens, squared."""
+    """The squared distance of the few tokens from the mean of all tokens, by site."""
 
     def fits(self, sites: Iterable[Site]) -> Iterator[tuple[Site, Fit]]:
-        """The dictionaries of these sites that belong elsewhere, and how well they fit there."""
+        """The dictionaries of these sites that belong at another site, with their fit there."""
         for site in sites:
             if suspects := self._better(site):
                 inputs = {there for there in self.many if there.kind == "mlp_in"}
@@ -93,21 +93,21 @@ class _Look:
                     yield site, fit
 
     def _better(self, site: Site) -> list[Site]:
-        """Where the dictionary seems to leave a clearly smaller share than at its own site."""
+        """The sites where the dictionary seems to leave a clearly smaller share than at its own."""
         errors = errors_at(self.spliced, site, self.few)
         left = {there: float(error.square().sum() / self.spread[there]) for there, error in errors.items()}
         return [there for there, share in left.items() if share < NOT_WORSE * left[site]]
 
 
 def _look(spliced: SplicedModel, seen: Mapping[Site, Tensor], few: Tensor, many: Tensor) -> _Look:
-    """`few`, `many`: numbers of tokens."""
+    """`few`, `many`: the indices of tokens."""
     centred = {site: x - x.mean(0) for site, x in seen.items()}
     spread = {site: x.square().sum() for site, x in _at(centred, few).items()}
     return _Look(spliced, _at(seen, few), _at(seen, many), spread)
 
 
 def _usual(seen: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
-    """Tokens that are no sink at any site."""
+    """`seen` without the tokens that are a sink at any site."""
     sizes = {site: norms(x) for site, x in seen.items()}
     usual = torch.stack([size <= limit_of(size) for size in sizes.values()]).all(0)
     return {site: x[usual] for site, x in seen.items()}

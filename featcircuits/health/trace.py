@@ -1,4 +1,4 @@
-"""Do the dictionaries of a trace fit? A check on its first batch that costs no forward pass."""
+"""Whether the dictionaries of a trace fit, checked on its first batch without a forward pass."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from featcircuits.states.states import SiteState, States
 
 @torch.no_grad()
 def check_states(spliced: SplicedModel, states: States, where: str) -> None:
-    """Are the dictionaries at their sites? Told by a batch whose states are at hand.
+    """Check the fit of every dictionary on the states of a batch.
 
-    Raises `InputError` for one that leaves more than all variance unexplained, and warns of those that
-    explain another site much better than their own, naming the sites. `where`: the text, for messages.
+    Raises `InputError` for a dictionary that leaves more than all variance unexplained. Warns, naming the sites, of
+    dictionaries that explain another site much better than their own. `where`: the text's name in messages.
     """
     usual = usual_anywhere(states.batch.clean, bos_ids(spliced)).flatten()
     seen, own = _seen(spliced, states, usual), {}
     for site, state in states.sites.items():
         dictionary = spliced.dictionaries[site]
         if dictionary.n_features == 0:
-            continue  # a whole activation is its error by design
+            continue  # a whole output is its error by design
         x, error = (part[usual] for part in _clean(dictionary, state))
         own[site] = unexplained(x, error)
         if own[site] > ABSURD:
@@ -48,7 +48,7 @@ def check_states(spliced: SplicedModel, states: States, where: str) -> None:
 
 
 def _clean(dictionary: Dictionary, state: SiteState) -> tuple[Tensor, Tensor]:
-    """The clean activation and its error [token, width], from the features that are there already."""
+    """The clean activation and its error [token, width], from the features in the state."""
     x = state.x.flatten(0, 1)
     x = wide(x)
     read = state.read.flatten(0, 1).to(x.dtype)
@@ -58,7 +58,7 @@ def _clean(dictionary: Dictionary, state: SiteState) -> tuple[Tensor, Tensor]:
 
 
 def _seen(spliced: SplicedModel, states: States, usual: Tensor) -> dict[Site, Tensor]:
-    """What the states hold at some tokens, for comparison: spliced sites, where they read, and the stream."""
+    """The activations of the usual tokens: at spliced sites, where their dictionaries read, and in the stream."""
     seen = dict(states.streams)
     for site, state in states.sites.items():
         seen |= {site: state.x, spliced.read_site(site): state.read}

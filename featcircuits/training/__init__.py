@@ -1,4 +1,4 @@
-"""Training dictionaries for a model by sae_lens; needs the package's extra `train`."""
+"""Training of dictionaries for a model with sae_lens; needs the package's extra `train`."""
 
 from featcircuits.training.recipe import ARCHITECTURES, Recipe
 from featcircuits.training.sampling import sample_rows

@@ -1,7 +1,7 @@
-"""Activations of a model at its sites, in files that are mapped into memory: real tokens that are no sinks.
+"""Activations of a model at its sites, in memory-mapped files, without padding and sinks.
 
-One forward per batch fills the files of all sites. What does not fit into memory stays on disk; the
-system reads the rows of a batch where they are touched.
+One forward pass per batch fills the files of all sites. What does not fit into memory stays on disk, and the
+system reads only the rows that a batch uses.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from featcircuits.splicing.spliced import SplicedModel, check_finite
 from featcircuits.tasks.token_rows import Rows, token_batches
 
 ROWS = 256
-"""Rows of a forward, at most."""
+"""The most rows of a forward pass."""
 
 
 MOVED = 8192
-"""Rows of a file that are moved at once."""
+"""How many rows of a file are moved at once."""
 
 
 def collect(
@@ -39,10 +39,10 @@ def collect(
     *,
     keep_sinks: bool = False,
 ) -> None:
-    """Writes `folder`, a file of float32 numbers [token, width] per site; it appears whole or not at all.
+    """Write `folder` with one file of float32 numbers [token, width] per site; it appears whole or not at all.
 
-    A site's file holds all tokens but its sinks (`featcircuits.splicing.sinks`); with `keep_sinks` it holds all.
-    Raises `InputError` where the disk has no room for it, and for NaN or infinity.
+    A site's file holds all tokens except its sinks (`featcircuits.splicing.sinks`); with `keep_sinks` it holds all.
+    Raises `InputError` if the disk has too little space, and for NaN or infinity.
     """
     shapes = {site: shape_at(spliced, rows, site) for site in sites}
     needed = 4 * sum(map(prod, shapes.values()))
@@ -59,7 +59,7 @@ def collect(
 def _fill(
     spliced: SplicedModel, rows: Rows, files: Mapping[Site, Tensor], bos: Iterable[int], progress: Progress
 ) -> int:
-    """One forward per batch, for all sites; returns how many tokens were written: all but BOS at the head of a row."""
+    """Fill all files, one forward pass per batch; returns the number of tokens written, BOS left out."""
     batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS))
     done = 0
     for tokens in progress(batches, "activations", len(batches)):
@@ -74,7 +74,7 @@ def _fill(
 
 
 def _drop_sinks(path: Path, x: Tensor) -> None:
-    """Moves the rows of a file's x [token, width] that are no sinks to the front, and cuts the file behind them."""
+    """Move the rows of a file's x [token, width] that are no sinks to the front, and cut off the rest of the file."""
     sizes = torch.cat([norms(some) for some in x.split(MOVED)])
     usual, done = sizes <= limit_of(sizes), 0
     for end in range(MOVED, len(x) + MOVED, MOVED):
@@ -86,23 +86,23 @@ def _drop_sinks(path: Path, x: Tensor) -> None:
 
 
 def shape_at(spliced: SplicedModel, rows: Rows, site: Site) -> tuple[int, int]:
-    """(tokens, sinks among them, and width)"""
+    """(number of tokens with sinks, width) of a site's activations."""
     return sum(map(len, rows)), spliced.architecture.site_width(spliced.model, site)
 
 
 def usable_at(folder: Path, site: Site) -> bool:
-    """Whether the activations at a site are there, whole and undamaged."""
+    """Whether the file of a site's activations exists and is undamaged."""
     return (folder / str(site)).is_file() and intact(folder, str(site))
 
 
 def opened(folder: Path, site: Site, width: int) -> Tensor:
-    """The activations at a site [token, width]; nothing is read before it is touched."""
+    """The activations at a site [token, width], memory-mapped: the system reads them only when they are used."""
     path = folder / str(site)
     return _mapped(path, (path.stat().st_size // (width * torch.float32.itemsize), width), shared=False)
 
 
 def _new(path: Path, shape: tuple[int, int]) -> Tensor:
-    """A file of its full size: a disk that is full must say so now, not while the mapped file is filled."""
+    """A file of its full size, so that a full disk is noticed now, not while the mapped file is filled."""
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, 4 * prod(shape))
@@ -114,7 +114,7 @@ def _mapped(path: Path, shape: tuple[int, int], shared: bool) -> Tensor:
 
 
 def shuffled(activations: Tensor, batch_size: int, seed: int, skip: int = 0) -> Iterator[Tensor]:
-    """Endless random batches, one permutation after another; the first `skip` are not read."""
+    """Endless random batches [batch_size, width], one permutation after another; skips the first `skip` batches."""
     generator = torch.Generator().manual_seed(seed)
     number = 0
     while True:

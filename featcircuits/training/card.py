@@ -1,4 +1,4 @@
-"""A suite's card: README.md, written from the figures that suite.toml holds."""
+"""A suite's card: README.md, written from the figures in suite.toml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CARD = """# {name}
 
 {description}
 
-`sites/` holds one dictionary a site; `suite.toml` says the same as this card for programs, with a hash
+`sites/` holds one dictionary per site; `suite.toml` has the content of this card for programs, with a hash
 of each file.
 
 ## Model
@@ -27,8 +27,8 @@ decoder rows of unit norm; trained as {trained_as} by sae_lens. Figures on {held
 
 {sites}
 
-With every activation replaced by its reconstruction at once, {together} of the loss is recovered
-against zero-ablation of all sites, and {together_mean} against their means.
+With the activations of all sites replaced by their reconstructions at once, {together} of the loss is recovered
+against zero-ablation of all sites, and {together_mean} against mean-ablation.
 
 {legend}
 
@@ -39,18 +39,18 @@ against zero-ablation of all sites, and {together_mean} against their means.
 
 LEGEND = """* L0: mean number of active features per token.
 * Variance unexplained: squared error over squared distance from the mean.
-* Loss recovered: the site's activation is replaced by its reconstruction (error dropped, all other
+* Loss recovered: the site's activation is replaced by its reconstruction (without the error, all other
   sites untouched); 1 is the bare model's loss, 0 the loss with the site set to zero (first figure)
   or to its mean over tokens (second figure).
 * Dead: features that no held-out token activates. Features that fewer than one training token in
   10,000 activated were left out of the files.
-* Sinks: held-out tokens that count for none of the site's figures and keep their activation where the loss is
-  measured, and in brackets tokens that were left out of its training: the BOS token at the head of a
-  text, and tokens whose activation at the site is over 10 times the median's norm."""
+* Sinks: held-out tokens that do not count for the site's figures and keep their activation when the loss is
+  measured, and in brackets tokens that were left out of its training: the BOS token at the start of a
+  text, and tokens whose activation at the site is over 10 times the median norm."""
 
 
 def card(suite: Mapping[str, Any], together: Losses) -> str:
-    """The whole card."""
+    """The card as Markdown, from a suite's record and the losses with all its dictionaries spliced in."""
     recipe, model = suite["recipe"], suite["model"]
     return CARD.format(
         name=suite["name"],
@@ -71,7 +71,7 @@ def card(suite: Mapping[str, Any], together: Losses) -> str:
 
 
 def site_table(sites: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row a site."""
+    """A Markdown table of the figures, one row per site."""
     head = ("site", "features", "L0", "variance unexplained", "loss recovered", "dead", "sinks")
     rows = (
         (
@@ -89,7 +89,7 @@ def site_table(sites: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def percentage(value: float) -> str:
-    """A percentage, or a dash where ablation does not raise the loss."""
+    """A share as a percentage, or a dash if it is undefined because ablation does not raise the loss."""
     return f"{value:.2%}" if math.isfinite(value) else "-"
 
 

@@ -1,4 +1,4 @@
-"""Recipes: what decides a trained dictionary, its activations aside; and the architectures by name."""
+"""Recipes: the settings of a training, and the table of architectures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from featcircuits.inputs.ranges import LARGEST_SEED, MOST, check_number, ranged
 
 @dataclass(frozen=True)
 class Recipe:
-    """`features` is the number trained; those that end up dead are left out of the file.
+    """The settings that, together with the activations, determine a trained dictionary.
 
-    `architecture`: a name in `ARCHITECTURES`. `k`: mean number of active features per token, which
-    batchtopk and matryoshka hold by selection and jumprelu approaches by its sparsity loss.
+    `architecture`: a name in `ARCHITECTURES`. `features`: how many are trained; dead ones are left out of the file.
+    `k`: the mean number of active features per token; batchtopk and matryoshka select exactly that many, and
+    jumprelu approaches it by its sparsity loss.
     `keep_sinks`: train on sink tokens (`featcircuits.splicing.sinks`), and measure them, like all others.
     """
 
@@ -29,7 +30,7 @@ class Recipe:
     keep_sinks: bool = False
 
     def check(self) -> None:
-        """Refuse an unknown architecture and numbers that no training can have."""
+        """Raise `InputError` for an unknown architecture or a number out of range."""
         if self.architecture not in ARCHITECTURES:
             raise InputError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
         for option in fields(self):
@@ -40,7 +41,7 @@ class Recipe:
 
 
 def _batchtopk(width: int, recipe: Recipe, device: str) -> Any:
-    """The k * batch_size largest activations of a batch are kept (Bussmann et al. 2024)."""
+    """Keeps the k * batch_size largest activations of a batch (Bussmann et al. 2024)."""
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 
     return BatchTopKTrainingSAE(
@@ -64,9 +65,9 @@ def _matryoshka(width: int, recipe: Recipe, device: str) -> Any:
 
 
 def _jumprelu(width: int, recipe: Recipe, device: str) -> Any:
-    """A threshold of its own for every feature, and a squared penalty on L0 - k (Rajamanoharan et al. 2024).
+    """One threshold per feature, and a squared penalty on L0 - k (Rajamanoharan et al. 2024).
 
-    The penalty's gradient reaches the encoder too: thresholds alone move too slowly to bring L0 down to k
+    The penalty's gradient also reaches the encoder, because thresholds alone move too slowly to bring L0 down to k
     within a few thousand steps.
     """
     from sae_lens import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig
@@ -81,11 +82,11 @@ def _jumprelu(width: int, recipe: Recipe, device: str) -> Any:
 
 
 _THRESHOLD_RATE = 0.05
-"""How fast the threshold that inference uses follows the smallest activation that training kept."""
+"""How fast the threshold for inference follows the smallest activation that training kept."""
 
 ARCHITECTURES: Mapping[str, Callable[[int, Recipe, str], Any]] = {
     "batchtopk": _batchtopk,
     "jumprelu": _jumprelu,
     "matryoshka": _matryoshka,
 }
-"""Name -> (width, recipe, device) -> sae_lens's module to train; all are saved as JumpReLU."""
+"""Name -> function of (width, recipe, device) that builds sae_lens's module; all are saved as JumpReLU."""

@@ -1,4 +1,4 @@
-"""Text that a model writes itself: for a small model the one corpus that is always at hand and always fits."""
+"""Text that a model writes itself: for a small model, a corpus that is always available and always suits it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.token_rows import Rows
 
 ROWS = 128
-"""Rows that are written at once."""
+"""How many rows are sampled at once."""
 
 
 @torch.no_grad()
 def sample_rows(spliced: SplicedModel, count: int, longest: int, seed: int, progress: Progress = silent) -> Rows:
-    """`count` rows of `longest` tokens drawn from the model at temperature 1, each begun with its BOS.
+    """`count` rows of `longest` tokens, sampled from the model at temperature 1; each begins with BOS.
 
-    Raises `InputError` where the model has no BOS token.
+    Raises `InputError` if the model has no BOS token.
     """
     bos = spliced.model.config.bos_token_id
     if bos is None:

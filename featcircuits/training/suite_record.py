@@ -29,12 +29,12 @@ def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
 
 
 def _key(key: str) -> str:
-    """Bare where TOML allows it, else quoted."""
+    """A TOML key: bare where TOML allows it, else quoted."""
     return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
 
 
 def versions() -> dict[str, str]:
-    """The libraries that decide the numbers; raises `InputError` where the trainer is not installed."""
+    """The versions of the libraries that affect the numbers; raises `InputError` if the trainer is not installed."""
     try:
         return {f"{name.replace('-', '_')}_version": version(name) for name in LIBRARIES}
     except PackageNotFoundError:

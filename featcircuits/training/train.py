@@ -1,8 +1,8 @@
-"""A dictionary at every site of a model, from one pass of activations, as a suite in a folder.
+"""Training of a suite: one dictionary per site of a model, from one pass of activations.
 
-The work lies in a hidden folder beside the suite until all is done: the activations, the finished
-sites, and the state of the one in training. The same call, or one for other sites, goes on from there,
-and ends with the same bytes; the suite's own folder appears whole or not at all.
+Until training ends, a hidden folder beside the suite holds the activations, the finished
+sites, and the state of the site in training. The same call, or one for other sites, resumes from there
+and ends with the same bytes. The suite's own folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def train_suite(
     text: str = "the text",
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Trains and measures a dictionary a site; returns the record that it writes into suite.toml.
+    """Train and measure one dictionary per site, and write them as a suite to the folder `out`.
 
-    `bare`: a model from `featcircuits.loading.load.load_bare`, its source known. `rows`: token ids; the
-    last tenth is held out and gives the figures. `sites`: names, kinds or patterns ("resid_3",
-    "resid", "attn_0-5"). `text`: what the rows are, for the card. Raises `InputError` for a folder that
-    holds something, unknown sites or recipes, too little text, a disk without room, and sites whose
-    features all die, once the others are trained.
+    Returns the record that it writes into suite.toml. `bare`: a model from `featcircuits.loading.load.load_bare`.
+    `rows`: token ids; the last tenth is held out to measure the figures. `sites`: names, kinds or patterns ("resid_3",
+    "resid", "attn_0-5"). `text`: a description of the rows for the card. Raises `InputError` for a folder that is
+    not empty, unknown sites or recipes, too little text and a full disk. If all features of a site die, it trains the
+    other sites first and then raises `InputError`.
     """
     out, recipe = Path(out), recipe or Recipe()
     recipe.check()
@@ -69,8 +69,8 @@ def train_suite(
     n_tokens = _count(bare, seen, recipe)
     if n_tokens < recipe.batch_size or not any(len(row) > 1 for row in held_out):
         raise InputError(
-            f"{text}: {n_tokens} tokens in {len(seen)} rows are left to train on, with the last tenth held "
-            f"out, and a batch has {recipe.batch_size}; give more text, or a smaller batch"
+            f"{text}: with the last tenth held out, {n_tokens} tokens in {len(seen)} rows are left to train on, "
+            f"and a batch has {recipe.batch_size}; give more text, or a smaller batch"
         )
     head = {
         "format": FORMAT,
@@ -97,19 +97,19 @@ def train_suite(
 
 
 def _count(bare: SplicedModel, rows: Rows, recipe: Recipe) -> int:
-    """Tokens to train on: without those that are sinks at every site."""
+    """The number of tokens to train on, without BOS tokens, which are sinks at every site."""
     bos = frozenset() if recipe.keep_sinks else bos_ids(bare)
     return sum(len(row) - len(bos.intersection(row[:1])) for row in rows)
 
 
 def spliced_with(bare: SplicedModel, dictionaries: Mapping[Site, Dictionary]) -> SplicedModel:
-    """The model with dictionaries on its device and in its precision."""
+    """The model with these dictionaries, moved to its device and precision."""
     dtype = precision(bare.model.dtype)
     return replace(bare, dictionaries={site: d.to(bare.device, dtype) for site, d in sorted(dictionaries.items())})
 
 
 def sites_named(bare: SplicedModel, patterns: str | Iterable[str]) -> list[Site]:
-    """The sites that patterns fit (`featcircuits.model.sites.chosen`), in forward order."""
+    """The sites that match the patterns (`featcircuits.model.sites.chosen`), in forward order."""
     every = all_sites(bare.architecture.n_layers, ("attn_z", "attn", "mlp", "resid"))
     found = chosen(map(str, every), patterns)
     if not found:
@@ -118,20 +118,20 @@ def sites_named(bare: SplicedModel, patterns: str | Iterable[str]) -> list[Site]
 
 
 class _Trained(NamedTuple):
-    """A site's dictionary, and how many tokens were sinks there and not trained on."""
+    """A site's dictionary, and how many tokens were left out of its training as sinks."""
 
     sinks: int
     tensors: dict[str, Any]
 
 
 _SINKS = "sinks"
-"""The name of that number beside the tensors in the ledger."""
+"""The name under which the ledger stores that number next to the tensors."""
 
 
 def _trained(
     bare: SplicedModel, rows: Rows, sites: Sequence[Site], recipe: Recipe, work: OnDisk, progress: Progress
 ) -> dict[Site, _Trained]:
-    """Every site's dictionary; those that an earlier call finished are read. Each is a stage of its own."""
+    """Every site's dictionary; those that an earlier call finished are read. Each site is one stage."""
     todo = [site for site in sites if work.todo(str(site), 1)]
     activations, checkpoints = work.folder / runs.ACTIVATIONS, work.folder / runs.CHECKPOINTS
     if not all(usable_at(activations, site) for site in todo):
@@ -151,25 +151,25 @@ def _trained(
         else:
             dead.append(site)
         shutil.rmtree(checkpoints / str(site), ignore_errors=True)
-        (activations / str(site)).unlink()  # disk space, for those who have little
+        (activations / str(site)).unlink()  # save disk space
     if dead:
         raise InputError(
-            f"every feature died in training at {', '.join(map(str, dead))}; leave these sites out, and the same "
-            "call ends at once with the others, or give more text or steps, or a lower learning rate"
+            f"every feature died in training at {', '.join(map(str, dead))}; repeat the call without these sites to "
+            "keep the others, which are trained, or give more text or steps, or a lower learning rate"
         )
     parts = {site: dict(work.parts(str(site), 1)[0]) for site in sites}
     return {site: _Trained(int(tensors.pop(_SINKS)), tensors) for site, tensors in parts.items()}
 
 
 def _check_enough(bare: SplicedModel, rows: Rows, sites: Sequence[Site], recipe: Recipe, activations: Path) -> None:
-    """Refuse sites where a batch has more tokens than are left without the sinks."""
+    """Raise `InputError` for a site where fewer tokens than one batch are left without the sinks."""
     for site in sites:
         n_tokens, width = shape_at(bare, rows, site)
         left = len(opened(activations, site, width))
         if left < recipe.batch_size:
             raise InputError(
-                f"{site}: {left} of {n_tokens} tokens are no attention sinks, and a batch has {recipe.batch_size}; "
-                "give more text, a smaller batch, or keep_sinks=True (--keep-sinks)"
+                f"{site}: only {left} of {n_tokens} tokens are not attention sinks, and a batch has {recipe.batch_size}; give "
+                "more text, a smaller batch, or keep_sinks=True (--keep-sinks)"
             )
 
 
@@ -180,7 +180,7 @@ def _write(
     figures: Mapping[Site, Figures],
     together: Losses,
 ) -> dict[str, Any]:
-    """Weights, record and card."""
+    """Write weights, record and card to `folder`; returns the record."""
     from safetensors.torch import save
 
     (folder / "sites").mkdir()
@@ -199,7 +199,7 @@ def _write(
 
 
 def model_record(bare: SplicedModel) -> dict[str, Any]:
-    """Which model the suite belongs to: a folder by its full path, else the hub's name."""
+    """The model's entry in suite.toml; its source is a folder's full path or a name on the hub."""
     source = bare.model.config._name_or_path or type(bare.model).__name__
     return {
         "source": str(Path(source).resolve()) if Path(source).is_dir() else source,

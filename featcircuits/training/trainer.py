@@ -1,4 +1,4 @@
-"""One dictionary by sae_lens's trainer, as plain JumpReLU tensors."""
+"""One dictionary, trained by sae_lens's trainer and returned as plain JumpReLU tensors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from featcircuits.training.activations import shuffled
 from featcircuits.training.recipe import ARCHITECTURES, Recipe
 
 DEAD = 1e-4
-"""A feature that a smaller share of tokens activates is dead."""
+"""A feature is dead if a smaller share of tokens than this activates it."""
 CHECKPOINT_SECONDS = 300.0
-"""How often the state of a training is written, for an interrupted one to go on from."""
+"""Seconds between checkpoints, from which an interrupted training resumes."""
 
 
 def train(
@@ -35,11 +35,11 @@ def train(
     progress: Progress = silent,
     name: str = "dictionary",
 ) -> dict[str, Tensor]:
-    """Trains on activations [token, width]; returns W_enc, b_enc, W_dec, b_dec, threshold.
+    """Train on activations [token, width]; returns W_enc, b_enc, W_dec, b_dec, threshold.
 
-    Activations are scaled to a mean norm of sqrt(width) for training, so one learning rate suits
+    Activations are scaled to a mean norm of sqrt(width) for training, so that one learning rate suits
     every site; the scale is folded into the weights afterwards. With a folder of `checkpoints` an
-    interrupted training goes on from the last one, and ends with the same weights.
+    interrupted training resumes from the last one and ends with the same weights.
     """
     scale = (activations.shape[1] ** 0.5 / activations.norm(dim=1).mean()).item()
     trainer = _trainer(activations, scale, recipe, str(device))
@@ -60,7 +60,7 @@ def train(
 
 
 def _trainer(activations: Tensor, scale: float, recipe: Recipe, device: str) -> Any:
-    """sae_lens's trainer, driven from outside step by step: it reads no data itself."""
+    """sae_lens's trainer. `train` calls its steps one by one, so it reads no data itself."""
     from sae_lens import SAETrainer
     from sae_lens.config import SAETrainerConfig
 
@@ -83,7 +83,7 @@ def _trainer(activations: Tensor, scale: float, recipe: Recipe, device: str) -> 
 
 
 def _save(trainer: Any, folder: Path) -> None:
-    """Weights, optimizer and counters, whole or not at all; earlier checkpoints go."""
+    """Write weights, optimizer and counters, whole or not at all, and remove earlier checkpoints."""
     from safetensors.torch import save
 
     earlier = _steps(folder)
@@ -97,7 +97,7 @@ def _save(trainer: Any, folder: Path) -> None:
 
 
 def _save_state(trainer: Any, folder: Path) -> None:
-    """torch calls a full disk a RuntimeError, and forgets what the system said."""
+    """torch raises a RuntimeError for a full disk, without the system's message; turn it into an `InputError`."""
     try:
         trainer.save_trainer_state(folder)
     except RuntimeError as error:
@@ -108,7 +108,7 @@ def _save_state(trainer: Any, folder: Path) -> None:
 
 
 def _restore(trainer: Any, folder: Path) -> None:
-    """From the last checkpoint; one that is damaged is removed, as the training can begin anew."""
+    """Load the last undamaged checkpoint; damaged ones are removed, because training can start again without them."""
     from sae_lens.constants import TRAINER_STATE_FILENAME
     from safetensors.torch import load_file
 
@@ -118,7 +118,7 @@ def _restore(trainer: Any, folder: Path) -> None:
             shutil.rmtree(path)
             continue
         trainer.sae.load_state_dict(load_file(path / "weights"))
-        # sae_lens leaves it to torch's version whether a pickle may run code; this refuses one that would
+        # whether sae_lens lets a pickle run code depends on torch's version; this load refuses one that would
         torch.load(path / TRAINER_STATE_FILENAME, map_location="cpu", weights_only=True)
         trainer.load_trainer_state(path)
         return
@@ -129,7 +129,7 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def _inference_weights(sae: Any) -> dict[str, Tensor]:
-    """The weights as sae_lens writes them for inference: JumpReLU, decoder norms folded in."""
+    """The weights as sae_lens writes them for inference: JumpReLU, with decoder norms folded in."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -138,17 +138,17 @@ def _inference_weights(sae: Any) -> dict[str, Tensor]:
             weights, _ = sae.save_inference_model(Path(folder))
         except SafetensorError as error:
             raise InputError(
-                f"{tempfile.gettempdir()}, the folder for temporary files, takes no more ({first_line(error)}); "
+                f"{tempfile.gettempdir()}, the folder for temporary files, cannot be written ({first_line(error)}); "
                 "free some space there, or name another folder in TMPDIR"
             ) from None
         return load_file(weights)
 
 
 def plain_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """sae_lens's JumpReLU weights in the form that needs no conventions.
+    """sae_lens's JumpReLU weights in a form without hidden conventions.
 
-    sae_lens subtracts b_dec from the input; here that is part of b_enc. Decoder rows get unit norm
-    and the features the norm's size, which leaves the reconstruction as it was.
+    sae_lens subtracts b_dec from the input; here this is part of b_enc. Decoder rows get unit norm, and
+    features are multiplied by the old norm, which leaves the reconstruction unchanged.
     """
     W_enc, W_dec, b_dec = weights["W_enc"], weights["W_dec"], weights["b_dec"]
     norm = W_dec.norm(dim=1)
@@ -165,7 +165,7 @@ def plain_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def without_dead(
     tensors: Mapping[str, Tensor], activations: Tensor, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
-    """Drops the features that fewer than `DEAD` of the training tokens activate."""
+    """The tensors without the features that a smaller share of the training tokens than `DEAD` activates."""
     W_enc, b_enc, threshold = (tensors[name].to(device) for name in ("W_enc", "b_enc", "threshold"))
     count = torch.zeros_like(threshold)
     for x in activations.split(8192):
