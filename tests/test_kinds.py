@@ -114,12 +114,12 @@ def test_topk_with_equal_features_keeps_k_of_them() -> None:
 @pytest.mark.parametrize("make", [topk, abstopk, groupmax])
 @pytest.mark.parametrize("k", [0, -1, 10])
 def test_keeping_an_impossible_number_is_refused(make: Callable[..., Dictionary], k: int) -> None:
-    with pytest.raises(fc.InputError, match=f"k is {k}, but must lie between 1 and the 9 features"):
+    with pytest.raises(fc.InputError, match=f"k is {k}, but must be between 1 and the 9 features"):
         make(**weights(5, 9, seed=0), k=k)
 
 
 def test_groups_must_be_of_equal_size() -> None:
-    with pytest.raises(fc.InputError, match="9 features do not make 2 groups of equal size"):
+    with pytest.raises(fc.InputError, match="9 features cannot be split into 2 groups of equal size"):
         groupmax(**weights(5, 9, seed=0), k=2)
 
 

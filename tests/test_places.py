@@ -211,7 +211,9 @@ def saved(folder: Path, hooks: Mapping[str, str | None], more: str = "") -> Path
 
 
 SWAPPED = {"resid_1": "blocks.2.hook_resid_post", "resid_2": "blocks.1.hook_resid_post"}
-REFUSED = r"site resid_1: the dictionary's files say 'blocks\.2\.hook_resid_post', which is resid_2; put it where"
+REFUSED = (
+    r"site resid_1: the dictionary's files say 'blocks\.2\.hook_resid_post', which is resid_2; put it at that site"
+)
 
 
 def test_two_sites_of_a_suite_that_are_swapped(tmp_path: Path) -> None:

@@ -80,10 +80,10 @@ def model() -> Any:
         (HEAD + GROUP + f"layers = [{10**18}, {10**18}]\n", "layers are numbered from 0, and below 1000"),
         (HEAD + GROUP + f"layers = {list(range(5000))}\n", "; give [first, last]"),
         (HEAD + GROUP + "layers = [0, 2]\nl0 = " + str([1] * 9999) + "\n", "l0 has 9999 values for 3 layers"),
-        (HEAD + "[sites.embed]\nrepo = 'a/../b'\npath = 'x'\n", "repo is 'a/../b', which is no repo of the hub"),
-        (HEAD + "[sites.embed]\nrepo = 'a/b'\npath = '../../x'\n", "path is '../../x', which is no path of the hub"),
-        (HEAD + "[sites.embed]\nrepo = 'a/b'\npath = '/etc/passwd'\n", "which is no path of the hub"),
-        (HEAD + "[sites.embed]\nrepo = 'a/b'\npath = 'x'\nrevision = '../../x'\n", "which is no revision of the hub"),
+        (HEAD + "[sites.embed]\nrepo = 'a/../b'\npath = 'x'\n", "repo is 'a/../b', which is not a repo of the hub"),
+        (HEAD + "[sites.embed]\nrepo = 'a/b'\npath = '../../x'\n", "path is '../../x', which is not a path of the hub"),
+        (HEAD + "[sites.embed]\nrepo = 'a/b'\npath = '/etc/passwd'\n", "which is not a path of the hub"),
+        (HEAD + "[sites.embed]\nrepo = 'a/b'\npath = 'x'\nrevision = '../../x'\n", "is not a revision of the hub"),
     ],
     ids=str,
 )  # fmt: skip
@@ -245,7 +245,9 @@ def test_a_folder_where_the_user_happens_to_be_is_not_the_suites_model(
     (tmp_path / "suite").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     suite = suite_of(tmp_path / "suite", HEAD + SITE)
-    with pytest.raises(fc.InputError, match="is no folder of the suite, but there is one of that name where you are"):
+    with pytest.raises(
+        fc.InputError, match="is not a folder of the suite, but the current folder has one of that name"
+    ):
         _ = suite.model_source
 
 

@@ -210,7 +210,7 @@ def test_a_table_adds_to_its_group_or_replaces_it(tmp_path: Path) -> None:
         ({"sites": "mlp_0"}, "groups[1].sites = 'mlp_0' has no {layer}"),
         ({"sites": None}, "groups[1].sites is None; give a text"),
         ({"sites": "mlp{layer}"}, "unknown site 'mlp0'"),
-        ({"sites": "mlp_{layer}{id}"}, "groups[1].sites = 'mlp_{layer}{id}': nothing fills in {id}; known: layer"),
+        ({"sites": "mlp_{layer}{id}"}, "groups[1].sites = 'mlp_{layer}{id}': {id} has no value; known: layer"),
         ({"layers": [2, 0]}, "groups[1].layers is [2, 0]; give [first, last]"),
         ({"layers": [0, 1, 2]}, "give [first, last]"),
         ({"layers": 3}, "groups[1].layers is 3"),
@@ -218,8 +218,8 @@ def test_a_table_adds_to_its_group_or_replaces_it(tmp_path: Path) -> None:
         ({"layers": [False, True]}, "give [first, last]"),
         ({"layers": [-1, 2]}, "give [first, last]"),
         ({"id": "blocks.hook"}, "groups[1].id = 'blocks.hook' has no {layer}; every layer would have the same weights"),
-        ({"id": "{l}"}, "nothing fills in {l}; known: layer"),
-        ({"id": ["a", "b{x}", "c"]}, "nothing fills in {x}; known: layer"),
+        ({"id": "{l}"}, "{l} has no value; known: layer"),
+        ({"id": ["a", "b{x}", "c"]}, "{x} has no value; known: layer"),
         ({"id": ["a", 3, "c"]}, "groups[1].id is 3; give a text"),
         ({"id": None}, "groups[1].id is None; give a text"),
         ({"id": 3, "release": "r{layer}"}, "groups[1].id is 3; give a text"),
@@ -426,7 +426,7 @@ def test_a_gain_of_zero_or_a_layer_norm_is_refused() -> None:
         after_gain(jumprelu(**weights(0)), gain)
     spliced = fc.load(tiny_model("gpt2"), {"embed": random_dictionary()})
     with pytest.raises(
-        fc.InputError, match="site mlp_0 reads before a gain: that takes an RMSNorm before the MLP, and 'gpt2' has a"
+        fc.InputError, match="site mlp_0 reads before a gain: this needs an RMSNorm before the MLP, and 'gpt2' has a"
     ):
         mlp_gain(spliced.model, spliced.architecture, Site(0, "mlp"))
 

@@ -1,4 +1,4 @@
-"""Dictionaries: sparse autoencoders, transcoders, the identity and the whole, one small file a kind."""
+"""Dictionaries: sparse autoencoders, transcoders, the identity and the whole output, one small file per kind."""
 
 from featcircuits.dictionaries.abstopk import abstopk
 from featcircuits.dictionaries.affine import Activation, Affine

@@ -15,6 +15,8 @@ from featcircuits.dictionaries.topk import check_k
 
 @dataclass(frozen=True)
 class AbsTopK:
+    """The `k` pre-activations that are largest in size, with their sign; 0 for the others."""
+
     k: int
 
     slope = None
@@ -24,9 +26,11 @@ class AbsTopK:
         return torch.zeros_like(pre).scatter(-1, kept, pre.gather(-1, kept))
 
     def tensors(self) -> Mapping[str, Tensor]:
+        """The setting `k`."""
         return {"k": torch.tensor(self.k)}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> AbsTopK:
+        """Itself, since it holds no floats."""
         return self
 
 

@@ -1,6 +1,6 @@
-"""Activations taken apart: what features, error and bypass each make of one.
+"""The decomposition of an activation into features, bypass and error.
 
-`x = decode(features) + bypass(read) + error`, where a dictionary reads x itself, or for a transcoder
+`x = decode(features) + bypass(read) + error`, where `read` is x itself, or for a transcoder
 the MLP's input.
 """
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from featcircuits.dictionaries import Dictionary
 
 _FEW = 1 / 16
-"""The share of features up to which gathering their decoder rows is faster than a product with all rows."""
+"""Up to this share of active features, gathering their decoder rows is faster than a product with all rows."""
 
 
 def precision(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that dictionaries and effects are computed in: never below float32."""
+    """The dtype in which dictionaries and effects are computed: `dtype`, or float32 if it is narrower."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -28,7 +28,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def encode(dictionary: Dictionary, x: Tensor, read: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(features, error) of an activation, in the dictionary's precision; `read`: what it encodes where not x."""
+    """(features, error) of an activation, in the dictionary's precision. `read`: the encoder's input if it is not x."""
     x = x.to(precision(x.dtype))
     read = x if read is None else read.to(x.dtype)
     features = dictionary.encode(read)
@@ -36,13 +36,13 @@ def encode(dictionary: Dictionary, x: Tensor, read: Tensor | None = None) -> tup
 
 
 def of_nothing(dictionary: Dictionary, read: Tensor) -> Tensor:
-    """What a dictionary makes of features that are all 0 [1 or n, width], where it reads `read` [n, read_width]."""
+    """The reconstruction of features that are all 0 [1 or n, width], for an input `read` [n, read_width]."""
     x, statistics = dictionary.decode_nothing()[None], dictionary.statistics(read)
     return x if statistics is None else x * statistics.scale + statistics.shift
 
 
 def decoded(dictionary: Dictionary, features: Tensor, read: Tensor) -> Tensor:
-    """decode(features) [n, width] of features [n, n_features]; where few are active only their rows are read."""
+    """decode(features) [n, width] of features [n, n_features]; if few are active, it reads only their rows."""
     statistics = dictionary.statistics(read)
     row, ids = features.nonzero(as_tuple=True)
     if len(row) > _FEW * features.numel():
@@ -56,13 +56,13 @@ class Moved(NamedTuple):
     """How a site's nodes move from one activation to another, in the units of the first."""
 
     steps: Tensor
-    """[..., n_features]: how many decoder rows each feature adds"""
+    """How many times each feature adds its decoder row [..., n_features]."""
     error: Tensor
-    """[..., width]"""
+    """The change of the error [..., width]."""
 
 
 def moved_between(dictionary: Dictionary, x: Tensor, read: Tensor, x2: Tensor, read2: Tensor) -> Moved:
-    """From activation `x`, where the dictionary reads `read`, to `x2` and `read2`."""
+    """The moves from activation `x`, where the dictionary reads `read`, to `x2` and `read2`."""
     wide = precision(x.dtype)
     x, read, x2, read2 = (tensor.to(wide) for tensor in (x, read, x2, read2))
     steps, statistics = dictionary.encode(read2) - dictionary.encode(read), dictionary.statistics(read)
@@ -72,12 +72,12 @@ def moved_between(dictionary: Dictionary, x: Tensor, read: Tensor, x2: Tensor, r
 
 
 def rewired(dictionary: Dictionary, x: Tensor, read: Tensor, read2: Tensor) -> Tensor:
-    """x with its nodes held and the bypass reading `read2` in place of `read`; x itself without a bypass."""
+    """x with its nodes held fixed while the bypass reads `read2` in place of `read`; x itself without a bypass."""
     past = dictionary.bypass((read2 - read).to(precision(x.dtype))) if dictionary.has_bypass else None
     return x if past is None else x + past.to(x.dtype)
 
 
 def written(dictionary: Dictionary, x: Tensor, read: Tensor) -> Tensor:
-    """What the nodes of a site make of x: all but the bypass."""
+    """The part of x that the site's nodes write: everything except the bypass."""
     past = dictionary.bypass(read)
     return x if past is None else x - past

@@ -17,33 +17,37 @@ from featcircuits.dictionaries.origin import Origin
 
 
 class Statistics(NamedTuple):
-    """What the decoder's output is multiplied by and then moved by, where the input was normalised: [..., 1]."""
+    """The factor and then the shift [..., 1] that undo the input's normalisation in the decoder's output."""
 
     scale: Tensor
     shift: Tensor
 
 
 class Normalisation(Protocol):
-    """What is done to the input before it is encoded."""
+    """A normalisation of the input before encoding."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name that configs use."""
+        ...
     @property
     def undone(self) -> bool:
         """Whether decoding undoes it (in transcoders it does not)."""
         ...
 
     def __call__(self, x: Tensor) -> Tensor: ...
-    def statistics(self, x: Tensor) -> Statistics: ...
+    def statistics(self, x: Tensor) -> Statistics:
+        """The factor and shift that undo it, for x [..., read_width]."""
+        ...
 
 
 def statistics_of(normalisation: Normalisation | None, x: Tensor) -> Statistics | None:
-    """What decoding undoes; None without a normalisation, or where it is not undone."""
+    """The statistics of x that decoding uses; None without a normalisation, or if decoding does not undo it."""
     return None if normalisation is None or not normalisation.undone else normalisation.statistics(x)
 
 
 def pulled(normalisation: Normalisation | None, x: Tensor, gradient: Tensor) -> Tensor:
-    """A gradient at the normalised input as that at x [n, read_width]."""
+    """The gradient at x [n, read_width], given the gradient at the normalised input."""
     if normalisation is None or not len(x):
         return gradient
     with torch.enable_grad():
@@ -53,24 +57,26 @@ def pulled(normalisation: Normalisation | None, x: Tensor, gradient: Tensor) -> 
 
 @runtime_checkable
 class Dictionary(Protocol):
-    """What the rest of the package asks of a dictionary; every method is pure.
+    """The interface that the rest of the package uses; every method is pure.
 
-    `encode` and `decode` define the features; the other methods are the linear algebra that
-    attribution needs: decoder rows carry effects from an activation to its features, encoder rows
-    carry them from a feature to the activation it reads. A dictionary that normalises its input has
-    decoder rows in normalised units; `statistics` says what they are multiplied by at each position.
+    `encode` and `decode` define the features. The other methods are the linear algebra of
+    attribution: decoder rows carry effects from an activation to its features, and encoder rows
+    carry them from a feature to the activation it reads. If a dictionary normalises its input, its
+    decoder rows are in normalised units, and `statistics` has their factor at each position.
     """
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """The name of the kind, such as "relu"."""
+        ...
     @property
     def width(self) -> int:
-        """Of the activation it explains."""
+        """The width of the activation it explains."""
         ...
 
     @property
     def read_width(self) -> int:
-        """Of the activation it encodes."""
+        """The width of the activation it encodes."""
         ...
 
     @property
@@ -80,40 +86,42 @@ class Dictionary(Protocol):
 
     @property
     def has_bypass(self) -> bool:
-        """Whether something linear goes past the features (a skip transcoder's skip)."""
+        """Whether it has a linear path past the features (a skip transcoder's skip)."""
         ...
 
     @property
     def normalisation(self) -> Normalisation | None:
-        """What is done to the input before it is encoded."""
+        """The normalisation of the input before encoding, or None."""
         ...
 
     @property
     def origin(self) -> Origin:
-        """Where it was trained, as its files say."""
+        """The place where it was trained, by its files."""
         ...
 
     @property
-    def n_features(self) -> int: ...
+    def n_features(self) -> int:
+        """The number of features."""
+        ...
 
     def encode(self, x: Tensor) -> Tensor:
-        """[..., read_width] -> [..., n_features]"""
+        """The features [..., n_features] of an activation [..., read_width]."""
         ...
 
     def statistics(self, x: Tensor) -> Statistics | None:
-        """What decoding undoes of the normalisation of x [..., read_width]; None without one."""
+        """The statistics with which decoding undoes the normalisation of x [..., read_width]; None if it does not."""
         ...
 
     def decode(self, features: Tensor, statistics: Statistics | None = None) -> Tensor:
-        """[..., n_features] -> [..., width]; affine in the features, the bypass left out."""
+        """The reconstruction [..., width] of features [..., n_features], without the bypass; affine in the features."""
         ...
 
     def decode_nothing(self) -> Tensor:
-        """[width]: decode of features that are all 0, in normalised units; reads no decoder row."""
+        """decode of features that are all 0 [width], in normalised units; reads no decoder row."""
         ...
 
     def bypass(self, x: Tensor) -> Tensor | None:
-        """[..., read_width] -> [..., width]: what goes past the features; linear. None without one."""
+        """The linear part [..., width] that goes past the features, from x [..., read_width]; None without a bypass."""
         ...
 
     def decode_change(self, change: Tensor) -> Tensor:
@@ -121,42 +129,44 @@ class Dictionary(Protocol):
         ...
 
     def decoder_rows(self, ids: Tensor) -> Tensor:
-        """[n] -> [n, width]: what one unit of each feature writes; in normalised units."""
+        """What one unit of each feature `ids` [n] writes [n, width], in normalised units."""
         ...
 
     def encoder_rows(self, ids: Tensor) -> Tensor:
-        """[n] -> [n, read_width]: the gradient of each feature, where active, to the normalised input."""
+        """The gradient of each feature `ids` [n], if active, with respect to the normalised input [n, read_width]."""
         ...
 
     def pull(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """[n, read_width]: a gradient at the normalised input as that at x."""
+        """The gradient at x, given the gradient at the normalised input; both [n, read_width]."""
         ...
 
     def pull_bypass(self, gradient: Tensor) -> Tensor | None:
-        """[n, width] -> [n, read_width]: a gradient at what is written, back through the bypass."""
+        """A gradient at the output [n, width], carried back through the bypass to the input [n, read_width]."""
         ...
 
     def write(self, change: Tensor, row: Tensor, ids: Tensor, n_rows: int) -> Tensor:
-        """[n], [n], [n] -> [n_rows, width]: what changes of features `ids` at positions `row` add to x."""
+        """What the changes [n] of features `ids` [n] at positions `row` [n] add to x [n_rows, width]."""
         ...
 
     def gradient_at(self, gradient: Tensor, row: Tensor, ids: Tensor) -> Tensor:
-        """[m, width], [n], [n] -> [n]: the gradient at x in position `row` as that at feature `ids`; no pair twice."""
+        """The gradient at feature `ids[i]` [n], given the gradient at x [m, width] in `row[i]`; pairs are distinct."""
         ...
 
     def is_active(self, features: Tensor) -> Tensor:
-        """Where a small change of the pre-activation changes the feature."""
+        """Where a small change of the pre-activation changes the feature; same shape as `features`."""
         ...
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """What defines the dictionary; for hashing and saving."""
+        """The tensors that define the dictionary, for hashing and saving."""
         ...
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> Self: ...
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
+        """The same dictionary on another device and in another dtype."""
+        ...
 
 
 class SameSite:
-    """The parts of a dictionary that reads what it explains, as it is."""
+    """The methods shared by dictionaries that read the activation they explain, without normalisation or bypass."""
 
     width: int
     transcodes = False
@@ -166,16 +176,21 @@ class SameSite:
 
     @property
     def read_width(self) -> int:
+        """The width of the site, which it both reads and explains."""
         return self.width
 
     def statistics(self, x: Tensor) -> Statistics | None:
+        """None: nothing is normalised."""
         return None
 
     def bypass(self, x: Tensor) -> Tensor | None:
+        """None: there is no bypass."""
         return None
 
     def pull(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient itself: nothing is normalised."""
         return gradient
 
     def pull_bypass(self, gradient: Tensor) -> Tensor | None:
+        """None: there is no bypass."""
         return None

@@ -1,4 +1,4 @@
-"""Gated dictionaries (Rajamanoharan et al. 2024): one map decides which features are on, another how far."""
+"""Gated dictionaries (Rajamanoharan et al. 2024): one map decides which features are active, another how strongly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featcircuits.dictionaries.affine import Affine, Options
 
 @dataclass(frozen=True, eq=False)
 class Gated:
-    """`relu((pre - b_gate) * exp(r_mag) + b_mag)` where pre > 0, pre being the gate's own; each [n_features]."""
+    """`relu((pre - b_gate) * exp(r_mag) + b_mag)` where the gate's pre-activation `pre` > 0; tensors [n_features]."""
 
     b_gate: Tensor
     r_mag: Tensor
@@ -22,15 +22,18 @@ class Gated:
 
     @property
     def slope(self) -> Tensor:
+        """exp(r_mag) [n_features]."""
         return self.r_mag.exp()
 
     def __call__(self, pre: Tensor) -> Tensor:
         return ((pre - self.b_gate) * self.slope + self.b_mag).relu() * (pre > 0)
 
     def tensors(self) -> Mapping[str, Tensor]:
+        """r_mag and b_mag; b_gate is the encoder's bias."""
         return {"r_mag": self.r_mag, "b_mag": self.b_mag}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Gated:
+        """The same activation on another device and in another dtype."""
         return Gated(*(t.detach().to(device, dtype) for t in (self.b_gate, self.r_mag, self.b_mag)))
 
 

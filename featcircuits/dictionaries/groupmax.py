@@ -1,4 +1,4 @@
-"""GroupMax dictionaries: the features stand in k groups of neighbours, and the largest of each is kept."""
+"""GroupMax dictionaries: features are in k groups of neighbours, and the largest of each group is kept."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from featcircuits.errors import InputError
 
 @dataclass(frozen=True)
 class GroupMax:
+    """The largest of `relu(pre)` in each of `k` groups of neighbours; 0 for the others."""
+
     k: int
 
     slope = None
@@ -26,9 +28,11 @@ class GroupMax:
         return torch.zeros_like(groups).scatter(-1, largest.indices, largest.values).flatten(-2)
 
     def tensors(self) -> Mapping[str, Tensor]:
+        """The setting `k`."""
         return {"k": torch.tensor(self.k)}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> GroupMax:
+        """Itself, since it holds no floats."""
         return self
 
 
@@ -37,5 +41,7 @@ def groupmax(W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, k: int,
     dictionary = Affine("groupmax", W_enc, b_enc, W_dec, b_dec, GroupMax(k), **options)
     check_k(dictionary, k)
     if dictionary.n_features % k:
-        raise InputError(f"groupmax dictionary: {dictionary.n_features} features do not make {k} groups of equal size")
+        raise InputError(
+            f"groupmax dictionary: {dictionary.n_features} features cannot be split into {k} groups of equal size"
+        )
     return dictionary

@@ -1,4 +1,4 @@
-"""JumpReLU dictionaries; BatchTopK and Matryoshka ones too, as they are saved for inference."""
+"""JumpReLU dictionaries, and BatchTopK and Matryoshka dictionaries, which are saved for inference as JumpReLU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featcircuits.dictionaries.affine import Affine, Options
 
 @dataclass(frozen=True, eq=False)
 class JumpReLU:
-    """z where z > threshold, else 0; never negative where `rectified`. threshold [n_features]."""
+    """z where z > threshold [n_features], else 0; with `rectified` never negative."""
 
     threshold: Tensor
     rectified: bool = True
@@ -25,10 +25,12 @@ class JumpReLU:
         return (pre.relu() if self.rectified else pre) * (pre > self.threshold)
 
     def tensors(self) -> Mapping[str, Tensor]:
+        """The threshold and whether it is rectified."""
         settings = {} if self.rectified else {"rectified": torch.tensor(False)}
         return {"threshold": self.threshold, **settings}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> JumpReLU:
+        """The same activation on another device and in another dtype."""
         return replace(self, threshold=self.threshold.detach().to(device, dtype))
 
 
@@ -44,7 +46,7 @@ def jumprelu(
 ) -> Affine:
     """`f = z if z > threshold else 0`, `z = x @ W_enc + b_enc`.
 
-    b_dec is not subtracted from x unless it is the `centre` too. A feature whose threshold is
+    b_dec is not subtracted from x unless it is also the `centre`. A feature whose threshold is
     negative stays at 0 or above unless `rectified` is false.
     """
     return Affine("jumprelu", W_enc, b_enc, W_dec, b_dec, JumpReLU(threshold, rectified), **options)

@@ -1,4 +1,4 @@
-"""What is done to an activation before it is encoded; what decoding needs to undo it is returned, never kept."""
+"""Normalisations of an activation before encoding. They return the statistics that undo them, and store nothing."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class LayerNorm:
         return (x - mean) / (std + self.eps)
 
     def statistics(self, x: Tensor) -> Statistics:
+        """(std, mean) of x over its width [..., 1]."""
         mean = x.mean(-1, keepdim=True)
         return Statistics((x - mean).std(-1, keepdim=True), mean)
 
 
 @dataclass(frozen=True)
 class ConstantNorm:
-    """`x * sqrt(width) / |x|`, and the norm put back in decoding; 0 stays 0."""
+    """`x * sqrt(width) / |x|`, undone in decoding by the norm; 0 stays 0."""
 
     undone: bool = True
 
@@ -41,13 +42,14 @@ class ConstantNorm:
         return x / self.statistics(x).scale
 
     def statistics(self, x: Tensor) -> Statistics:
+        """(|x| / sqrt(width), 0) [..., 1]."""
         norm = x.norm(dim=-1, keepdim=True) / math.sqrt(x.shape[-1])
         return Statistics(norm.clamp_min(torch.finfo(x.dtype).tiny), torch.zeros_like(norm))
 
 
 @dataclass(frozen=True)
 class Centred:
-    """`x - mean`, the mean put back in decoding: for dictionaries of models that write no mean to the stream."""
+    """`x - mean`, undone in decoding by the mean: for dictionaries of models that write no mean to the stream."""
 
     undone: bool = True
 
@@ -57,9 +59,10 @@ class Centred:
         return x - self.statistics(x).shift
 
     def statistics(self, x: Tensor) -> Statistics:
+        """(1, mean of x over its width) [..., 1]."""
         mean = x.mean(-1, keepdim=True)
         return Statistics(torch.ones_like(mean), mean)
 
 
 NORMALISATIONS = {kind.name: kind for kind in (LayerNorm, ConstantNorm)}
-"""By the name that configs give them."""
+"""Normalisations by the name in configs."""

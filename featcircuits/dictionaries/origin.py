@@ -1,4 +1,4 @@
-"""Where a dictionary was trained, as its files say."""
+"""The place where a dictionary was trained, by its files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 class Origin(NamedTuple):
-    """In the words of the files; None where they do not say."""
+    """The place in the words of the files; None for what they do not name."""
 
     hook_name: str | None = None
-    """What it reads; of an SAE also what it explains."""
+    """The hook that it reads; an SAE also explains this hook."""
     hook_name_out: str | None = None
-    """What a transcoder explains."""
+    """The hook that a transcoder explains."""
     model_name: str | None = None
     layer: int | None = None
-    """Where the files say no more than this of the place."""
+    """The layer, if the files name nothing else of the place."""

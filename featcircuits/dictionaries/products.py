@@ -1,4 +1,4 @@
-"""Products with a few rows of a large matrix, which is never copied or multiplied whole."""
+"""Products with a few rows of a large matrix, which is never copied or multiplied as a whole."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 _NUMBERS = 1 << 24
-"""How many numbers of gathered rows may be held at once."""
+"""The most numbers of gathered rows that are held at once."""
 
 
 def dots(left: Tensor, row: Tensor, right: Tensor, ids: Tensor) -> Tensor:
-    """<left[row[i]], right[ids[i]]> for each i [n], no pair twice; left [m, width], right [k, width]."""
+    """<left[row[i]], right[ids[i]]> for each i [n]; left [m, width], right [k, width]; no pair occurs twice."""
     if left.device.type == "cpu" and len(row):
         return _sampled(left, row, right, ids)
     size = max(1, _NUMBERS // max(1, right.shape[-1]))
@@ -22,7 +22,7 @@ def dots(left: Tensor, row: Tensor, right: Tensor, ids: Tensor) -> Tensor:
 
 
 def combined(weights: Tensor, row: Tensor, right: Tensor, ids: Tensor, n_rows: int) -> Tensor:
-    """sum over i with row[i] = r of weights[i] * right[ids[i]]: [n_rows, width]."""
+    """The sum of weights[i] * right[ids[i]] over all i with row[i] = r, for each r [n_rows, width]."""
     order = _order(row)
     if order is not None:
         weights, row, ids = weights[order], row[order], ids[order]
@@ -31,12 +31,12 @@ def combined(weights: Tensor, row: Tensor, right: Tensor, ids: Tensor, n_rows: i
 
 
 def _order(row: Tensor) -> Tensor | None:
-    """What sorts the rows; None where they are."""
+    """The permutation that sorts the rows; None if they are sorted."""
     return None if bool((row[1:] >= row[:-1]).all()) else row.argsort(stable=True)
 
 
 def _sampled(left: Tensor, row: Tensor, right: Tensor, ids: Tensor) -> Tensor:
-    """By the CPU's kernel for a product at given entries: each row of `right` is read once and never gathered."""
+    """`dots` by the CPU's kernel for products at given entries, which reads each row of `right` once without a copy."""
     order = _order(row)
     sorted_row, sorted_ids = (row, ids) if order is None else (row[order], ids[order])
     starts = torch.searchsorted(sorted_row.contiguous(), torch.arange(len(left) + 1))

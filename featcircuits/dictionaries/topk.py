@@ -1,4 +1,4 @@
-"""Top-k dictionaries: the k largest pre-activations of a token, and only positive ones."""
+"""Top-k dictionaries: the k largest pre-activations of a token, if they are positive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from featcircuits.errors import InputError
 
 @dataclass(frozen=True)
 class TopK:
-    """The k largest, the others 0; never negative where `rectified`."""
+    """The `k` largest pre-activations, 0 for the others; with `rectified` never negative."""
 
     k: int
     rectified: bool = True
@@ -27,10 +27,12 @@ class TopK:
         return torch.zeros_like(pre).scatter(-1, top.indices, top.values)
 
     def tensors(self) -> Mapping[str, Tensor]:
+        """The settings `k` and `rectified`."""
         settings = {} if self.rectified else {"rectified": torch.tensor(False)}
         return {"k": torch.tensor(self.k), **settings}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> TopK:
+        """Itself, since it holds no floats."""
         return self
 
 
@@ -46,7 +48,7 @@ def topk(
 ) -> Affine:
     """`f` keeps the `k` largest entries of `relu(x @ W_enc + b_enc)`.
 
-    b_dec is not subtracted from x unless it is the `centre` too. Without the relu (`rectified`
+    b_dec is not subtracted from x unless it is also the `centre`. Without the relu (`rectified`
     false) negative entries among the k largest are features as well.
     """
     dictionary = Affine("topk", W_enc, b_enc, W_dec, b_dec, TopK(k, rectified), **options)
@@ -55,8 +57,8 @@ def topk(
 
 
 def check_k(dictionary: Affine, k: int) -> None:
-    """Refuse to keep no feature, or more than there are."""
+    """Raise `InputError` unless k is between 1 and the number of features."""
     if not 1 <= k <= dictionary.n_features:
         raise InputError(
-            f"{dictionary.kind} dictionary: k is {k}, but must lie between 1 and the {dictionary.n_features} features"
+            f"{dictionary.kind} dictionary: k is {k}, but must be between 1 and the {dictionary.n_features} features"
         )

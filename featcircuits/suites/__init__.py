@@ -1,4 +1,4 @@
-"""Suites: which dictionary sits at which site of which model, read from `saes/<name>/suite.toml`."""
+"""Suites: which dictionary belongs to which site of which model, read from `saes/<name>/suite.toml`."""
 
 from featcircuits.suites.identity import check_model, fingerprint
 from featcircuits.suites.suite import SHIPPED, Suite, load_suite, named_suites, suite_folders

@@ -1,9 +1,9 @@
-"""Dictionaries that were trained on another form of a model, fitted to the unmodified one; each exactly.
+"""Dictionaries that were trained on another form of a model, adapted exactly to the unmodified model.
 
-Two forms occur. Some transcoders read the result of the norm before the MLP before that norm's gain.
-And TransformerLens by default *processes* a model: it centres what is written to the residual
-stream, folds norms into the weights behind them, and moves the bias of the values behind the
-attention, where it acts alike, since a pattern's weights add up to 1.
+There are two such forms. Some transcoders read the output of the norm before the MLP, before that norm's gain.
+And TransformerLens by default *processes* a model: it centres everything that is written to the residual
+stream, folds norms into the weights that follow them, and moves the bias of the values past the
+attention. This does not change the model, since the weights of an attention pattern add up to 1.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 def adaptation(
     model: PreTrainedModel, architecture: Architecture, site: Site, before_gain: bool, processed: bool
 ) -> Callable[[Affine], Affine]:
-    """What makes a site's dictionary of one for the unmodified model.
+    """The function that adapts a site's dictionary to the unmodified model.
 
-    Raises `InputError` where the model has no such form.
+    Raises `InputError` if the model does not have that form.
     """
     if before_gain:
         return partial(after_gain, gain=mlp_gain(model, architecture, site))
@@ -46,7 +46,7 @@ def _as_it_is(dictionary: Affine) -> Affine:
 
 
 def after_gain(dictionary: Affine, gain: Tensor) -> Affine:
-    """Reads x = gain * n, where the one given reads n: the same features, W_enc and W_skip divided by the gain."""
+    """The dictionary for x = gain * n of one that reads n: the same features, with W_enc and W_skip divided by gain."""
     if dictionary.normalisation is not None:
         raise InputError(f"a {dictionary.kind} transcoder that normalises its input cannot read before a norm's gain")
     if not gain.all():
@@ -61,7 +61,7 @@ def after_gain(dictionary: Affine, gain: Tensor) -> Affine:
 
 
 def moved(dictionary: Affine, by: Tensor) -> Affine:
-    """Reads and explains x + by, where the one given reads and explains x."""
+    """The dictionary that reads and explains x + by, from one that reads and explains x."""
     if dictionary.normalisation is not None or dictionary.transcodes:
         raise InputError(f"a {dictionary.kind} dictionary that normalises or transcodes cannot be moved by a bias")
     by = by.to(dictionary.b_dec)
@@ -70,9 +70,9 @@ def moved(dictionary: Affine, by: Tensor) -> Affine:
 
 
 def centred(dictionary: Affine) -> Affine:
-    """Reads and explains an activation less its mean over dimensions, and puts the mean back."""
+    """The dictionary that reads and explains x minus its mean over dimensions, and adds the mean back."""
     if isinstance(dictionary.normalisation, LayerNorm) and not dictionary.transcodes:
-        return dictionary  # which takes the mean out itself, and puts it back
+        return dictionary  # which already removes the mean and adds it back
     if dictionary.normalisation is not None or dictionary.transcodes:
         raise InputError(
             f"a {dictionary.kind} dictionary that transcodes or normalises its input is not known for processed "
@@ -82,28 +82,28 @@ def centred(dictionary: Affine) -> Affine:
 
 
 def mlp_gain(model: PreTrainedModel, architecture: Architecture, site: Site) -> Tensor:
-    """[width]: what the RMSNorm before a site's MLP multiplies its result by, in float32 on the CPU."""
+    """The gain [width] of the RMSNorm before a site's MLP, in float32 on the CPU."""
     family = architecture.family
     before = [name for name in family.norms if name not in (family.attn, family.mlp)]
     norm = architecture.layers(model)[site.layer].get_submodule(before[-1]) if before else None
     if norm is None or isinstance(norm, nn.LayerNorm):
         there = "none there" if norm is None else "a LayerNorm there"
         raise InputError(
-            f"site {site} reads before a gain: that takes an RMSNorm before the MLP, and "
+            f"site {site} reads before a gain: this needs an RMSNorm before the MLP, and "
             f"{architecture.model_type!r} has {there}"
         )
-    # equal entries are 1 once they are divided by their root mean square; large ones drown the epsilon
+    # equal entries become 1 when divided by their root mean square; large entries make the epsilon negligible
     equal = torch.full((architecture.width,), 1e4, device=device_of(norm))
     with torch.no_grad():
         return norm(equal).float().cpu()
 
 
 def value_offset(model: PreTrainedModel, architecture: Architecture, site: Site) -> Tensor:
-    """[heads * head width]: what every value has whatever the input, the norm's bias included."""
+    """The constant part of the values [heads * head width]: their bias, and the norm's bias carried through them."""
     family, where = architecture.family, architecture.family.queries_keys
     if not isinstance(where, Fused):
         raise InputError(
-            f"site {site} is of a processed model: where the values' bias is, is known for fused projections only, and "
+            f"site {site} is of a processed model: the values' bias can be found only in fused projections, and "
             f"{architecture.model_type!r} has another"
         )
     layer = architecture.layers(model)[site.layer]

@@ -1,6 +1,6 @@
-"""Which files of the hub a site needs, and which of them are in the local cache; nothing is fetched.
+"""Which files of the hub a site needs, and which of them are in the local cache, without any download.
 
-What a sae_lens release stands for is read from that package's own directory, without importing it.
+The contents of a sae_lens release are read from that package's own directory, without importing it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WEIGHTS: Mapping[str, Callable[[str], tuple[str, ...]]] = {
     "deepseek_r1": lambda path: (path,),
     "goodfire": lambda path: (path,),
 }
-"""Loader of a release -> the files that an SAE at a path of its repository needs."""
+"""Name of a release's loader -> the files that an SAE at a path of its repository needs."""
 
 _IN_FOLDERS = ("sae_weights.safetensors", "params.safetensors", "params.npz", "sae.safetensors", "ae.pt")
 _SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin")
@@ -35,7 +35,7 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class Release(NamedTuple):
-    """What sae_lens' directory says of a release; `paths`: id -> path in the repository."""
+    """A release's entry in sae_lens' directory. `paths`: id -> path in the repository."""
 
     repo: str
     loader: str
@@ -43,7 +43,7 @@ class Release(NamedTuple):
 
 
 def release_named(name: str) -> Release | None:
-    """None where the directory has no such release, or SAELens is not installed."""
+    """The release of this name; None if the directory does not have it or SAELens is not installed."""
     entry = release_entry(name)
     if entry is None:
         return None
@@ -60,7 +60,7 @@ class Need(NamedTuple):
 
 
 def need_of(record: Mapping[str, Any]) -> Need | None:
-    """What a site's record asks of the hub; None for none, or where sae_lens' directory does not tell."""
+    """The files that a site's record needs from the hub; None if it needs none, or if sae_lens' directory is silent."""
     if "repo" in record:
         need = Need(record["repo"], (record["path"],), record.get("revision"))
         return need if Path(record["path"]).suffix in _SUFFIXES else _folder_of(need, record["path"])
@@ -71,13 +71,13 @@ def need_of(record: Mapping[str, Any]) -> Need | None:
 
 
 def _folder_of(need: Need, path: str) -> Need:
-    """Which family a folder on the hub belongs to shows once its weights are here."""
+    """The hub's names for a folder's files; the source they belong to is known only after a download."""
     files = [f"{path}/{name}" for name in _IN_FOLDERS]
     return need._replace(files=(next((file for file in files if _cached(need, file)), files[0]),))
 
 
 def size_here(folder: Path, record: Mapping[str, Any]) -> int | None:
-    """Bytes of a site's weights on this machine; None where they are missing, 0 where there are none to have."""
+    """Bytes of a site's weights on this machine; None if they are missing, 0 if the site has no weights."""
     if "dictionary" in record:
         return 0
     if "source" in record:
@@ -95,20 +95,20 @@ def _cached(need: Need, file: str) -> Path | None:
 
     try:
         found = try_to_load_from_cache(need.repo, file, revision=need.revision)
-    except (HFValidationError, OSError):  # no name that the hub or a file could have
+    except (HFValidationError, OSError):  # neither the hub nor a file can have this name
         return None
     return Path(found) if isinstance(found, str) else None
 
 
 def _size(path: Path) -> int | None:
-    """Of a file, or of a folder's files, those left out that are links to elsewhere."""
+    """Bytes of a file, or of a folder's files without links that lead out of the folder."""
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and inside(path, file))
     return path.stat().st_size if path.is_file() else None
 
 
 def size_expected(record: Mapping[str, Any]) -> int | None:
-    """Bytes of the two matrices in the dtype that they are published in; None where the record does not tell."""
+    """Bytes of the two matrices in their published dtype; None if the record does not give it."""
     known = all(name in record for name in ("width", "n_features", "dtype"))
     if not known or record["dtype"] not in _BYTES:
         return None

@@ -1,4 +1,4 @@
-"""Does a model belong to a suite?"""
+"""Whether a model belongs to a suite."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 
 def check_model(suite: Suite, model: PreTrainedModel, architecture: Architecture) -> None:
-    """Refuse a model that is not the one the suite was trained on."""
+    """Raise `InputError` for a model that is not the one the suite was trained on."""
     expected = suite.model
     for key, found in (
         ("architecture", architecture.model_type),
@@ -42,6 +42,6 @@ def check_model(suite: Suite, model: PreTrainedModel, architecture: Architecture
     recorded = expected.get("fingerprint")
     if recorded and str(model.dtype) != "torch.float16" and fingerprint(model) != recorded:
         raise InputError(
-            f"suite {suite.name!r} belongs to another model: the embedding's weights differ from those it was trained "
-            f"on ({expected['source']}); features would be meaningless"
+            f"suite {suite.name!r} belongs to another model: the embedding's weights differ from those of its own "
+            f"model ({expected['source']}); features would be meaningless"
         )

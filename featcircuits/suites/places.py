@@ -1,4 +1,4 @@
-"""Does a dictionary stand where its files say that it belongs?"""
+"""Whether dictionaries are at the sites that their files name."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def check_places(
     model: PreTrainedModel | None = None,
     architecture: Architecture | None = None,
 ) -> None:
-    """Refuse a dictionary whose files name another place than its site.
+    """Raise `InputError` for a dictionary whose files name a place other than its site.
 
-    `records`: of a suite's sites; those that say `check_place = false` are taken as they are. With a
-    model, names are refused too that mean another place in it alone.
+    `records`: the records of a suite's sites; those with `check_place = false` are not checked. With a
+    model, the check also refuses names that mean another place only in this model.
     """
     for site, dictionary in dictionaries.items():
         if not records.get(str(site), {}).get("check_place", True):
@@ -35,8 +35,8 @@ def check_places(
         said = elsewhere(site, dictionary, model, architecture)
         if said is not None:
             raise InputError(
-                f"site {site}: the dictionary's files say {said}; put it where it belongs. If the files are wrong, "
-                f"take it as it is with check_place = false for {site} in suite.toml, check_place=False in Python or "
+                f"site {site}: the dictionary's files say {said}; put it at that site. If the files are wrong, "
+                f"accept it with check_place = false for {site} in suite.toml, check_place=False in Python or "
                 "--no-check-place"
             )
 
@@ -44,7 +44,7 @@ def check_places(
 def elsewhere(
     site: Site, dictionary: Dictionary, model: PreTrainedModel | None = None, architecture: Architecture | None = None
 ) -> str | None:
-    """What the files say, and what that is; None where it is `site`, or where they do not say."""
+    """The place that the files name, as text; None if it is `site`, or if they name none."""
     origin = dictionary.origin
     name = origin.hook_name_out or origin.hook_name
     if name is None or (dictionary.transcodes and origin.hook_name_out is None):
@@ -61,7 +61,7 @@ def elsewhere(
 
 
 def _in_another_layer(site: Site, name: str | None, layer: int | None) -> str | None:
-    """Where no more is known than the layer; what enters one leaves the one before."""
+    """The same if the files name only the layer; what enters a layer leaves the one before."""
     inside = None if name is None else layer_of(name)
     layer = layer if inside is None else inside
     if layer is None or layer == site.layer or (site.kind in STREAM and layer == site.layer + 1):
@@ -70,7 +70,7 @@ def _in_another_layer(site: Site, name: str | None, layer: int | None) -> str | 
 
 
 def _beside(site: Site, name: str, model: PreTrainedModel, architecture: Architecture) -> str | None:
-    """Names that mean the site in some models, and another place in this one."""
+    """The same for names that mean the site in some models but another place in this one."""
     if name == "blocks.0.hook_resid_pre" and _adds_positions(model):
         return f"{name!r}, which is after the positions that this model adds, where no dictionary can be spliced in"
     if site.kind in ("attn", "mlp") and (inner := module_of(name)):
@@ -81,7 +81,7 @@ def _beside(site: Site, name: str, model: PreTrainedModel, architecture: Archite
 
 
 def _adds_positions(model: PreTrainedModel) -> bool:
-    """Whether a learned vector of each position stands beside those of the tokens."""
+    """Whether the model adds a learned vector of each position to those of the tokens."""
     tokens = model.get_input_embeddings()
     beside = next(list(module.children()) for module in model.modules() if tokens in module.children())
     return any(isinstance(module, nn.Embedding) and module is not tokens for module in beside)

@@ -1,7 +1,7 @@
-"""suite.toml: read, checked, and its groups written out as one record a site.
+"""suite.toml, read and checked, with its groups expanded to one record per site.
 
-A site's weights come from one of `SOURCES`. A `[[groups]]` table stands for a site in each of its
-layers: `{layer}` is filled in, and a list holds one value a layer, which `{its name}` fills in too.
+A site's weights come from one of `SOURCES`. A `[[groups]]` table describes one site in each of its
+layers: `{layer}` is replaced by the layer, and a list holds one value per layer, which replaces `{its name}`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "repo": ("path",),
     "dictionary": ("width",),
 }
-"""Where a site's weights come from, and what has to stand beside it: a file or folder of the suite, a
-sae_lens release, a hub repository, or none (the neurons or the whole vector of the site)."""
+"""The key that names a site's weights -> the keys that it needs. Weights come from a file or folder of the suite, a
+sae_lens release, a hub repository, or nowhere (the neurons or the whole vector of the site)."""
 
 ORIGIN = ("release", "id", "repo", "path", "revision")
-"""What names weights on the hub."""
+"""The keys that name weights on the hub."""
 
 BASES = ("identity", "whole")
-"""What `dictionary` may be."""
+"""The values of `dictionary`."""
 
 _BELONGS = {"sha256": "source", "id": "release", "path": "repo", "revision": "repo"}
 _FIGURES = (
@@ -65,7 +65,7 @@ _MODEL: Mapping[str, type] = {
 }
 _TASK = dict.fromkeys(["train", "test", "description", "metric"], str)
 _LARGEST, _MOST_LAYERS, _LONGEST = 10**8, 1000, 1000
-"""A width or number of features; a model's layers; characters of a value."""
+"""The largest width or number of features, the most layers of a model, and the most characters of a value."""
 _NAMES = {
     str: "text",
     dict: "table",
@@ -78,7 +78,7 @@ Record = dict[str, Any]
 
 
 def read_record(path: Path) -> Record:
-    """A suite.toml whose `sites` hold every site; raises `InputError` naming what is missing, unknown or wrong."""
+    """The content of a suite.toml, with every site in `sites`; raises `InputError` that names each fault."""
     record = read_toml(path)
     try:
         return _checked(record)
@@ -107,7 +107,7 @@ def _checked(record: Record) -> Record:
 
 
 def _sites(groups: list[Any], explicit: Mapping[str, Any]) -> dict[str, Record]:
-    """Every site in forward order, those of the groups with what the explicit tables change."""
+    """The record of every site in forward order: those of the groups, as the explicit tables change them."""
     grouped: dict[str, Record] = {}
     for number, group in enumerate(groups, 1):
         for site, entry in _expanded(f"groups[{number}].", group).items():
@@ -120,14 +120,14 @@ def _sites(groups: list[Any], explicit: Mapping[str, Any]) -> dict[str, Record]:
         if not isinstance(entry, dict):
             raise InputError(f"sites.{site} must be a table with a source, found {shortened(entry)}")
         _check_known(f"sites.{site}.", entry, _SITE)
-        # a table that names a source of its own stands alone; one without adds to its group's
+        # a table with a source of its own replaces the group's entry; one without a source adds to it
         sites[site] = entry if any(name in entry for name in SOURCES) else {**grouped.get(site, {}), **entry}
         _check_site(f"sites.{site}.", sites[site])
     return {site: sites[site] for site in sorted(sites, key=Site.parse)}
 
 
 def _expanded(where: str, group: Any) -> dict[str, Record]:
-    """A group's sites, each checked."""
+    """The checked records of a group's sites."""
     if not isinstance(group, dict):
         raise InputError(f"{where[:-1]} is {shortened(group)}; give a table")
     _check_known(where, group, _GROUP)
@@ -168,14 +168,14 @@ def _check_layer(site: str) -> None:
 
 
 def _check_templates(where: str, group: Record, by_layer: Mapping[str, Any]) -> None:
-    """Only known names are filled in, and each layer has a site of its own."""
+    """Raise `InputError` for unknown names in braces, or if the layers would share one site."""
     for name, value in group.items():
         fields = ["layer"] if name == "sites" else ["layer", *(other for other in by_layer if other != name)]
         texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
         for field in _FIELD.findall(" ".join(texts)):
             if field not in fields:
                 raise InputError(
-                    f"{where}{name} = {shortened(value)}: nothing fills in {{{field}}}; {known(fields, field)}"
+                    f"{where}{name} = {shortened(value)}: {{{field}}} has no value; {known(fields, field)}"
                 )
     if "{layer}" not in group["sites"]:
         raise InputError(
@@ -184,7 +184,7 @@ def _check_templates(where: str, group: Record, by_layer: Mapping[str, Any]) -> 
 
 
 def _check_differ(where: str, group: Record) -> None:
-    """Each layer has weights of its own."""
+    """Raise `InputError` if the layers would share the same weights."""
     origin = {name: group[name] for name in _WHERE if name in group}
     if origin and not any(isinstance(value, list) or _FIELD.search(str(value)) for value in origin.values()):
         name, value = list(origin.items())[-1]
@@ -202,7 +202,7 @@ def _filled(value: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def _check_site(where: str, entry: Record) -> None:
-    """One source, whole, and every value of its type."""
+    """Raise `InputError` unless the record has exactly one complete source and every value has its type."""
     named = [name for name in SOURCES if name in entry]
     if not named:
         raise InputError(
@@ -222,7 +222,7 @@ def _check_site(where: str, entry: Record) -> None:
         raise InputError(f"{where}kind is {shortened(entry['kind'])}, but the dictionary is {entry[source]!r}")
     for name, pattern in _ON_HUB.items():
         if name in entry and (not pattern.fullmatch(entry[name]) or ".." in entry[name].split("/")):
-            raise InputError(f"{where}{name} is {shortened(entry[name])}, which is no {name} of the hub")
+            raise InputError(f"{where}{name} is {shortened(entry[name])}, which is not a {name} of the hub")
 
 
 _ON_HUB = {
@@ -238,7 +238,7 @@ def _check_known(where: str, table: Record, names: Any) -> None:
 
 
 def _check_types(where: str, table: Record, types: Mapping[str, Any], needed: Any) -> None:
-    """Every value of its type, and those that are `needed` there and not empty."""
+    """Raise `InputError` unless every value has its type, and the `needed` ones are there and not empty."""
     for name, kind in types.items():
         value = table.get(name)
         right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -251,9 +251,9 @@ def _check_types(where: str, table: Record, types: Mapping[str, Any], needed: An
 
 
 def path_in(folder: Path, relative: str, what: str) -> Path:
-    """A path that a suite names; refused where it leads outside the suite's folder."""
+    """The path that a suite names; raises `InputError` if it leads outside the suite's folder."""
     if inside(folder, folder / relative) is not None:
-        return folder.resolve() / relative  # by its own name, which says what is in it
+        return folder.resolve() / relative  # keep the link's own name, which says what the file holds
     link = link_in(folder, folder / relative)
     through = f" through the link {shortened(link, 300)}; put the files themselves into the suite's folder"
     raise InputError(

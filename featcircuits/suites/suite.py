@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from featcircuits.suites.weights import Adapting
 
 SHIPPED = "grammar-4l"
-"""The suite whose weights the package carries."""
+"""The suite whose weights come with the package."""
 
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -27,7 +27,7 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite's record; its weights are read by `dictionaries`."""
+    """A suite's record; `dictionaries` reads its weights."""
 
     folder: Path
     name: str
@@ -38,18 +38,18 @@ class Suite:
 
     @property
     def model_source(self) -> str:
-        """A folder inside the suite's where there is one, else a hub id.
+        """A folder inside the suite's folder if there is one, else a hub id.
 
-        Another folder of this machine is not read because a suite names it; the user has to.
+        No other folder of this machine is read because a suite names it; the user has to name it.
         """
         source, local = self.model["source"], self.folder / self.model["source"]
         if os.path.isdir(local) and inside(self.folder, local) is not None:
             check_links(local, (path.name for path in local.iterdir()))
             return str(local)
         if os.path.exists(local) or not _HUB_ID.fullmatch(source):
-            fault = "is no folder inside the suite's and no name of the hub"
+            fault = "is neither a folder inside the suite nor a name of the hub"
         elif os.path.exists(source):
-            fault = "is no folder of the suite, but there is one of that name where you are"
+            fault = "is not a folder of the suite, but the current folder has one of that name"
         else:
             return source
         raise InputError(
@@ -58,7 +58,7 @@ class Suite:
         )
 
     def task_file(self, task: str, split: str) -> Path:
-        """The file of a behaviour's "train" or "test" examples."""
+        """The file of a task's "train" or "test" examples."""
         if task not in self.tasks:
             names = known(self.tasks, task).removeprefix("known: ")
             others = f"it has: {names}" if self.tasks else "it has none; give a JSONL file instead"
@@ -68,7 +68,7 @@ class Suite:
         return path_in(self.folder, self.tasks[task][split], f"tasks.{task}.{split}")
 
     def check_model_files(self) -> None:
-        """Refuse a model folder beside the suite whose files are not the recorded ones."""
+        """Raise `InputError` if files of the suite's model folder differ from the recorded ones."""
         from featcircuits.sources import check_hash
 
         for name, recorded in self.model.get("files", {}).items():
@@ -76,7 +76,7 @@ class Suite:
             check_hash(path, recorded)
 
     def check_sources(self) -> None:
-        """Refuse sites whose files lie outside the suite's folder or are missing, before anything is loaded."""
+        """Raise `InputError`, before anything is loaded, for files that are missing or outside the suite's folder."""
         for name, record in self.sites.items():
             if "source" in record and not path_in(self.folder, record["source"], f"sites.{name}.source").exists():
                 raise InputError(
@@ -86,14 +86,14 @@ class Suite:
     def dictionaries(
         self, offload: str | None = None, adapting: Adapting | None = None, check_place: bool = True
     ) -> dict[Site, Dictionary]:
-        """Read every site's dictionary, each checked against its recorded hash, its size and its place.
+        """Read every site's dictionary and check it against its recorded hash, size and place.
 
-        Weights on the hub come from the local cache, and are fetched where they are not in it.
-        `offload`: None, "cpu" (weights stay in the CPU's memory) or "disk" (in their files) between uses.
-        `adapting`: what fits dictionaries of another form of the model to the unmodified one
-        (`featcircuits.suites.adapting`); without it they stay as they are stored.
-        `check_place`: whether files that name another site than theirs are refused; a site's own record
-        may say so for it alone.
+        Weights on the hub come from the local cache, and are downloaded if they are not in it.
+        `offload`: None, or where weights stay between uses: "cpu" (memory) or "disk" (their files).
+        `adapting`: adapts dictionaries of another form of the model to the unmodified one
+        (`featcircuits.suites.adapting`); without it they stay as stored.
+        `check_place`: whether to refuse files that name a site other than theirs; a site's record can turn this
+        off for that site.
         """
         from featcircuits.suites.places import check_places
         from featcircuits.suites.weights import dictionary_at
@@ -107,7 +107,7 @@ class Suite:
         return found
 
     def only(self, sites: str | Iterable[str]) -> Suite:
-        """The suite with fewer sites: names, kinds, or patterns as `sites.chosen` reads them."""
+        """The suite with only the sites that match names, kinds or patterns (`featcircuits.model.sites.chosen`)."""
         names = chosen(self.sites, sites)
         return replace(self, sites={name: self.sites[name] for name in names})
 
@@ -116,12 +116,12 @@ class Suite:
         return {name: record.get("sha256", "") for name, record in self.sites.items()}
 
     def origins(self) -> dict[str, dict[str, str]]:
-        """Site -> release and id, or repository, path and revision, where its weights are not the suite's own."""
+        """Site -> release and id, or repository, path and revision, for weights that are not in the suite's folder."""
         return {name: {key: record[key] for key in ORIGIN if key in record} for name, record in self.sites.items()}
 
 
 def suite_folders() -> list[Path]:
-    """Where named suites live: inside an installed package, or beside it in a checkout."""
+    """The folders of named suites: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     return [folder for folder in (package / "saes", package.parent / "saes") if folder.is_dir()]
 
@@ -133,11 +133,11 @@ def named_suites() -> dict[str, Path]:
 
 
 def load_suite(suite: str | Path) -> Suite:
-    """Read a suite by name or folder; raises `InputError` naming what is missing or unknown."""
+    """Read a suite by name or folder; raises `InputError` that names what is missing or unknown."""
     if not isinstance(suite, (str, Path)):
         raise InputError(f"a suite is a name or a folder, found {type(suite).__name__} {shortened(suite)}")
     folder = Path(suite)
-    if not os.path.isfile(folder / "suite.toml"):  # which raises for no path
+    if not os.path.isfile(folder / "suite.toml"):  # raises if the text is not a path
         named = named_suites()
         if str(suite) not in named:
             raise InputError(

@@ -1,4 +1,4 @@
-"""What a suite holds and how much of it is on this machine, without reading any weights."""
+"""What a suite holds, and how much of it is on this machine, without reading weights."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class Part:
     """A suite's sites of one kind."""
 
     sites: str
-    """Such as `resid 0-25`."""
+    """The kind and its layers, such as `resid 0-25`."""
     kinds: str
     features: str
-    """As recorded, smallest and largest; empty where nothing is."""
+    """The smallest and largest recorded number of features; empty if none is recorded."""
     count: int
     here: int
-    """Of the `count` sites, those whose weights are on this machine."""
+    """How many of the `count` sites have their weights on this machine."""
     bytes: int | None
-    """Of all of them: on disk where they are here, else as published; None where that is not recorded."""
+    """The size of all weights: on disk if they are here, else as published; None if that is not recorded."""
 
 
 def parts_of(suite: Suite) -> list[Part]:
-    """The suite by kind of site, in forward order."""
+    """The suite's sites grouped by kind, in forward order."""
     kinds = sorted({Site.parse(name).kind for name in suite.sites}, key=KINDS.index)
     return [_part(suite.folder, {n: r for n, r in suite.sites.items() if Site.parse(n).kind == kind}) for kind in kinds]
 

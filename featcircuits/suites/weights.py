@@ -1,4 +1,4 @@
-"""A site's dictionary from wherever its record says that the weights are."""
+"""A site's dictionary, read from the source that its record names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from featcircuits.suites.record import path_in
 
 Reader = Callable[[], Affine]
 Adapting = Callable[[Site, bool, bool], Callable[[Affine], Affine]]
-"""(site, before_gain, processed) -> what to do to its dictionary"""
+"""(site, before_gain, processed) -> the function that adapts the site's dictionary."""
 _BASES: Mapping[str, Callable[[int], Dictionary]] = {"identity": identity, "whole": whole}
 
 
@@ -30,10 +30,10 @@ def dictionary_at(
     offload: str | None = None,
     adapting: Adapting | None = None,
 ) -> Dictionary:
-    """The dictionary of one site, of the size that the record says.
+    """The dictionary of one site, checked against the size in its record.
 
     `offload`: None, "cpu" or "disk"; a file of the hub is then read again from the local cache.
-    `adapting`: what fits dictionaries to the model that were trained on another form of it.
+    `adapting`: adapts dictionaries that were trained on another form of the model.
     """
     if "dictionary" in record:
         return _BASES[record["dictionary"]](record["width"])
@@ -44,7 +44,7 @@ def dictionary_at(
         before_gain = dictionary.transcodes and _reads_before_gain(folder, site, record)
         adapt = adapting(site, before_gain, record.get("processed", False))
         dictionary, again = adapt(dictionary), partial(_adapted, again, adapt)
-        check_numbers(dictionary)  # a gain near 0 makes finite weights infinite
+        check_numbers(dictionary)  # dividing by a gain near 0 can make weights infinite
     if offload is None:
         return dictionary
     held = offloaded(partial(_given, dictionary))
@@ -52,7 +52,7 @@ def dictionary_at(
 
 
 def _readers(folder: Path, site: Site, record: Mapping[str, Any]) -> tuple[Reader, Reader]:
-    """The first reading, which checks the file, and later ones."""
+    """Functions for the first reading, which checks the file, and for later ones."""
     if "release" in record:
         read = partial(from_release, record["release"], record["id"])
         return read, read
@@ -61,14 +61,14 @@ def _readers(folder: Path, site: Site, record: Mapping[str, Any]) -> tuple[Reade
 
 
 def _path(folder: Path, site: Site, record: Mapping[str, Any]) -> Path:
-    """In the suite's folder, or in the local cache of the hub."""
+    """The path of the weights, in the suite's folder or in the local cache of the hub."""
     if "repo" in record:
         return fetch(record["repo"], record["path"], record.get("revision"))
     return path_in(folder, record["source"], f"sites.{site}.source")
 
 
 def _check_record(site: Site, record: Mapping[str, Any], dictionary: Dictionary) -> None:
-    """Other weights than the recorded ones would mostly be of another kind or size."""
+    """Raise `InputError` if kind or size differ from the record, as they usually do for the wrong weights."""
     for name, found in (("kind", dictionary.kind), ("width", dictionary.width), ("n_features", dictionary.n_features)):
         if record.get(name, found) != found:
             raise InputError(
@@ -78,7 +78,7 @@ def _check_record(site: Site, record: Mapping[str, Any], dictionary: Dictionary)
 
 
 def _reads_before_gain(folder: Path, site: Site, record: Mapping[str, Any]) -> bool:
-    """As recorded, else as the weights' own files say."""
+    """Whether the dictionary reads before a norm's gain: by the record, else by the weights' own files."""
     if "before_gain" in record:
         return record["before_gain"]
     if "release" in record:

@@ -168,8 +168,8 @@ def _check_enough(bare: SplicedModel, rows: Rows, sites: Sequence[Site], recipe:
         left = len(opened(activations, site, width))
         if left < recipe.batch_size:
             raise InputError(
-                f"{site}: only {left} of {n_tokens} tokens are not attention sinks, and a batch has {recipe.batch_size}; give "
-                "more text, a smaller batch, or keep_sinks=True (--keep-sinks)"
+                f"{site}: only {left} of {n_tokens} tokens are not attention sinks, and a batch has "
+                f"{recipe.batch_size}; give more text, a smaller batch, or keep_sinks=True (--keep-sinks)"
             )
 
 
