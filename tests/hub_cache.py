@@ -55,9 +55,9 @@ def test_a_repository_gives_a_folder_or_a_file() -> None:
         (from_hub, ("someone/tiny-saes", "nothing"), "has no such file or folder"),
         (from_hub, ("someone/tiny-saes", "../../secret"), "is not a path inside a repository"),
         (from_hub, ("someone/tiny-saes", "/etc"), "is not a path inside a repository"),
-        (from_hub, ("nobody/nothing", "sae"), "nobody/nothing/sae: could not be had"),
-        (from_hub, ("no such name", "sae"), "no such name/sae: could not be had"),
-        (from_hub, ("someone/tiny-saes", "blocks.1.hook_resid_post", "v2"), "at revision v2: could not be had"),
+        (from_hub, ("nobody/nothing", "sae"), "nobody/nothing/sae: could not be loaded"),
+        (from_hub, ("no such name", "sae"), "no such name/sae: could not be loaded"),
+        (from_hub, ("someone/tiny-saes", "blocks.1.hook_resid_post", "v2"), "at revision v2: could not be loaded"),
     ],
 )
 def test_what_cannot_be_had_is_one_error(call: Callable[..., Any], arguments: tuple[str, ...], message: str) -> None:

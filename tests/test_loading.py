@@ -374,7 +374,7 @@ def test_a_pickled_dictionary_is_refused_unread(tmp_path: Path, name: str) -> No
     data = pickle.dumps(Trap(mark))
     suite = suite_in(tmp_path / "suite", {"mlp_1": {"source": name, "sha256": hashlib.sha256(data).hexdigest()}})
     (suite / name).write_bytes(data)
-    what = "not a readable safetensors file" if name.endswith("safetensors") else "not a dictionary that is known"
+    what = "not a readable safetensors file" if name.endswith("safetensors") else "not a known dictionary"
     assert f"{suite / name}: {what}" in refusal(model_of(), suite)
     assert not mark.exists()
 
@@ -383,7 +383,7 @@ def test_a_pickled_dictionary_is_refused_unread(tmp_path: Path, name: str) -> No
 def test_a_harmless_torch_file_is_refused_too(tmp_path: Path, name: str) -> None:
     suite = suite_in(tmp_path, {"mlp_1": {"source": name}})
     torch.save(matrices(), tmp_path / name)
-    assert f"{tmp_path / name}: not a dictionary that is known" in refusal(model_of(), suite)
+    assert f"{tmp_path / name}: not a known dictionary" in refusal(model_of(), suite)
 
 
 def test_a_pickled_model_is_refused(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_paths_that_are_no_dictionary(tmp_path: Path, name: str) -> None:
     assert_refused(path, "no such file")
     path.unlink()
     path.mkdir()
-    assert_refused(path, "not a dictionary that is known")
+    assert_refused(path, "not a known dictionary")
     for family in source_kinds():
         if source_kinds()[family]:
             with pytest.raises(fc.InputError, match=family):

@@ -1,6 +1,6 @@
-"""Sources: dictionaries from the files of every library that writes them, one small file per family.
+"""Sources: dictionaries from the files of every library that writes them, one small file per library.
 
-Names are imported when first used: the table of SAELens's releases is read without torch.
+Names are imported when they are first used, so that the table of SAELens's releases can be read without torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Transcoder sets of circuit-tracer: `layer_3.safetensors` and the like, with `config.yaml` beside them.
 
-W_enc is stored [features, width], nothing is subtracted, and without a relu after it a top-k or a
-negative threshold lets negative features through.
+W_enc is stored [features, width], and nothing is subtracted. No relu follows a top-k or a
+threshold, so features can be negative.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LAYER = re.compile(r"layer_(\d{1,6})\.safetensors")
 
 
 def recognises(path: Path) -> bool:
-    """By the name and the config, or, where a repository has none, by an encoder that lies the other way."""
+    """Whether the file's name and a config fit, or, without a config, the transposed encoder."""
     if not path.is_file() or not _LAYER.fullmatch(path.name):
         return False
     return (path.parent / CONFIG).is_file() or _lies_on_its_side(shapes(path))
@@ -52,6 +52,7 @@ def _lies_on_its_side(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def read(path: Path, load: Load) -> Found:
+    """The transcoder of one file, with the settings of the config beside it."""
     config = read_yaml(path.parent / CONFIG) if (path.parent / CONFIG).is_file() else {}
     kind = setting(config, "model_kind", str) or "transcoder_set"
     if kind != "transcoder_set":
@@ -79,7 +80,7 @@ def _dictionary(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Affine
 
 
 def _activation(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """The tensors say it; a config that says it too must agree."""
+    """The constructor for the tensors; a config that also names the activation must agree with them."""
     stored = "jump_relu" if _THRESHOLD in tensors else "topk" if "k" in tensors else None
     given = setting(config, "activation", str)
     if given not in (None, "relu", "topk", "jump_relu"):

@@ -1,7 +1,7 @@
 """Folders of dictionary_learning: `ae.pt`, with `config.json` beside it.
 
-The tensors' names say the class. Two classes have the same names, so there the config decides.
-An `AutoEncoder` is given unit decoder rows on loading, as the library does.
+The tensors' names tell the class. Two classes have the same names; between these the config decides.
+As in the library, an `AutoEncoder` gets unit decoder rows on loading.
 """
 
 from __future__ import annotations
@@ -39,16 +39,18 @@ _K = ("k", "threshold")
 
 
 def recognises(path: Path) -> bool:
+    """Whether the path is such a folder or its weights."""
     return home(path, WEIGHTS) is not None
 
 
 def read(path: Path, load: Load) -> Found:
+    """The dictionary of the folder's class."""
     folder = path if path.is_dir() else path.parent
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     trainer = setting(config, "trainer", dict) or {}
     buffer = setting(config, "buffer", dict) or {}
     if setting(buffer, "io", str) == "in_and_out":
-        raise InputError("it was trained from a module's input to its output, which these folders have no class for")
+        raise InputError("it was trained from a module's input to its output, and these folders have no class for that")
     tensors = load(folder / WEIGHTS)
     check_floats({name: t for name, t in tensors.items() if name not in ("k", "group_sizes")})
     dictionary = _dictionary(tensors, _class_of(trainer, tensors), trainer)
@@ -58,14 +60,14 @@ def read(path: Path, load: Load) -> Found:
 
 
 def _class_of(trainer: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """From the tensors; the config is asked where they leave a choice, and must not contradict them."""
+    """The class that the tensors tell; the config decides if they leave a choice, and must not contradict them."""
     given = setting(trainer, "dict_class", str)
     if given is not None and given not in _BUILDERS:
         refuse({"CrossCoder": "crosscoder"}.get(given, ""))
         raise InputError(f"dict_class is {shortened(given)}; {known(_BUILDERS, given)}")
     possible = [name for name, (mark, _) in _BUILDERS.items() if mark <= set(tensors)]
     if given in ("AutoEncoder", "AutoEncoderNew") and possible in (["AutoEncoder"], ["AutoEncoderNew"]):
-        return possible[0]  # the trainers write AutoEncoder for both
+        return possible[0]  # the library's trainers write AutoEncoder for both classes
     if given is None and len(possible) == 1:
         return possible[0]
     if given not in possible:
@@ -118,7 +120,7 @@ def _matryoshka(tensors: dict[str, Tensor], trainer: Mapping[str, Any]) -> Affin
 
 
 def _thresholded(matrices: dict[str, Any], tensors: Mapping[str, Tensor]) -> Affine:
-    """One threshold for all features; below 0, as after a short training, it lets every positive one through."""
+    """One threshold for all features; if it is below 0, as after a short training, all positive features are active."""
     if tensors["threshold"].numel() != 1:
         raise InputError(f"threshold must be a single number, found the shape {list(tensors['threshold'].shape)}")
     threshold = tensors["threshold"].reshape(()).expand(matrices["b_enc"].shape)
@@ -126,7 +128,7 @@ def _thresholded(matrices: dict[str, Any], tensors: Mapping[str, Tensor]) -> Aff
 
 
 def _transposed(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """torch.nn.Linear keeps [out, in]."""
+    """The tensors with matrices transposed, since torch.nn.Linear stores [out, in]."""
     encoder, bias, decoder = _LINEAR
     return {"W_enc": transposed(tensors, encoder), "b_enc": tensors[bias], "W_dec": transposed(tensors, decoder)}
 
@@ -140,7 +142,7 @@ _BUILDERS = {
     "BatchTopKSAE": ({*_LINEAR, "b_dec", "threshold"}, _batch_topk),
     "MatryoshkaBatchTopKSAE": ({*_MATRICES, "threshold", "group_sizes"}, _matryoshka),
 }
-"""Each class: the tensors that mark it, and its builder."""
+"""Class -> the names of its tensors, and its builder."""
 
 
 def _dictionary(tensors: dict[str, Tensor], name: str, trainer: Mapping[str, Any]) -> Affine:
@@ -155,7 +157,7 @@ _SUBMODULE = re.compile(r"(\w+?)_layer_?(\d{1,6})")
 
 
 def _origin_of(trainer: Mapping[str, Any], buffer: Mapping[str, Any], folder: Path) -> Origin:
-    """The module's name is free text; the library's scripts write `resid_post_layer_3`, and name folders so."""
+    """The origin, from the module's name: free text, but the library's scripts write `resid_post_layer_3`."""
     given, layer = setting(trainer, "submodule_name", str), setting(trainer, "layer", int)
     names = (given,) if given else folder.absolute().parts[-3:]
     match = next((match for name in reversed(names) if (match := _SUBMODULE.fullmatch(name))), None)
@@ -166,7 +168,7 @@ def _origin_of(trainer: Mapping[str, Any], buffer: Mapping[str, Any], folder: Pa
     if hook and layer not in (None, layer_of(hook)):
         raise InputError(f"the config says layer = {layer}, but submodule_name = {shortened(given)}")
     if hook and setting(buffer, "io", str) not in (None, "out"):
-        hook, layer = None, layer_of(hook)  # it was trained on what enters the module
+        hook, layer = None, layer_of(hook)  # it was trained on the module's input
     return Origin(hook, None, setting(trainer, "lm_name", str), layer)
 
 

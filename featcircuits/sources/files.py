@@ -1,7 +1,7 @@
-"""Files that may be damaged or hostile: tensors and configs out of them, or one `InputError`.
+"""Tensors and configs from files that may be damaged or hostile; whatever is wrong raises one `InputError`.
 
-Tensors come mapped where the format allows it, so that only what is touched is read, or as shapes
-alone. Nothing in a file is executed, and nothing is believed before it is checked: a name, a size
+Tensors are memory-mapped if the format allows it, so that only the parts in use are read, or loaded as shapes
+only. Nothing in a file is executed, and nothing is trusted before it is checked: a name, a size
 or a number that cannot be right is refused here.
 """
 
@@ -25,11 +25,11 @@ from featcircuits.errors import InputError, first_line, shortened
 from featcircuits.files import reading
 
 Load = Callable[[Path], dict[str, Tensor]]
-"""`mapped` or `shapes`."""
+"""A function that loads a file's tensors: `mapped` or `shapes`."""
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _LEAST_SHARE = 0.01
-"""Of an archive's bytes to those it unpacks to. Weights hardly shrink."""
+"""The smallest share of an archive's bytes in its unpacked bytes. Weights hardly compress."""
 
 
 def mapped(path: Path) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def mapped(path: Path) -> dict[str, Tensor]:
 
 
 def shapes(path: Path) -> dict[str, Tensor]:
-    """The same without their numbers, on the meta device; single numbers are read, since they are settings."""
+    """The shapes of the tensors, on the meta device; single numbers are read, since they are settings."""
     return _read(path, shapes_only=True)
 
 
@@ -71,7 +71,7 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself."""
+    """The metadata of a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -90,7 +90,7 @@ def _npz(path: Path, shapes_only: bool) -> dict[str, Tensor]:
             if path.stat().st_size < _LEAST_SHARE * sum(member.file_size for member in members):
                 raise ValueError("it unpacks to more than a hundred times its size")
             return {m.filename.removesuffix(".npy"): _array(archive, m, shapes_only) for m in members}
-    # what a damaged archive's bytes make the reader raise has no bounds
+    # the bytes of a damaged archive can make the reader raise anything
     except Exception as error:
         raise InputError(
             f"{path}: not a readable npz file ({first_line(error)}); it may be truncated or damaged"
@@ -102,7 +102,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shapes_only: bool)
         shape, dtype = _header(file)
         if dtype.kind != "f" or dtype.itemsize > 8:
             raise ValueError(f"{member.filename} holds {dtype}, not floats")
-        # read_array would reserve whatever the header asks for
+        # read_array would allocate whatever size the header names
         if math.prod(shape) * dtype.itemsize > member.file_size:
             raise ValueError(f"{member.filename} is shorter than its shape {list(shape)}")
     if shapes_only and math.prod(shape) > 1:
@@ -127,7 +127,7 @@ def _pickled(path: Path, shapes_only: bool) -> dict[str, Tensor]:
         if is_archive:
             _check_stored(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-    # weights_only runs no code of the file's, but what its bytes make the reader raise has no bounds
+    # weights_only runs no code from the file, but the file's bytes can make the reader raise anything
     except Exception as error:
         raise InputError(
             f"{path}: not readable as PyTorch weights without executing code ({_reason(error)}); "
@@ -146,7 +146,7 @@ def _pickled(path: Path, shapes_only: bool) -> dict[str, Tensor]:
 
 
 def _check_stored(path: Path) -> None:
-    """What torch.save writes is not compressed: a small file cannot stand for any number of bytes."""
+    """Raise for compressed parts, with which a small file could hold any number of bytes; torch.save writes none."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if packed := next((member for member in members if member.compress_type != zipfile.ZIP_STORED), None):
@@ -156,11 +156,11 @@ def _check_stored(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """PyTorch's own advice is to execute what the file holds; it must not be passed on."""
+    """The reason without PyTorch's advice to execute the file's content, which must not be passed on."""
     said = str(error)
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in said:
         named = re.search(r"GLOBAL ([\w.]+)", said)
-        return f"it asks for {named[1][:80]}" if named else "it holds other things than tensors"
+        return f"it asks for {named[1][:80]}" if named else "it holds things other than tensors"
     return first_line(error)
 
 
@@ -172,7 +172,7 @@ _READERS: Mapping[str, Callable[[Path, bool], dict[str, Tensor]]] = {
 
 
 def check_names(tensors: Collection[str], needed: Collection[str], optional: Collection[str] = ()) -> None:
-    """Refuse tensors that are missing, and those that nobody would read: they would change the features."""
+    """Raise `InputError` for missing tensors, and for tensors that nothing reads, since they could change features."""
     if set(needed) <= set(tensors) <= set(needed) | set(optional):
         return
     more = f", and may hold {sorted(optional)}" if optional else ""
@@ -180,7 +180,7 @@ def check_names(tensors: Collection[str], needed: Collection[str], optional: Col
 
 
 def names_of(tensors: Collection[str]) -> str:
-    """The first few names, as a list in messages; files may hold any number of any length."""
+    """The first few names, as a list for messages; a file may hold many and long names."""
     some = [shortened(name, 40) for name in sorted(tensors)[:_MOST_NAMES]]
     more = f" and {len(tensors) - len(some)} others" if len(tensors) > len(some) else ""
     return f"[{', '.join(some)}]{more}"
@@ -190,14 +190,14 @@ _MOST_NAMES = 12
 
 
 def check_floats(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not floats of a usual size."""
+    """Raise `InputError` for weights that are not float16, bfloat16, float32 or float64."""
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             raise InputError(f"{name} holds {str(tensor.dtype).removeprefix('torch.')}, not floats")
 
 
 def transposed(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """A matrix the other way round."""
+    """A tensor that must be a matrix, transposed."""
     if tensors[name].dim() != 2:
         raise InputError(f"{name} must have two dimensions, found {list(tensors[name].shape)}")
     return tensors[name].T
@@ -230,7 +230,7 @@ T = TypeVar("T", bound="int | float | str | bool | dict[str, Any]")
 
 
 def setting(record: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
-    """A config's value if it has one; refused where it is of another type."""
+    """A config's value, None if it has none; raises `InputError` for a value of another type."""
     value = record.get(name)
     if value is None:
         return None
@@ -248,7 +248,7 @@ _KINDS: Mapping[type, str] = {int: "a whole number", str: "text", bool: "true or
 
 
 def k_of(*given: int | None) -> int:
-    """The first k that there is, of those that a family's files may give."""
+    """The first k that a source's files give; raises `InputError` if there is none."""
     k = next((k for k in given if k is not None), None)
     if k is None:
         raise InputError("the files give no k, how many features a token may have")
@@ -266,7 +266,7 @@ def stored_k(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int:
 
 
 def check_size(record: Mapping[str, Any], name: str, found: int) -> None:
-    """Refuse a config that gives another size than its tensors have."""
+    """Raise `InputError` for a config whose size differs from that of its tensors."""
     given = setting(record, name, int)
     if given is not None and given != found:
         raise InputError(f"the config says {name} = {given}, but the tensors have {found}")
@@ -279,7 +279,7 @@ def sha256(path: Path) -> str:
 
 
 def check_hash(path: Path, expected: str | None) -> None:
-    """Refuse a file that is missing or not the one that was recorded; None records nothing."""
+    """Raise `InputError` for a missing file or one whose hash differs from the record; None means no record."""
     if not os.path.isfile(path):
         raise InputError(f"{shortened(path, 300)}: no such file; the suite is incomplete")
     if expected:
@@ -287,6 +287,7 @@ def check_hash(path: Path, expected: str | None) -> None:
 
 
 def compare_hash(path: Path, found: str, expected: str) -> None:
+    """Raise `InputError` if the hash that was found is not the recorded one."""
     if found != expected:
         raise InputError(
             f"{path}: sha256 is {found[:12]}..., but the suite records {expected[:12]}...; "

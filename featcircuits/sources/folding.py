@@ -1,4 +1,4 @@
-"""Scales moved between features and decoder rows; in float32 at least, since half precision would lose them."""
+"""Scales moved between features and decoder rows, in float32 or wider, since half precision would lose them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featcircuits.errors import InputError
 def with_unit_rows(matrices: Mapping[str, Tensor], leave_close: bool = False) -> dict[str, Tensor]:
     """W_enc, b_enc, W_dec with features multiplied by the norms of their decoder rows, and rows divided by them.
 
-    `leave_close`: nothing is changed where all rows have norm 1 up to rounding.
+    `leave_close`: change nothing if all rows have norm 1 up to rounding.
     """
     W_enc, b_enc, W_dec = (wide(matrices[name]) for name in ("W_enc", "b_enc", "W_dec"))
     if W_enc.dim() != 2 or W_dec.dim() != 2 or W_enc.shape[1:] != W_dec.shape[:1] or b_enc.shape != W_dec.shape[:1]:

@@ -1,7 +1,7 @@
 """Gemma Scope: `params.npz` for Gemma 2, `params.safetensors` with `config.json` for Gemma 3.
 
-All are JumpReLU dictionaries whose b_dec is not subtracted. An npz file does not say what it is: the
-repository's name does, so a copy must keep its last part as a folder (`gemma-scope-2b-pt-transcoders`).
+All are JumpReLU dictionaries whose b_dec is not subtracted. An npz file does not tell what it is. Only the
+repository's name does, so a copy must keep the name's last part as a folder (`gemma-scope-2b-pt-transcoders`).
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ _PLACES = {"res": "hook_resid_post", "att": "attn.hook_z", "mlp": "hook_mlp_out"
 
 
 def recognises(path: Path) -> bool:
+    """Whether the path is a folder of Gemma Scope or its weights."""
     return home(path, WEIGHTS) is not None
 
 
 def read(path: Path, load: Load) -> Found:
+    """The dictionary of a Gemma Scope folder."""
     folder = path if path.is_dir() else path.parent
     parts = folder.absolute().parts
     transcodes = _family(parts) == "transcoder"
@@ -51,7 +53,7 @@ def _dictionary(tensors: dict[str, Tensor], transcodes: bool, embedding: bool = 
     if W_enc.dim() == 3 or W_dec.dim() == 3:
         refuse("crosscoder" if W_enc.dim() == 3 else "cross_layer_transcoder")
     if embedding:
-        # trained before the embedding's scaling by sqrt(width), and read after it
+        # it was trained before the embedding is scaled by sqrt(width), and is spliced in after that
         root = W_enc.shape[0] ** 0.5 if W_enc.dim() == 2 and W_enc.shape[0] else 1.0
         W_enc, W_dec = wide(W_enc) / root, wide(W_dec) * root
     skip = lower.get("affine_skip_connection")
@@ -61,7 +63,7 @@ def _dictionary(tensors: dict[str, Tensor], transcodes: bool, embedding: bool = 
 
 
 def _family(parts: tuple[str, ...]) -> str | None:
-    """What the innermost folder that says it says."""
+    """The part of Gemma Scope, from the innermost folder that names one."""
     found = next((match[1] for part in reversed(parts) if (match := _FAMILY.fullmatch(part))), None)
     return "transcoder" if found == "transcoders" else found
 
@@ -88,10 +90,12 @@ GEMMA_SCOPE = Source("Gemma Scope", (WEIGHTS,), recognises, read)
 
 
 def recognises_2(path: Path) -> bool:
+    """Whether the path is a folder of Gemma Scope 2 or its weights."""
     return home(path, WEIGHTS_2) is not None
 
 
 def read_2(path: Path, load: Load) -> Found:
+    """The dictionary of a Gemma Scope 2 folder."""
     folder = path if path.is_dir() else path.parent
     config = read_json(folder / CONFIG)
     if setting(config, "architecture", str) != "jump_relu":

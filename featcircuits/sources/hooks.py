@@ -1,7 +1,7 @@
-"""Names that other libraries give to places in a model, as sites.
+"""The sites of names that other libraries give to places in a model.
 
-TransformerLens counts places inside a block (`blocks.3.hook_resid_post`); Hugging Face names are
-those of modules (`model.layers.3.mlp`), with `.output` or `.input` behind them in some configs.
+TransformerLens names places inside a block (`blocks.3.hook_resid_post`). Hugging Face names are
+those of modules (`model.layers.3.mlp`), followed by `.output` or `.input` in some configs.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _MODULES = {
     "post_feedforward_layernorm": "mlp",
 }
 _MLP_INPUTS = ("ln2.hook_normalized", "mlp.hook_in", "pre_feedforward_layernorm", "mlp.input", "mlp")
-"""After the block's number; what a transcoder may read."""
+"""The hooks that a transcoder may read, without the block's number."""
 
 
 def site_of_hook(hook_name: str, hook_name_out: str | None = None) -> Site:
     """The site of a dictionary that reads `hook_name` and, if it is a transcoder, explains `hook_name_out`.
 
-    Raises `InputError` where there is no such site: the stream between attention and MLP, single
-    heads, queries, keys and values, the inputs of norms. `blocks.0.hook_resid_pre` is `embed`; in a
-    model that adds learned positions (GPT-2) the hook is after them and the site before.
+    Raises `InputError` for places that are not sites: the stream between attention and MLP, single
+        heads, queries, keys and values, the inputs of norms. `blocks.0.hook_resid_pre` is `embed`; in a
+        model that adds learned positions (GPT-2) the hook is after this sum and the site before it.
     """
     if hook_name_out is not None:
         return _transcoder(hook_name, hook_name_out)
@@ -82,18 +82,18 @@ def _transcoder(hook_name: str, hook_name_out: str) -> Site:
 
 
 def is_transformer_lens(hook_name: str) -> bool:
-    """Whether it is a name of TransformerLens', each of which is one place."""
+    """Whether the name is one of TransformerLens, where each name is exactly one place."""
     return bool(_TRANSFORMER_LENS.fullmatch(hook_name) or _OUTSIDE_BLOCKS.fullmatch(hook_name))
 
 
 def layer_of(hook_name: str) -> int | None:
-    """The number of the block or layer that the name is in; None where it names none."""
+    """The number of the block or layer in the name; None if it has none."""
     match = _TRANSFORMER_LENS.fullmatch(hook_name) or _HUGGING_FACE.fullmatch(hook_name)
     return None if match is None else int(match[1])
 
 
 def module_of(hook_name: str) -> str | None:
-    """The module, counted from its layer, whose output a Hugging Face name is; None for other names."""
+    """The module, named from its layer, whose output a Hugging Face name means; None for other names."""
     match = _HUGGING_FACE.fullmatch(hook_name)
     place = None if match is None else _without_output(match[2] or "")
     return place if place in _MODULES and not place.endswith(".input") else None
@@ -115,7 +115,7 @@ def _without_output(place: str) -> str:
 
 def _unknown(hook_name: str) -> InputError:
     return InputError(
-        f"no site stands for the hook {shortened(hook_name)}: dictionaries are spliced in at the embedding, at the "
+        f"no site belongs to the hook {shortened(hook_name)}: dictionaries are spliced in at the embedding, at the "
         "output of a layer's attention, MLP or block, at the heads side by side (attn.hook_z), and, as transcoders, "
         "around an MLP"
     )

@@ -1,4 +1,4 @@
-"""Dictionaries of a Hugging Face repository."""
+"""Dictionaries from a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from featcircuits.sources.load import SOURCES, load_source
 
 
 def from_hub(repo: str, path: str, revision: str | None = None) -> Affine:
-    """Download a folder's or file's dictionary, or find it in the cache, and load it.
+    """Load the dictionary of a folder or file, from the cache or, if it is not there, from the hub.
 
-    Only the files that are read are fetched. `HF_HUB_OFFLINE=1` forbids the network. Raises
-    `InputError` where the repository, revision or path does not exist or cannot be had.
+    Only the files that are read are downloaded. `HF_HUB_OFFLINE=1` forbids the network. Raises
+    `InputError` if the repository, revision or path does not exist or cannot be loaded.
     """
     local = fetch(repo, path, revision)
     try:
@@ -25,7 +25,7 @@ def from_hub(repo: str, path: str, revision: str | None = None) -> Affine:
 
 
 def fetch(repo: str, path: str, revision: str | None = None) -> Path:
-    """Where the dictionary's files lie in the cache."""
+    """The path of the dictionary's files in the cache, after a download if needed."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -34,7 +34,7 @@ def fetch(repo: str, path: str, revision: str | None = None) -> Path:
         root = snapshot_download(repo, revision=revision, allow_patterns=_patterns(path))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise InputError(
-            f"{what}: could not be had from the Hugging Face hub or its cache ({first_line(error)})"
+            f"{what}: could not be loaded from the Hugging Face hub or its cache ({first_line(error)})"
         ) from None
     local = Path(root) / path
     if not os.path.exists(local):
@@ -43,7 +43,7 @@ def fetch(repo: str, path: str, revision: str | None = None) -> Path:
 
 
 def _patterns(path: str) -> list[str]:
-    """The file itself, what may lie beside it, and what a folder of any family holds."""
+    """Patterns for the file itself, the files that may be beside it, and the files of a folder of any source."""
     place = PurePosixPath(path)
     if place.is_absolute() or ".." in place.parts or not re.fullmatch(r"[\w./ =,+@-]+", path):
         raise InputError(f"{shortened(path)} is not a path inside a repository")

@@ -1,4 +1,4 @@
-"""Any path to its dictionary: the table of families, tried in order."""
+"""The dictionary at any path: the table of sources, tried in order."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from featcircuits.sources.source import Found, Source, SourceInfo, checked, info
 from featcircuits.sources.sparsify import SPARSIFY
 
 SOURCES = (SAE_LENS, GEMMA_SCOPE_2, GEMMA_SCOPE, SPARSIFY, DICTIONARY_LEARNING, CIRCUIT_TRACER, PLAIN)
-"""The plain reader comes last: it takes any safetensors file."""
+"""The sources in the order in which they are tried; the plain one is last, since it accepts any safetensors file."""
 
 
 def source_kinds() -> Mapping[str, tuple[str, ...]]:
-    """Each family's name, and the files that its folders hold."""
+    """The name of each source, and the files in its folders."""
     return {source.name: source.files for source in SOURCES}
 
 
 def load_source(path: str | Path, sha256: str | None = None) -> Affine:
-    """The dictionary of a file or folder, its numbers checked, and its hash where one is recorded.
+    """The dictionary of a file or folder, with its numbers checked, and its hash if one is given.
 
-    Raises `InputError` naming the file and what is wrong with it. Warns where the files leave out
+    Raises `InputError` that names the file and what is wrong with it. Warns if the files lack
     something that the features depend on.
     """
     path = Path(path)
@@ -43,24 +43,25 @@ def load_source(path: str | Path, sha256: str | None = None) -> Affine:
 
 
 def read_source(path: str | Path) -> Affine:
-    """One that was checked before: weights are mapped where the format allows it, and read where they are touched."""
+    """A dictionary that was checked before; its weights are memory-mapped if the format allows it."""
     return _found(Path(path), mapped).dictionary
 
 
 def describe(path: str | Path) -> SourceInfo:
-    """What is at a path, without reading its weights."""
+    """The description of the dictionary at a path, without reading its weights."""
     path = Path(path)
     return info_of(_source_of(path).name, _found(path, shapes))
 
 
 def sha256(path: str | Path) -> str:
-    """Of a file's bytes; of a folder, one digest over the files that its family reads."""
+    """The sha256 of a file, or of a folder's files that its source reads, as one digest."""
     path = Path(path)
     _check_exists(path)
     return hash_of(path)
 
 
 def hash_of(path: Path) -> str:
+    """The sha256 of the dictionary at a path."""
     if path.is_file():
         return file_sha256(path)
     files = [path / name for name in _source_of(path).files if (path / name).is_file()]
@@ -69,7 +70,7 @@ def hash_of(path: Path) -> str:
 
 
 def _check_exists(path: Path) -> None:
-    if not os.path.isfile(path) and not os.path.isdir(path):  # which raise for no name
+    if not os.path.isfile(path) and not os.path.isdir(path):  # these raise if the text cannot be a path
         raise InputError(f"{shortened(path, 300)}: no such file; the suite is incomplete")
 
 
@@ -80,22 +81,26 @@ def _source_of(path: Path) -> Source:
             return source
     folders = "; ".join(f"{s.name} ({' and '.join(s.files)})" for s in SOURCES if s not in (CIRCUIT_TRACER, PLAIN))
     raise InputError(
-        f"{path}: not a dictionary that is known; known are single safetensors files (circuit-tracer's, one a layer, "
+        f"{path}: not a known dictionary; known are single safetensors files (one per layer from circuit-tracer, "
         f"among them) and folders of {folders}"
     )
 
 
 def _found(path: Path, load: Load) -> Found:
-    """Errors of a family's reader name the path that the user gave."""
+    """The source's reading of a path; its errors name the path that the user gave."""
     try:
         source = _source_of(path)
         check_links(path if path.is_dir() else path.parent, (name for name in source.files if name != path.name))
         found = source.read(path, load).placed()
-        # a transcoder at another place than around an MLP would be spliced in where it does not belong
+        # a transcoder that does not belong to an MLP would be spliced in at the wrong place
         if found.dictionary.transcodes:
             _ = info_of("", found).site
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
-    except (RuntimeError, TypeError, IndexError) as error:  # torch's, of tensors that do not fit each other
-        raise InputError(f"{path}: its tensors do not fit each other ({first_line(error)})") from None
+    except (
+        RuntimeError,
+        TypeError,
+        IndexError,
+    ) as error:  # torch's error for tensors whose shapes do not fit each other
+        raise InputError(f"{path}: the shapes of its tensors do not fit each other ({first_line(error)})") from None
     return found

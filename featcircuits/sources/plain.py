@@ -1,9 +1,9 @@
-"""Plain safetensors dictionaries: one file, the tensors present say the kind.
+"""Plain safetensors dictionaries: one file, whose tensors tell the kind.
 
 `W_enc [read width, features]`, `b_enc`, `W_dec [features, width]`, `b_dec`; with `threshold
 [features]` a JumpReLU, with `k` a top-k, with `b_gate`, `r_mag`, `b_mag` instead of `b_enc` a gated
 one, otherwise a ReLU. `centre [read width]` is subtracted from the input. `W_skip [width, read
-width]` makes it a skip transcoder. The file's metadata may say `hook_name`, `hook_name_out` (which
+width]` makes it a skip transcoder. The file's metadata may name `hook_name`, `hook_name_out` (which
 makes it a transcoder) and `model_name`.
 """
 
@@ -28,16 +28,18 @@ KINDS: Mapping[frozenset[str], Callable[..., Affine]] = {
     _MATRICES | {"k"}: topk,
     _MATRICES - {"b_enc"} | {"b_gate", "r_mag", "b_mag"}: gated,
 }
-"""Which constructor takes exactly these tensors, and the optional ones."""
+"""Names of tensors -> the constructor that takes exactly these, and the optional ones."""
 
 _OPTIONAL = {"centre", "W_skip"}
 
 
 def recognises(path: Path) -> bool:
+    """Whether the path is a safetensors file."""
     return path.is_file() and path.suffix == ".safetensors"
 
 
 def read(path: Path, load: Load) -> Found:
+    """The dictionary of one safetensors file."""
     tensors = load(path)
     make = KINDS.get(frozenset(tensors) - _OPTIONAL)
     if make is None:

@@ -1,4 +1,4 @@
-"""What SAELens knows by name: its table of releases, read without importing it, which takes ten seconds and more."""
+"""SAELens's table of releases, read without importing SAELens, which takes ten seconds or more."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 
 def release_names() -> list[str]:
-    """Every release that SAELens knows; none where it is not installed."""
+    """The names of all releases that SAELens knows; none if it is not installed."""
     return re.findall(r"^(\S+):$", _table(), re.MULTILINE)
 
 
 @cache
 def release_entry(release: str) -> Mapping[str, Any] | None:
-    """What the table says of a release: `repo_id`, `conversion_func` and `saes`; None where it is not there.
+    """A release's entry in the table: `repo_id`, `conversion_func` and `saes`; None if the table does not have it.
 
-    Its part of the text alone is parsed: the whole would take seconds.
+    Only this part of the text is parsed, since the whole would take seconds.
     """
     import yaml
 
     part = re.search(rf"^{re.escape(release)}:$.*?(?=^\S|\Z)", _table(), re.MULTILINE | re.DOTALL)
-    # the C parser where PyYAML has one: the entry of a large release is thousands of lines
+    # use the C parser if PyYAML has one: the entry of a large release has thousands of lines
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return None if part is None else yaml.load(part[0], Loader=loader)[release]
 

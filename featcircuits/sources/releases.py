@@ -1,4 +1,4 @@
-"""Dictionaries of the releases that SAELens knows by name, through its own loaders."""
+"""Dictionaries of the releases that SAELens knows by name, loaded by SAELens itself."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from featcircuits.sources.release_table import release_entry, release_names
 from featcircuits.sources.source import Found, SourceInfo, checked, info_of
 
 _OWN_READERS = ("gemma_3", "sparsify")
-"""SAELens asks the network for the first, whatever is cached, and fails on the second's files."""
+"""Loaders replaced by our own: SAELens asks the network for the first even if it is cached, and fails on the other."""
 
 _REFUSED = {"mntss_clt_layer_transcoder": "cross_layer_transcoder", "temporal": "temporal"}
 
 
 def from_release(release: str, sae_id: str) -> Affine:
-    """A dictionary by SAELens release and id; a repository that is in no release may stand for one.
+    """A dictionary by SAELens release and id; `release` may also be a repository that is in no release.
 
-    Features are those of SAELens, a known normalisation factor folded in. `HF_HUB_OFFLINE=1`
-    forbids the network. Raises `InputError` for an unknown release or id, for what cannot be had,
+    Features equal those of SAELens, with a known normalisation factor folded in. `HF_HUB_OFFLINE=1`
+    forbids the network. Raises `InputError` for an unknown release or id, for files that cannot be loaded,
     and for kinds that cannot be spliced in.
     """
     record = _record(release, sae_id)
@@ -39,7 +39,7 @@ def from_release(release: str, sae_id: str) -> Affine:
 
 
 def describe_release(release: str, sae_id: str) -> SourceInfo:
-    """What a release's dictionary is; its weights are downloaded, since their sizes may be nowhere else."""
+    """The description of a release's dictionary; downloads its weights, since only they may tell the sizes."""
     record = _record(release, sae_id)
     if record.get("conversion_func") in _OWN_READERS:
         return describe(fetch(record["repo_id"], record["path"]))
@@ -47,7 +47,7 @@ def describe_release(release: str, sae_id: str) -> SourceInfo:
 
 
 def _record(release: str, sae_id: str) -> Mapping[str, Any]:
-    """What the release table says: repository, path, loader. Empty for a bare repository."""
+    """The repository, path and loader from the release table; empty for a repository that is in no release."""
     entry = release_entry(release)
     if entry is None:
         if "/" in release:
@@ -90,7 +90,7 @@ def _loaded(release: str, sae_id: str) -> tuple[dict[str, Any], dict[str, Tensor
 
 @contextmanager
 def _safe_pickles() -> Iterator[None]:
-    """Some loaders call torch.load without asking for weights alone, which older versions of it then execute."""
+    """Make torch.load read only weights: some loaders do not ask for that, and older versions then execute pickles."""
     before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:

@@ -1,7 +1,7 @@
 """SAELens folders: `cfg.json` and `sae_weights.safetensors`, of versions 3 to 6.
 
-Read here, since importing the library takes longer than most traces. Features are those of its
-`encode`: every threshold is a strict >, and b_dec is subtracted where `apply_b_dec_to_input` says so.
+They are read here because importing the library takes longer than most traces. Features equal those of its
+`encode`: every threshold is a strict >, and b_dec is subtracted if `apply_b_dec_to_input` is true.
 """
 
 from __future__ import annotations
@@ -47,16 +47,18 @@ ARCHITECTURES: Mapping[str, _Architecture] = {
 
 
 def recognises(path: Path) -> bool:
+    """Whether the path is such a folder or its weights."""
     return home(path, WEIGHTS) is not None
 
 
 def read(path: Path, load: Load) -> Found:
+    """The dictionary of the folder's architecture."""
     folder = path if path.is_dir() else path.parent
     return build(read_json(folder / CONFIG), load(folder / WEIGHTS))
 
 
 def build(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Found:
-    """A config as SAELens writes it, and the tensors of that class."""
+    """The dictionary of a config as SAELens writes it and the tensors of its class."""
     name = _architecture_of(config)
     architecture = ARCHITECTURES[name]
     tensors = _without_scaling(tensors)
@@ -68,7 +70,7 @@ def build(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Found:
     if architecture.make in (topk, abstopk):
         given["k"] = _k_of(config)
         if setting(config, "rescale_acts_by_decoder_norm", bool):
-            # features are ranked and returned times their row's norm, and divided by it in decoding
+            # the library ranks and returns features times their row's norm, and divides by it in decoding
             given |= with_unit_rows(tensors)
     normalisation, warning = _normalisation_of(config, undone=not architecture.transcodes)
     dictionary = architecture.make(
@@ -84,7 +86,7 @@ def build(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Found:
 
 
 def _architecture_of(config: Mapping[str, Any]) -> str:
-    """Before version 6 top-k was an activation function of the standard architecture."""
+    """The architecture; before version 6 top-k was an activation function of the standard one."""
     name = setting(config, "architecture", str) or "standard"
     activation = setting(config, "activation_fn_str", str) or setting(config, "activation_fn", str) or "relu"
     if activation == "topk" and name == "standard":
@@ -100,7 +102,7 @@ def _architecture_of(config: Mapping[str, Any]) -> str:
 
 
 def _without_scaling(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Old versions stored a factor for features; it must be 1."""
+    """The tensors without the factor for features that old versions stored, which must be 1."""
     rest = dict(tensors)
     factor = rest.pop("scaling_factor", None)
     if factor is not None and not factor.is_meta and not torch.allclose(factor.float(), torch.ones(())):
@@ -114,7 +116,7 @@ def _k_of(config: Mapping[str, Any]) -> int:
 
 
 def _normalisation_of(config: Mapping[str, Any], undone: bool) -> tuple[Normalisation | None, str | None]:
-    """The normalisation, and a warning where it cannot be done."""
+    """The normalisation, and a warning if it cannot be reproduced."""
     name = config.get("normalize_activations")
     if isinstance(name, bool):
         name = "expected_average_only_in" if name else "none"
@@ -143,13 +145,13 @@ def _centre_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor], transco
 
 
 def _origin_of(config: Mapping[str, Any], transcodes: bool) -> Origin:
-    """Version 6 keeps it apart, and where a Hugging Face name is given, that is what was read."""
+    """The origin. Version 6 stores it separately; if it has a Hugging Face name, the dictionary reads that place."""
     record = setting(config, "metadata", dict) or config
     name = _first(record, "hf_hook_name", "hook_name", "hook_point")
     out = _first(record, "hf_hook_name_out", "hook_name_out") if transcodes else None
     head = setting(record, "hook_head_index", int)
     head = setting(record, "hook_point_head_index", int) if head is None else head
-    # no site stands for a single head, and so none for a name with a number behind it
+    # a single head is not a site, so a name with a head's number has none
     name = name if head is None else f"{name}[{head}]"
     layer = setting(record, "hook_layer", int)
     layer = setting(record, "hook_point_layer", int) if layer is None else layer

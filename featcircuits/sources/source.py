@@ -1,4 +1,4 @@
-"""What a source gives: a dictionary, and what its files know of the place that it belongs to."""
+"""The result of reading a source: a dictionary, and the place that its files name."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from featcircuits.sources.hooks import site_of_hook
 
 
 class Found(NamedTuple):
+    """A dictionary as it was read, and where its files place it."""
+
     dictionary: Affine
     origin: Origin = Origin()
     warning: str | None = None
-    """What the user must know before trusting the features."""
+    """A warning that the user needs before trusting the features, or None."""
 
     def placed(self) -> Found:
-        """With the dictionary knowing its origin."""
+        """The same, with the origin stored in the dictionary."""
         return self._replace(dictionary=replace(self.dictionary, origin=self.origin))
 
 
 class Source(NamedTuple):
-    """One on-disk family."""
+    """How to recognise and read the files of one library."""
 
     name: str
     files: tuple[str, ...]
-    """What the family's folders hold, the weights first; those of them that exist are hashed and downloaded."""
+    """The files of its folders, the weights first; those that exist are hashed and downloaded."""
     recognises: Callable[[Path], bool]
     read: Callable[[Path, Load], Found]
-    """Path and how to read tensors to what is there; raises `InputError`."""
+    """(path, how to load tensors) -> the dictionary there; raises `InputError`."""
 
 
 def checked(found: Found, name: str) -> Affine:
-    """The dictionary, its numbers checked; warns of what the user must know. Messages begin with the source's name."""
+    """The dictionary with its numbers checked; passes on its warning. Messages begin with the source's name."""
     try:
         check_numbers(found.dictionary)
     except InputError as error:
@@ -53,8 +55,8 @@ def checked(found: Found, name: str) -> Affine:
 class SourceInfo:
     """A dictionary's description, without its weights.
 
-    `hook_name`, `hook_name_out` and `model_name` are the files' own words; `hook_name_out` is None
-    where the dictionary explains what it reads.
+    `hook_name`, `hook_name_out` and `model_name` are as in the files; `hook_name_out` is None
+        if the dictionary explains what it reads.
     """
 
     source: str
@@ -71,23 +73,24 @@ class SourceInfo:
 
     @property
     def site(self) -> Site | None:
-        """Where it belongs; None where its files do not say, `InputError` where there is no such site."""
+        """The dictionary's site; None if its files do not name it. Raises `InputError` if there is no such site."""
         if self.hook_name is None or (self.transcodes and self.hook_name_out is None):
             return None
         return site_of_hook(self.hook_name, self.hook_name_out)
 
     @property
     def reads_before_gain(self) -> bool:
-        """Whether it reads an RMSNorm's result before the norm's gain (TransformerLens' `ln2.hook_normalized`).
+        """Whether it reads an RMSNorm's output before the norm's gain (TransformerLens' `ln2.hook_normalized`).
 
-        The MLP's input is that times the gain, so rows of W_enc and W_skip are divided by the gain
-        to read the MLP's input instead. Of a LayerNorm the same hook is after gain and bias, which
+        The MLP's input is this output times the gain, so rows of W_enc and W_skip are divided by the gain
+        to read the MLP's input instead. For a LayerNorm the same hook is after gain and bias, so it
         is the MLP's input itself.
         """
         return self.transcodes and (self.hook_name or "").endswith("ln2.hook_normalized")
 
 
 def info_of(source: str, found: Found) -> SourceInfo:
+    """The description of a dictionary that was read from the source of this name."""
     d, origin = found.dictionary, found.origin
     normalisation = None if d.normalisation is None else d.normalisation.name
     return SourceInfo(
@@ -97,7 +100,7 @@ def info_of(source: str, found: Found) -> SourceInfo:
 
 
 def home(path: Path, *names: str) -> Path | None:
-    """The folder that holds all of these files, where `path` is that folder or the first of them."""
+    """The folder that holds all of these files, if `path` is that folder or the first of them; else None."""
     folder = path if path.is_dir() else path.parent
     if not path.is_dir() and path.name != names[0]:
         return None
@@ -105,6 +108,6 @@ def home(path: Path, *names: str) -> Path | None:
 
 
 def check_same_width(dictionary: Affine) -> None:
-    """Refuse a transcoder whose two sides differ, in families where both are the model's width."""
+    """Raise `InputError` for a transcoder whose sides differ, for libraries where both have the model's width."""
     if dictionary.read_width != dictionary.width:
         raise InputError(f"W_enc reads {dictionary.read_width} dimensions, but W_dec writes {dictionary.width}")

@@ -1,7 +1,7 @@
 """Folders of sparsify: `sae.safetensors` and `cfg.json`, in a folder named after the module.
 
-b_dec is subtracted from the input unless `transcode` is true. Before there was `transcode`, only
-transcoders had a skip, and theirs is subtracted too.
+b_dec is subtracted from the input unless `transcode` is true. Before the setting `transcode` existed, only
+transcoders had a skip, and for these b_dec is subtracted too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ _ACTIVATIONS: Mapping[str, Callable[..., Affine]] = {"topk": topk, "groupmax": g
 
 
 def recognises(path: Path) -> bool:
+    """Whether the path is such a folder or its weights."""
     return home(path, WEIGHTS, CONFIG) is not None
 
 
 def read(path: Path, load: Load) -> Found:
+    """The SAE or transcoder of such a folder."""
     folder = path if path.is_dir() else path.parent
     config = read_json(folder / CONFIG)
     dictionary = _dictionary(config, load(folder / WEIGHTS))
@@ -61,7 +63,7 @@ def _kind(config: Mapping[str, Any]) -> Callable[..., Affine]:
 
 
 def _stated_features(config: Mapping[str, Any], dictionary: Affine) -> int:
-    """num_latents = 0 stands for the input's width times the expansion factor."""
+    """The number of features in the config; num_latents = 0 means the input's width times the expansion factor."""
     if setting(config, "num_latents", int) != 0:
         return dictionary.n_features
     check_size(config, "expansion_factor", dictionary.n_features // dictionary.read_width)
