@@ -1,4 +1,4 @@
-"""The one error a user is meant to see, and the pieces that its messages are made of."""
+"""The one error that a user is meant to see, and the building blocks of its messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used.
+    """Something that the user gave cannot be used.
 
     The message names the thing, the value found and the remedy. The command line prints it alone
     and exits with code 2; from Python it is an ordinary `ValueError`.
@@ -22,9 +22,9 @@ class InputError(ValueError):
 
 
 def shortened(value: Any, most: int = 80) -> str:
-    """A value as Python writes it, in `most` characters at most and without control characters.
+    """A value as Python writes it, in at most `most` characters and without control characters.
 
-    Of a value with many parts, or parts within parts, only the first few are ever written out. A path
+    Only the first few parts of a value with many or nested parts are written. A path
     is written without quotes.
     """
     text = _written(os.fspath(value), most)[1:-1] if isinstance(value, os.PathLike) else _written(value, most)
@@ -36,7 +36,7 @@ def _written(value: Any, most: int) -> str:
         return f"a number of about {round(value.bit_length() * 0.30103)} digits"
     try:
         return _short(most).repr(value)
-    except ValueError:  # of a number inside it that has thousands of digits
+    except ValueError:  # raised for a number with thousands of digits inside the value
         return f"a {type(value).__name__} that is too long to show"
 
 
@@ -47,7 +47,7 @@ def _short(most: int) -> reprlib.Repr:
 
 
 def known(names: Iterable[object], wrong: object) -> str:
-    """What follows "unknown X": the names there are, and the one that was probably meant."""
+    """The text after "unknown X": the known names, and the one that was probably meant."""
     listed = [str(name) for name in names]
     close = difflib.get_close_matches(str(wrong)[:200], listed, n=1)
     shown = ", ".join(listed) if len(listed) <= _MOST_NAMES else _some(listed, str(wrong)[:200])
@@ -66,9 +66,9 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b
 
 
 def first_line(error: BaseException, most: int = 200) -> str:
-    """What a library's error says, as one line: its first that is not blank, without terminal codes; its type if none.
+    """A library's error as one line: its first line that is not blank, without terminal codes, or else its type.
 
-    `KeyError` puts its message in quotes; they are taken off.
+    `KeyError` puts its message in quotes, which are removed.
     """
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = (line.strip() for line in _ESCAPES.sub("", text).splitlines())
@@ -79,7 +79,7 @@ def first_line(error: BaseException, most: int = 200) -> str:
 
 @contextmanager
 def naming(path: str | Path, what: str = "file") -> Iterator[None]:
-    """Errors of the operating system as one `InputError` that names the path; `what` should have been there."""
+    """Turn errors of the operating system into one `InputError` that names the path; `what` should have been there."""
     shown = shortened(Path(path), 300)
     try:
         yield
@@ -92,7 +92,7 @@ def naming(path: str | Path, what: str = "file") -> Iterator[None]:
 
 
 def check_file(path: str | Path, what: str = "file") -> os.stat_result:
-    """Refuse what is no ordinary file that exists: a folder, a pipe, a device; returns the file's size and times."""
+    """The size and times of an ordinary file; raises `InputError` for a missing file, a folder, a pipe or a device."""
     shown = shortened(Path(path), 300)
     if "\0" in str(path):
         raise InputError(f"{shown}: a path cannot hold the character NUL")

@@ -1,4 +1,4 @@
-"""How long work reports its progress: a wrapper around the loop over batches."""
+"""Progress reports of long work: a wrapper around the loop over batches."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 Progress = Callable[[Iterable[T], str, int], Iterable[T]]
-"""(items, what is being done, how many) -> the same items, watched."""
+"""(items, what is being done, how many items) -> the same items, with progress reported while they are used."""
 
 
 def silent(items: Iterable[T], description: str, total: int) -> Iterable[T]:
-    """Report nothing; the default of every function."""
+    """Report nothing; this is the default of every function."""
     return items

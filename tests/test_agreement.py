@@ -319,7 +319,7 @@ def test_pictures_have_the_format_of_their_suffix(
 
 @pytest.mark.parametrize("name", ["one.gif", "one", "one.png.txt"])
 def test_a_picture_of_another_format_is_refused(small: Agreement, name: str, tmp_path: Path) -> None:
-    with pytest.raises(fc.InputError, match="no picture is written as .*; known: png, pdf, svg"):
+    with pytest.raises(fc.InputError, match="pictures cannot be written as .*; known: png, pdf, svg"):
         plot_scatter(small, tmp_path / name)
     assert not list(tmp_path.iterdir())
 

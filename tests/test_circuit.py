@@ -140,7 +140,7 @@ def test_the_graph_carries_the_documented_attributes() -> None:
         ({"places": (0, 1, None)}, "place None cannot be one: with aggregate='none' a place is a token position"),
         ({"places": (0, 1, True)}, "place True cannot be one"),
         ({"places": (0, 1, 2.0)}, r"place 2\.0 cannot be one"),
-        ({"places": (0, 1, -1)}, "-1 is no place"),
+        ({"places": (0, 1, -1)}, "-1 is not a place"),
         ({"places": (0, 1, "subject")}, "place 'subject' cannot be one"),
         ({"aggregate": "sum"}, "place 0 cannot be one: with aggregate='sum' a place is None"),
         ({"aggregate": "role", "places": ("a\nb",)}, "cannot be printed"),

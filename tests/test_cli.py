@@ -494,7 +494,7 @@ def test_bad_options_are_refused(command: Command, tmp_path: Path, arguments: li
         (["trace", "--limit", "-3"], "limit is -3; it must be at least 0"),
         (["trace", "--seed", "-1"], "seed is -1; it must be at least 0"),
         (["trace", "--seed", str(2**32)], "seed is 4294967296; it must be at least 0 and at most 4294967295"),
-        (["trace", "--seed", "9" * 400], "so many digits are more than a number can have"),
+        (["trace", "--seed", "9" * 400], "it has more digits than a number can have"),
         (["trace", "--limit", "1_0"], "limit is '1_0', but must be of type int"),
         (["trace", "--limit", "٣"], "limit is '٣', but must be of type int"),
         (["trace", "--limit", " 5"], "limit is ' 5', but must be of type int"),
@@ -576,7 +576,7 @@ def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         (["agree", "--estimators", "igg"], "unknown estimator 'igg'"),
         (["agree", "--bases", "whole", "--edge-nodes", "9"], "leave edge_nodes out too"),
         (["agree", "--bases", "heads"], "unknown basis 'heads'"),
-        (["agree", "--pictures", "gif"], "no picture is written as 'gif'; known: png, pdf, svg"),
+        (["agree", "--pictures", "gif"], "pictures cannot be written as 'gif'; known: png, pdf, svg"),
     ],
 )
 def test_names_are_checked_before_loading(

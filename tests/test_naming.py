@@ -104,7 +104,7 @@ def test_a_name_is_a_text(name: Any) -> None:
 @pytest.mark.parametrize("role", RESERVED)
 def test_a_role_cannot_stand_for_another_place(role: str) -> None:
     assert check_name(role, "label") == role
-    with pytest.raises(fc.InputError, match="cannot be a role's name: it stands for another place"):
+    with pytest.raises(fc.InputError, match="cannot be a role's name: it names another place"):
         check_role(role)
 
 
@@ -144,7 +144,7 @@ def test_numbers_have_one_spelling(name: str) -> None:
 
 @pytest.mark.parametrize("place", [-1, 1.0, True, 10**12, ("a",), b"a"])
 def test_places_are_positions_roles_or_none(place: Any) -> None:
-    with pytest.raises(fc.InputError, match="is no place|must be a text"):
+    with pytest.raises(fc.InputError, match="is not a place|must be a text"):
         check_place(place)
 
 

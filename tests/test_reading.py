@@ -55,7 +55,7 @@ BAD: list[tuple[str, str | bytes, str]] = [
     ("toml", "#" * (1 << 20) + "\n", "bytes are too many"),
     ("yaml", "k: 1\nk: 2", "'k' is given twice"),
     ("yaml", "a:\n  k: 1\n  k: 2", "'k' is given twice"),
-    ("yaml", "a: &a [1, 1]\nb: *a", "*a is an alias; write out what it stands for"),
+    ("yaml", "a: &a [1, 1]\nb: *a", "*a is an alias; write out its value"),
     ("yaml", "a: &a {b: 1}\nc: {<<: *a}", "*a is an alias"),
     ("yaml", "a: &a [*a]", "*a is an alias"),
     ("yaml", "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)), "*a0 is an alias"),

@@ -83,7 +83,7 @@ def test_the_suffix_chooses_the_kind_of_picture(tmp_path: Path, suffix: str, beg
 
 
 def test_another_kind_of_picture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(fc.InputError, match="no picture is written as .*tiff.*; known: png, pdf, svg"):
+    with pytest.raises(fc.InputError, match="pictures cannot be written as .*tiff.*; known: png, pdf, svg"):
         plot_curve(report(), tmp_path / "curve.tiff")
     assert list(tmp_path.iterdir()) == []
 

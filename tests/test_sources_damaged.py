@@ -223,7 +223,7 @@ def test_aliases_that_stand_for_billions_of_values(tmp_path: Path) -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
     for last in ("feature_input_hook: *a9", "k: *a9", "model_kind: *a9"):
         (path.parent / "config.yaml").write_text("\n".join([*lines, last]))
-        assert_refused(path, "is an alias; write out what it stands for")
+        assert_refused(path, "is an alias; write out its value")
 
 
 @pytest.mark.parametrize("name", ["sae_lens_topk", "sae_lens_v5_topk", "sparsify_groupmax", "dictionary_learning_topk"])

@@ -1,1 +1,1 @@
-"""Files: hostile ones read, results written whole or not at all, locks, checksums."""
+"""Files: reading of hostile files, writing of whole files or none, locks, checksums."""

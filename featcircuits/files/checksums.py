@@ -1,4 +1,4 @@
-"""Is a file still what was written? Checksums against damage by machines, not against forgers."""
+"""Checksums that tell whether a file is still what was written: against damage, not against forgery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PIECE = 1 << 24
 
 
 def of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, dtypes, shapes and all numbers."""
+    """The checksum of tensors: of their names, dtypes, shapes and numbers."""
     import torch
 
     sum = 0
@@ -29,6 +29,7 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def of_file(path: Path) -> str:
+    """The checksum of a file's bytes."""
     sum = 0
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
@@ -43,7 +44,7 @@ def seal(folder: Path) -> None:
 
 
 def intact(folder: Path, name: str) -> bool:
-    """Whether a file of a sealed folder is what was written."""
+    """Whether a file of a sealed folder is still what was written."""
     try:
         return json.loads((folder / _NAME).read_bytes())[name] == of_file(folder / name)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

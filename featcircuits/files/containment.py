@@ -1,7 +1,7 @@
-"""Paths that others wrote, such as a suite's: where they lead, and whether that is inside their folder.
+"""Where paths that others wrote, such as a suite's, lead, and whether that is inside their folder.
 
-A hard link cannot be told from the file itself, and making one takes the right to read the file, so
-hard links are files like any other.
+A hard link cannot be told from the file itself, and nobody can make one without the right to read the file,
+so hard links count as ordinary files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from featcircuits.errors import InputError, shortened
 
 
 def inside(folder: Path, path: Path) -> Path | None:
-    """Where `path` really is, links followed; None where that is outside `folder`, or nowhere.
+    """The real path after following links; None if it is outside `folder` or does not exist.
 
     In the hub's cache files are links to their repository's blobs, which count as inside.
     """
@@ -26,7 +26,7 @@ def inside(folder: Path, path: Path) -> Path | None:
 
 
 def check_links(folder: Path, names: Iterable[str]) -> None:
-    """Refuse files of a folder that are links to somewhere else."""
+    """Raise `InputError` for files of a folder that are links out of it."""
     for name in names:
         if (folder / name).is_symlink() and inside(folder, folder / name) is None:
             raise InputError(
@@ -35,7 +35,7 @@ def check_links(folder: Path, names: Iterable[str]) -> None:
 
 
 def link_in(folder: Path, path: Path) -> Path | None:
-    """The first link on the way from `folder` to a path below it."""
+    """The first link on the path from `folder` to a path below it."""
     ways = [path, *path.parents]
     below = ways[: ways.index(folder)] if folder in ways else []
     return next((way for way in reversed(below) if way.is_symlink()), None)

@@ -1,4 +1,4 @@
-"""Which process an output belongs to: a lock that dies with the process that holds it."""
+"""Locks that tell which process owns an output, and that end with the process that holds them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from featcircuits.errors import InputError, shortened
 from featcircuits.files.reading import parse_json
 
 _UNLOCKABLE = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
-"""What file systems say that have no locks."""
+"""The errors of file systems without locks."""
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
-"""A lock file is written to; a link in a folder of someone else's would lead to a file of the user's."""
+"""Never open a lock file through a link: in a foreign folder it could lead to one of the user's files."""
 
 
 def lock(handle: int) -> bool | None:
-    """Lock an open file or folder for this process; False where another holds it, None where there are no locks."""
+    """Lock an open file or folder for this process; False if another holds it, None if there are no locks."""
     try:
         import fcntl
     except ImportError:
@@ -43,9 +43,9 @@ def lock(handle: int) -> bool | None:
 def claimed(path: Path, output: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     """Hold the lock file `path` for the block, with this process and its `settings` in it.
 
-    Raises `InputError` where another process holds it: the message names that process and the settings in
-    which it differs, and says that `output` is its own. The folder of the lock file is made. On a file system
-    without locks nothing is held.
+    Raises `InputError` if another process holds it: the message names that process, the `output` that it is
+        writing, and the settings that differ. The folder of the lock file is made. On a file system
+        without locks this holds nothing.
     """
     handle = _taken(path, output, settings)
     try:
@@ -73,7 +73,7 @@ def held(path: Path) -> bool:
 
 
 def _taken(path: Path, output: Path, settings: Mapping[str, Any]) -> int:
-    """The handle of the lock file; a process that removes it may come between opening and locking."""
+    """The locked handle of the lock file; another process may remove the file between opening and locking."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -94,7 +94,7 @@ def _taken(path: Path, output: Path, settings: Mapping[str, Any]) -> int:
 
 
 def _is(handle: int, path: Path) -> bool:
-    """Whether the open file is still the one of that name."""
+    """Whether the open file is still the file at that path."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def _is(handle: int, path: Path) -> bool:
 
 
 def _owner(handle: int) -> Mapping[str, Any]:
-    """What the holder wrote; it may not have come to it yet."""
+    """What the holder wrote about itself; empty if it has not written yet."""
     for _ in range(20):
         with suppress(InputError, UnicodeDecodeError):
             found = parse_json(os.pread(handle, 1 << 20, 0).decode(), "the lock")
@@ -124,7 +124,7 @@ def _refusal(owner: Mapping[str, Any], output: Path, settings: Mapping[str, Any]
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], there: str, here: str, most: int = 4) -> str:
-    """In which entries two nested records differ, as text: "nodes is 'atp' there and 'ig' here"; "" where in none."""
+    """The entries in which two nested records differ, as text: "nodes is 'atp' there and 'ig' here"; "" for none."""
     first, second = _flat(theirs), _flat(ours)
     names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
     shown = [

@@ -1,4 +1,4 @@
-"""Pictures as files: PNG for screens, PDF and SVG for papers, the same bytes each time."""
+"""Pictures as files: PNG for screens, PDF and SVG for papers, with the same bytes each time."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _DATED: dict[str, dict[str, Any]] = {
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
     "svg": {"Creator": None, "Date": None},
 }
-"""What the format would say of the day and the program"""
+"""The format's metadata about the date and the program, which are left out."""
 FORMATS = tuple(_DATED)
 
 
 def check_format(name: str) -> None:
-    """Refuse what no picture can be."""
+    """Raise `InputError` for an unknown format of pictures."""
     if name not in FORMATS:
-        raise InputError(f"no picture is written as {shortened(name)}; {known(FORMATS, name)}")
+        raise InputError(f"pictures cannot be written as {shortened(name)}; {known(FORMATS, name)}")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """In the format that the path's suffix names, whole or not at all. Raises `InputError` for another suffix."""
+    """Save a picture in the format of the path's suffix, whole or not at all; raises `InputError` for another suffix."""
     from matplotlib import rc_context
 
     kind = path.suffix.removeprefix(".").lower()

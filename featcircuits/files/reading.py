@@ -1,8 +1,8 @@
 """Text, JSON, TOML and YAML from files that may be damaged or hostile: plain values, or one `InputError`.
 
-What comes out is bounded: the file's size, how many values there are and how deep they stand in each
-other, numbers that a float can hold, text that can be written again. A name given twice is
-refused, since readers differ in which of the two counts. A leading byte-order mark is passed over.
+The results are bounded: the file's size, the number of values and how deeply they are nested,
+numbers that a float can hold, text that can be written again. A name that occurs twice is
+refused, since readers differ in which of the two counts. A leading byte-order mark is skipped.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from featcircuits.errors import InputError, check_file, first_line, naming, shor
 
 MOST_BYTES = 64 << 20
 _MOST_IN_TOML, _MOST_IN_YAML = 1 << 20, 1 << 17
-"""Bytes of such a file: their readers are slow."""
+"""The most bytes of such a file, since their readers are slow."""
 _MOST_VALUES = 2_000_000
 _DEEPEST = 64
 _LARGEST = 1 << 1023
-"""A whole number that a float can hold too."""
+"""The largest whole number, which a float can hold too."""
 _LONGEST_PLAIN = 10_000
-"""Characters of a YAML value without quotes, which may be a number."""
+"""The most characters of a YAML value without quotes, which may be a number."""
 
 
 def read_text(path: str | Path, most: int = MOST_BYTES, what: str = "file") -> str:
-    """A UTF-8 file's text, of at most so many bytes; `what` names the file where it is missing."""
+    """The text of a UTF-8 file with at most `most` bytes; `what` names the file in messages if it is missing."""
     size, shown = check_file(path, what).st_size, shortened(Path(path), 300)
     if size > most:
         raise InputError(f"{shown}: {size} bytes are too many; such a file may have {most}")
@@ -97,14 +97,14 @@ def _parsed(text: str, where: str | Path, what: str, parse: Callable[[], Any]) -
         check_values(value)
     except RecursionError:
         raise InputError(f"{shown}: not valid {what} (it is nested too deeply)") from None
-    # what a damaged text makes a reader or the constructors of its values raise has no bounds
+    # a damaged text can make a reader, or the constructors of its values, raise anything
     except Exception as error:
         raise InputError(f"{shown}: not valid {what} ({_reason(error)})") from None
     return value
 
 
 def _reason(error: Exception) -> str:
-    """Without Python's advice on how to read numbers of any length; YAML's reader keeps what and where apart."""
+    """The error's reason without Python's advice on reading long numbers; YAML's reader stores the line separately."""
     if "integer string conversion" in str(error):
         return "a number has thousands of digits"
     mark = getattr(error, "problem_mark", None)
@@ -126,8 +126,8 @@ def _no_constant(name: str) -> None:
 
 
 def check_values(value: Any) -> None:
-    """Refuse what these files may not hold, so that whatever passes can be written and read again."""
-    level = [value]  # not by recursion: no nesting is too deep for the check itself
+    """Raise for values that these files may not hold, so that all others can be written and read again."""
+    level = [value]  # without recursion, so that no nesting is too deep for the check itself
     for _ in range(_DEEPEST):
         level = [part for whole in level for part in _parts(whole)]
         if not level:
@@ -137,7 +137,7 @@ def check_values(value: Any) -> None:
 
 def _parts(value: Any) -> list[Any]:
     if isinstance(value, str):
-        # half of a surrogate pair can be written in JSON, but is no text
+        # half of a surrogate pair can be written in JSON, but is not text
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
             raise InputError(f"the text {shortened(value, 40)} holds half of a surrogate pair")
     elif isinstance(value, int):
@@ -154,7 +154,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _toml(text: str) -> Any:
-    """The time that the reader takes grows with the square of a name's parts."""
+    """Read TOML; long names are refused, since the reader's time grows with the square of their parts."""
     if _MANY_PARTS.search(text):
         raise ValueError(f"a name has more than {_DEEPEST} parts")
     return tomllib.loads(text)
@@ -174,17 +174,17 @@ def _yaml(text: str) -> Any:
             _once([(str(key.value), None) for key, _ in node.value])
             return super().construct_mapping(node, deep)
 
-    return yaml.load(text, Loader=Loader)  # of a safe loader: plain values only
+    return yaml.load(text, Loader=Loader)  # a safe loader constructs only plain values
 
 
 def _check_events(events: Any) -> None:
-    """A few lines of aliases stand for billions of values, and a number can be written as a sum of thousands."""
+    """Refuse aliases, since a few lines of them can mean billions of values, and long numbers, which are slow to read."""
     import yaml
 
     depth = 0
     for event in events:
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"*{event.anchor} is an alias; write out what it stands for")
+            raise ValueError(f"*{event.anchor} is an alias; write out its value")
         if isinstance(event, yaml.ScalarEvent) and not event.style and len(event.value) > _LONGEST_PLAIN:
             raise ValueError(f"a value without quotes has {len(event.value)} characters")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

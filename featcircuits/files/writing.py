@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all, and one message where they cannot be written.
+"""Files and folders that appear whole or not at all, and one message if they cannot be written.
 
-Everything is written to a draft in the same folder, brought to the disk, and renamed. A draft is locked
-by the process that writes it, so the draft of a killed process is recognised, and removed by the next
-command that writes into the folder.
+Everything is written to a draft in the same folder, flushed to the disk, and renamed. The process that writes a
+draft locks it, so the next command that writes into the folder recognises the draft of a killed process
+and removes it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from featcircuits.files.locks import lock
 _DRAFT = re.compile(r"\.featcircuits-[0-9a-f]{8}\.draft|\.featcircuits\.lock")
 _READY = re.compile(r"\.featcircuits-[0-9a-f]{8}\.ready")
 _TRIAL = bytes(4096)
-"""Written where an output is tried: a full disk often still takes an empty file."""
+"""Bytes written to test an output, since a full disk often still accepts an empty file."""
 
 _REASONS = {
     errno.EACCES: "you may not write there; choose another place, or ask for permission",
@@ -40,7 +40,7 @@ _REASONS = {
     errno.ENOTEMPTY: "a folder of that name exists and is not empty; choose another name, or remove it first",
     errno.ENOENT: "the folder does not exist; make it first",
     errno.ELOOP: "its path goes through links that lead in a circle; choose another place",
-    errno.EXDEV: "it would lie on another file system than its own folder; choose another place",
+    errno.EXDEV: "it would be on another file system than its own folder; choose another place",
     errno.EBUSY: "it is in use by the system; choose another name",
     errno.EIO: "the disk reports an error; check it, or choose a place on another disk",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
@@ -49,7 +49,7 @@ _REASONS = {
 
 @contextmanager
 def write_errors(path: str | Path) -> Iterator[None]:
-    """Errors of the operating system become one `InputError` that names `path` and a remedy."""
+    """Turn errors of the operating system into one `InputError` that names `path` and a remedy."""
     try:
         yield
     except OSError as error:
@@ -58,21 +58,21 @@ def write_errors(path: str | Path) -> Iterator[None]:
 
 
 def write_whole(path: str | Path, content: bytes, *, overwrite: bool = True) -> None:
-    """Write a file so that no reader ever sees a part of it; raises `InputError` where it cannot be."""
+    """Write a file so that no reader ever sees a part of it; raises `InputError` if it cannot be written."""
     with whole_file(path, overwrite=overwrite) as draft:
         draft.write_bytes(content)
 
 
 def write_json(path: str | Path, value: Any, *, overwrite: bool = True) -> None:
-    """Indented JSON, whole or not at all."""
+    """Write indented JSON, whole or not at all."""
     write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), overwrite=overwrite)
 
 
 @contextmanager
 def whole_file(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """A draft to write that becomes `path` if all goes well, and vanishes if not.
+    """A draft to write; it becomes `path` if the block succeeds, and is removed if not.
 
-    Without `overwrite` a file that exists is refused, even one that appeared in the meantime.
+    Without `overwrite` an existing file is refused, even one that appeared in the meantime.
     """
     target = usable(path)
     check_replaceable(target, overwrite)
@@ -87,9 +87,9 @@ def whole_file(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to fill that becomes `folder` if all goes well, and vanishes if not.
+    """A folder to fill; it becomes `folder` if the block succeeds, and is removed if not.
 
-    Folders above it are made. An empty folder is replaced, one that holds something never.
+    Folders above it are made. An empty folder is replaced, but never one that is not empty.
     """
     target = usable(folder)
     with write_errors(folder):
@@ -104,11 +104,11 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def together(folder: str | Path, instead_of: Collection[str] = ()) -> Iterator[Path]:
-    """A folder for files that all get into `folder`, or none of them.
+    """A folder for files that are then moved into `folder`, either all of them or none.
 
-    Once they are complete, a rename decides that they count. If the process is killed while they
-    are moved, `recover` moves the others. `instead_of` names files of an earlier set: those that
-    the new one lacks are removed with the move.
+    Once they are complete, a rename marks them as valid. If the process is killed while it
+    moves them, `recover` moves the others. `instead_of` names files of an earlier set: the move removes those that
+    the new set lacks.
     """
     target = usable(folder)
     with write_errors(folder):
@@ -117,7 +117,7 @@ def together(folder: str | Path, instead_of: Collection[str] = ()) -> Iterator[P
             yield draft
             for name in instead_of:
                 if not (draft / name).exists():
-                    (draft / name).mkdir()  # an empty folder stands for a file to remove
+                    (draft / name).mkdir()  # an empty folder marks a file to remove
             sync_tree(draft)
             ready = draft.with_suffix(".ready")
             os.rename(draft, ready)
@@ -126,7 +126,7 @@ def together(folder: str | Path, instead_of: Collection[str] = ()) -> Iterator[P
 
 
 def recover(folder: Path) -> None:
-    """Finish what a killed process had ready for `folder`, and remove what it left half-written."""
+    """Finish moves into `folder` that a killed process began, and remove what it left half-written."""
     with write_errors(folder):
         for path in _own(folder, _READY):
             _move_out(path)
@@ -134,7 +134,7 @@ def recover(folder: Path) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Remove drafts whose process is gone; those that cannot be told from living ones stay."""
+    """Remove drafts whose process is gone; drafts stay if that cannot be told."""
     for path in _own(folder, _DRAFT):
         with suppress(OSError), _opened(path) as handle:
             if lock(handle):
@@ -142,13 +142,13 @@ def clean(folder: Path) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Try an output before long work: a file is made beside it, written to and removed.
+    """Test an output before long work: make a file beside it, write to it and remove it.
 
-    Folders that are missing above it are made for the trial, and removed again.
+    Missing folders above it are made for the test, and removed again.
     """
     target = usable(path)
     with write_errors(path):
-        if target.is_dir() and os.path.ismount(target):  # the question also tells whether the name is too long
+        if target.is_dir() and os.path.ismount(target):  # this also tells whether the name is too long
             raise InputError(f"{_shown(path)} is where a file system is mounted; choose a folder inside it")
         missing = [folder for folder in target.parents if not folder.exists()]
         try:
@@ -164,7 +164,7 @@ def check_writable(path: str | Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """With those above it; a file that is in the way is called that."""
+    """Make a folder and those above it; a message says if a file is in the way."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -172,7 +172,7 @@ def make_folder(folder: Path) -> None:
 
 
 def check_space(folder: Path, needed: float, what: str, less: str = "free some space") -> None:
-    """Refuse what takes more bytes than the disk has free; `what` begins the sentence, `less` is a remedy."""
+    """Raise `InputError` if `needed` bytes do not fit on the disk; `what` begins the message, `less` is a remedy."""
     while not folder.exists():
         folder = folder.parent
     usage = shutil.disk_usage(folder)
@@ -184,7 +184,7 @@ def check_space(folder: Path, needed: float, what: str, less: str = "free some s
 
 
 def check_replaceable(path: Path, overwrite: bool) -> None:
-    """Refuse a path that is no plain file, and one that exists unless it may be replaced."""
+    """Raise `InputError` for a path that is not a plain file, or that exists unless it may be replaced."""
     with write_errors(path):
         if path.exists() and not path.is_file():
             raise InputError(f"{_shown(path)} exists and is not a plain file; choose another name")
@@ -195,30 +195,34 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
 
 
 def usable(path: str | Path) -> Path:
-    """The full path that a name stands for, links followed; raises `InputError` for what no file can be called."""
+    """The full path of a name, with links followed; raises `InputError` for a text that cannot be a file's name."""
     try:
         if "\0" in os.fspath(path):
             raise ValueError
         os.fsencode(path)
         return Path(os.path.realpath(path))
     except (ValueError, TypeError):
-        raise InputError(f"{shortened(path)} is no name for a file; choose another") from None
+        raise InputError(f"{shortened(path)} is not a valid name for a file; choose another") from None
 
 
 def sync(path: Path) -> None:
-    """Bring a file's content, or a folder's names, to the disk."""
+    """Flush a file's content, or a folder's names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # what cannot be synced, such as some folders
+        if error.errno not in (
+            errno.EINVAL,
+            errno.EBADF,
+            errno.ENOTSUP,
+        ):  # such as some folders
             raise
     finally:
         os.close(handle)
 
 
 def sync_tree(folder: Path) -> None:
-    """Every file and folder below, and the folder itself."""
+    """Flush every file and folder below, and the folder itself."""
     for path in sorted(folder.iterdir()):
         sync_tree(path) if path.is_dir() else sync(path)
     sync(folder)
@@ -229,7 +233,7 @@ def _into_place(draft: Path, target: Path, overwrite: bool) -> None:
         os.replace(draft, target)
         return
     try:
-        os.link(draft, target)  # unlike a rename, fails where another process was quicker
+        os.link(draft, target)  # unlike a rename, this fails if another process was faster
     except FileExistsError:
         check_replaceable(target, overwrite)
         raise
@@ -243,7 +247,7 @@ def _into_place(draft: Path, target: Path, overwrite: bool) -> None:
 
 
 def _move_out(ready: Path) -> None:
-    """Every file into the folder above; another process may be doing the same."""
+    """Move every file into the folder above; another process may be doing the same."""
     for path in sorted(ready.iterdir()):
         with suppress(FileNotFoundError):
             if path.is_dir():
@@ -266,7 +270,7 @@ def _own(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 @contextmanager
 def _draft(folder: Path) -> Iterator[Path]:
-    """A new empty file, locked until the block ends, and removed if it is still there then."""
+    """A new empty file, locked until the block ends and then removed if it still exists."""
     path, handle = _new(folder, lambda path: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield path
@@ -292,7 +296,7 @@ def _draft_folder(folder: Path) -> Iterator[Path]:
 
 
 def _new(folder: Path, make: Any) -> tuple[Path, int]:
-    """A draft and its locked handle; one that another process took for abandoned before it was locked is made anew."""
+    """A draft and its locked handle; it is made again if another process removed it before it was locked."""
     while True:
         path = folder / f".featcircuits-{secrets.token_hex(4)}.draft"
         with suppress(FileExistsError):

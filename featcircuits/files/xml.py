@@ -13,12 +13,12 @@ _REPLACEMENT = "\ufffd"
 
 
 def xml_text(text: str) -> str:
-    """The text with the replacement character for every character that XML 1.0 forbids (control characters, say)."""
+    """The text with every character that XML 1.0 forbids, such as control characters, replaced."""
     return _FORBIDDEN.sub(_REPLACEMENT, text)
 
 
 def xml_graph(graph: nx.DiGraph) -> nx.DiGraph:
-    """The same graph with such text in all names and attributes."""
+    """The graph with text that XML can hold in all names and attributes."""
     import networkx as nx
 
     clean = nx.DiGraph(**_clean(graph.graph))

@@ -1,1 +1,1 @@
-"""What users give: names, numbers, options written as text, and what their values may be."""
+"""User inputs: names, numbers, options written as text, and the values that they may have."""

@@ -15,7 +15,7 @@ _MADE_BY = {
 
 
 def expect(what: str, value: Any, kind: type) -> None:
-    """Refuse an argument of another type, saying what makes the right one."""
+    """Raise `InputError` for an argument of another type, naming the function that makes the right one."""
     if not isinstance(value, kind):
         shown = f" {shortened(value, 60)}" if isinstance(value, (str, int, float)) else ""
         raise InputError(

@@ -1,4 +1,4 @@
-"""Dicts whose keys may be given as the text that they print as: `circuit.nodes["resid_2/303@5"]`."""
+"""Dicts that accept a key's text in place of the key: `circuit.nodes["resid_2/303@5"]`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ V = TypeVar("V")
 
 
 class MissingKey(InputError, KeyError):
-    """What was asked for is not there; to those who expect it, a `KeyError` as of any dict."""
+    """A missing key: an `InputError` that is also the `KeyError` of any dict."""
 
     __str__ = Exception.__str__
 
 
 class Keyed(dict[K, V]):
-    """A dict that takes a key's text wherever it takes the key; `parse` makes one of the other.
+    """A dict that accepts a key's text wherever it accepts the key; `parse` turns text into a key.
 
-    Looking up a key itself costs what it costs in any dict. Where `items` have a key as itself and as text, the last
-    counts, as in any dict. `what` the keys are, for messages.
+    Looking up a key itself is as fast as in any dict. If `items` have a key both as itself and as text, the last
+    one counts, as in any dict. `what`: the name of the keys in messages.
     """
 
     def __init__(self, parse: Callable[[Any], K], what: str, items: Mapping[Any, V]) -> None:
@@ -40,7 +40,7 @@ class Keyed(dict[K, V]):
         return dict.__contains__(self, key) or (self._text(key) and dict.__contains__(self, self._parsed(key)))
 
     def get(self, key: Any, default: Any = None) -> Any:
-        """As of any dict; a text that names nothing gives the default."""
+        """As in any dict; a text that is not a key returns the default."""
         return dict.__getitem__(self, key) if dict.__contains__(self, key) else self._found(key, default)
 
     def _found(self, key: Any, default: Any) -> Any:

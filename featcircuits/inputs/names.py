@@ -1,7 +1,7 @@
-"""What a role, a label or another name that the user gives may be: the one definition.
+"""The one definition of what a role, a label or another name from the user may be.
 
-Names go into files of several formats, into node names (`resid_3/1042@subject`) and onto terminals.
-So they are one line of printable text: each can be written, shown and read back everywhere.
+Names are written into files of several formats, into node names (`resid_3/1042@subject`) and onto terminals.
+So a name is one line of printable text, which can be written, shown and read back everywhere.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Any
 from featcircuits.errors import InputError, shortened
 
 LONGEST = 100
-"""Characters of a name."""
+"""The most characters of a name."""
 
 OTHER = "other"
-"""The place of tokens that no role of their example covers; no role can be called so."""
+"""The place of tokens that no role of their example covers; no role can have this name."""
 
 MOST_POSITIONS = 10**9
-"""Token positions are smaller."""
+"""Token positions are smaller than this."""
 
 
 def check_name(name: Any, what: str, longest: int = LONGEST) -> str:
-    """The name itself; `what` it names stands in the messages.
+    """The name itself; messages say `what` it names.
 
-    Raises `InputError` for what is no text, empty, longer than `longest` characters, begins or ends
+    Raises `InputError` for a value that is not a text, is empty, is longer than `longest` characters, begins or ends
     with a space, or holds a character that cannot be printed (line breaks, other control and format
     characters, halves of surrogate pairs, spaces of other kinds).
     """
@@ -48,7 +48,7 @@ def _fault(name: str, longest: int) -> str | None:
 
 
 def made_name(text: str) -> str:
-    """The nearest name to a file's, which may hold anything."""
+    """The nearest valid name to a file's name, which may hold anything."""
     printable = "".join(character if character.isprintable() else "?" for character in text)
     return printable[:LONGEST].strip() or "task"
 
@@ -63,18 +63,18 @@ def one_line(text: str, longest: int = LONGEST) -> str:
 
 
 def check_role(name: Any) -> str:
-    """A name that can stand for a place beside token positions and `other`."""
+    """A name that is valid for a role: neither a token position nor `other`."""
     check_name(name, "role")
     if name == OTHER or name.isdigit():
-        raise InputError(f"{shortened(name)} cannot be a role's name: it stands for another place; choose a word")
+        raise InputError(f"{shortened(name)} cannot be a role's name: it names another place; choose a word")
     return name
 
 
 def check_place(place: Any) -> None:
-    """Refuse what is neither a token position, a role, `other`, nor None (positions summed)."""
+    """Raise `InputError` for what is neither a token position, a role, `other`, nor None (positions summed)."""
     if place is None or place == OTHER:
         return
     if isinstance(place, str):
         check_role(place)
     elif type(place) is not int or not 0 <= place < MOST_POSITIONS:
-        raise InputError(f"{shortened(place)} is no place: a place is a token position from 0 on, a role, or None")
+        raise InputError(f"{shortened(place)} is not a place: a place is a token position from 0 on, a role, or None")

@@ -1,4 +1,4 @@
-"""Numbers that a user gives: how they are written, and the range that each may have."""
+"""Numbers from the user: how they are written, and the range of each."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from featcircuits.errors import InputError, shortened
 
 MOST = 1_000_000_000
-"""Of anything that is counted and that nothing else bounds."""
+"""The most of anything that is counted and has no other bound."""
 MOST_ROWS = 1 << 16
-"""Of one forward, where the memory allows so many."""
+"""The most rows of one forward pass, if memory allows so many."""
 LARGEST_SEED = 2**32 - 1
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
@@ -22,14 +22,14 @@ _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True o
 
 
 class Range(NamedTuple):
-    """From `least` to `most`, both included unless `above` leaves `least` out."""
+    """The numbers from `least` to `most`, both included; `above` excludes `least`."""
 
     least: float
     most: float
     above: bool = False
 
     def holds(self, value: float) -> bool:
-        """NaN is in no range."""
+        """Whether a number is in the range; NaN is in no range."""
         return self.least <= value <= self.most and not (self.above and value == self.least)
 
     def __str__(self) -> str:
@@ -46,19 +46,19 @@ ROWS = Range(1, MOST_ROWS)
 
 
 def ranged(default: float, least: float, most: float, *, above: bool = False) -> Any:
-    """A field of options whose number has a range."""
+    """A dataclass field for a number with a default and a range."""
     return field(default=default, metadata={"range": Range(least, most, above)})
 
 
 def check_number(what: str, value: Any, within: Range, kind: type = int) -> None:
-    """Refuse what is not a number of the kind, and a number outside the range; the message states it."""
+    """Raise `InputError` for a value that is not a number of the kind or is outside the range."""
     check_kind(what, value, kind)
     if not within.holds(value):
         raise InputError(f"{what} is {shortened(value)}; it must be {within}")
 
 
 def check_kind(what: str, value: Any, *kinds: type) -> None:
-    """Refuse a value of none of the types; a whole number is a number too, and True is no number."""
+    """Raise `InputError` for a value of none of the types; a whole number counts as a number, True does not."""
     if type(value) in kinds or (type(value) is int and float in kinds):
         return
     named = " or ".join(_NAMES.get(kind, kind.__name__) for kind in kinds if kind is not type(None))
@@ -66,13 +66,13 @@ def check_kind(what: str, value: Any, *kinds: type) -> None:
 
 
 def read_number(what: str, text: str, kind: type = int) -> Any:
-    """The number that a text writes out in plain digits.
+    """The number that a text writes in plain digits.
 
-    Refused are blanks, a plus sign, underscores, other scripts' digits, leading zeros of whole numbers, NaN and
-    infinity, and more digits than a number can use.
+    Raises `InputError` for blanks, a plus sign, underscores, digits of other scripts, leading zeros of whole numbers,
+    NaN and infinity, and more digits than a number can use.
     """
     if len(text) > _LONGEST[kind] and text.isascii() and text.strip("-.0123456789") == "":
-        raise InputError(f"{what} is {shortened(text)}: so many digits are more than a number can have here")
+        raise InputError(f"{what} is {shortened(text)}: it has more digits than a number can have here")
     pattern = _WHOLE if kind is int else _DECIMAL
     if not pattern.fullmatch(text):
         such = "digits alone, such as 10" if kind is int else "digits, such as 0.25 or 1e-3"

@@ -101,6 +101,6 @@ def _found(path: Path, load: Load) -> Found:
         RuntimeError,
         TypeError,
         IndexError,
-    ) as error:  # torch's error for tensors whose shapes do not fit each other
+    ) as error:  # torch's, for shapes that do not fit each other
         raise InputError(f"{path}: the shapes of its tensors do not fit each other ({first_line(error)})") from None
     return found
