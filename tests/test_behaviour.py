@@ -242,7 +242,7 @@ def test_no_prompt_is_in_both_parts(pairs: list[Any], share: float, seed: int) -
     task = fc.Task(examples, aggregate="sum")
     graph = nx.Graph((e.clean, e.corrupted) for e in examples)
     if nx.number_connected_components(graph) == 1:
-        with pytest.raises(fc.InputError, match="cannot be parted"):
+        with pytest.raises(fc.InputError, match="cannot be split"):
             task.split(share, seed)
         return
     rest, held = task.split(share, seed)
@@ -261,5 +261,5 @@ def test_shares_that_part_nothing_are_refused(agreement: fc.Task, share: float) 
 def test_pairs_in_both_directions_are_one_group() -> None:
     pair = Example((1, 2), (1, 3), (4,), (5,))
     twin = Example((1, 3), (1, 2), (5,), (4,))
-    with pytest.raises(fc.InputError, match="2 examples cannot be parted so that no prompt is in both"):
+    with pytest.raises(fc.InputError, match="2 examples cannot be split so that no prompt is in both"):
         fc.Task((pair, twin)).split(0.5)

@@ -110,7 +110,7 @@ def test_identical_pairs_are_refused_before_the_model_is_loaded(
     for name in (("trace",), ("agree",), ("suites", "check")):
         code, _, err = command(*name, "--task", task, "-o", tmp_path / "out")
         assert code == 2
-        assert "pairs.jsonl, line 2: clean and corrupted prompt are the same tokens" in err
+        assert "pairs.jsonl, line 2: the clean and the corrupted prompt have the same tokens" in err
 
 
 def forbid_models(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_faults_of_a_task_come_before_the_model_is_loaded(
         (["--hold-out", "1"], "hold_out is 1.0; it must be above 0 and below 1"),
         (["--hold-out", "-0.5"], "hold_out is -0.5"),
         (["--baseline", "noise", "--nodes", "secant", "--metric", "nothing"], "unknown metric 'nothing'"),
-        (["--prepend", "<|endoftext|>"], "line 1: prepend: '<|endoftext|>' is no token of the tokenizer"),
+        (["--prepend", "<|endoftext|>"], "line 1: prepend: '<|endoftext|>' is not a token of the tokenizer"),
         (["--task", "agreement_simpel"], "has no task 'agreement_simpel'"),
     ],
 )

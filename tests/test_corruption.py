@@ -117,7 +117,7 @@ def test_replacements_that_do_not_fit_are_refused() -> None:
     for words, message in (
         ([("dentist", "relative that")], "'dentist' has 1 tokens and 'relative that'"),
         ([("Mary", "James")], "example 1: the prompt holds none of the words"),
-        ([("dentist", "sailor"), ("dentist", "farm")], "stands in two couples"),
+        ([("dentist", "sailor"), ("dentist", "farm")], "is in two couples"),
     ):
         with pytest.raises(fc.InputError, match=message):
             symmetric_replacement(task, tokenizer, words)

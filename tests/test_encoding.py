@@ -147,7 +147,7 @@ def test_several_tokens_can_be_prepended(tmp_path: Path, gpt: Any) -> None:
 @pytest.mark.parametrize("text", ["<|endofttext|>", "<bos>", "[CLS]"])
 def test_a_misspelt_special_token_is_refused(tmp_path: Path, gpt: Any, text: str) -> None:
     message = refusal(tmp_path, gpt, PAIR, prepend=text)
-    assert f"line 1: prepend: {text!r} is no token of the tokenizer" in message
+    assert f"line 1: prepend: {text!r} is not a token of the tokenizer" in message
     assert END in message
 
 
@@ -268,12 +268,12 @@ def test_pairs_of_the_same_tokens_are_refused_by_line(tmp_path: Path, clean: str
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     good = {**PAIR, "patch_answer": " are"}
     message = refusal(tmp_path, tokenizer, good, {**good, "clean_prefix": clean, "patch_prefix": corrupted})
-    assert "task.jsonl, line 2: clean and corrupted prompt are the same tokens" in message
+    assert "task.jsonl, line 2: the clean and the corrupted prompt have the same tokens" in message
     assert words in message
 
 
 def test_pairs_of_the_same_ids_are_refused_by_example() -> None:
-    with pytest.raises(fc.InputError, match="task, example 2: clean and corrupted prompt are the same tokens"):
+    with pytest.raises(fc.InputError, match="task, example 2: the clean and the corrupted prompt have the same tokens"):
         fc.Task.from_tokens([[1, 2], [3, 4]], [[1, 5], [3, 4]], [6, 6], [7, 7])
 
 

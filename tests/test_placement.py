@@ -153,7 +153,7 @@ def test_attention_that_cannot_be_laid_open_is_refused() -> None:
     model = tiny_model("gpt_neo")
     spliced = spliced_model(model)
     model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(fc.InputError, match=r"'gpt_neo' cannot be laid open .*atp-qk, atp-star and atp-hop1"):
+    with pytest.raises(fc.InputError, match=r"'gpt_neo' cannot be opened .*atp-qk, atp-star and atp-hop1"):
         fc.node_effects(spliced, random_task(1, 3), "atp-qk")
     own: Any = tiny_model("llama")
     own._supports_attention_backend = False

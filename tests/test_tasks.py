@@ -520,5 +520,5 @@ def test_ids_that_are_not_token_ids_are_refused() -> None:
         fc.Task.from_tokens([[1, 2]], None, [-1], metric="probability")
     with pytest.raises(fc.InputError, match="one sequence of token ids for each"):
         fc.Task.from_tokens([1, 2], None, [3, 4], metric="probability")
-    with pytest.raises(fc.InputError, match="one token id an example"):
+    with pytest.raises(fc.InputError, match="one token id per example"):
         fc.Task.from_tokens([[1, 2]], None, [0.5], metric="probability")

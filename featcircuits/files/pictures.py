@@ -28,7 +28,7 @@ def check_format(name: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save a picture in the format of the path's suffix, whole or not at all; raises `InputError` for another suffix."""
+    """Save a picture in the format of its suffix, whole or not at all; raises `InputError` for another suffix."""
     from matplotlib import rc_context
 
     kind = path.suffix.removeprefix(".").lower()

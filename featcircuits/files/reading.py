@@ -178,7 +178,7 @@ def _yaml(text: str) -> Any:
 
 
 def _check_events(events: Any) -> None:
-    """Refuse aliases, since a few lines of them can mean billions of values, and long numbers, which are slow to read."""
+    """Refuse aliases, since a few of them can mean billions of values, and long numbers, which are slow to read."""
     import yaml
 
     depth = 0

@@ -1,8 +1,8 @@
-"""Propagation rules: what a backward pass of the unmodified model brings to a node.
+"""Propagation rules: how a backward pass of the unmodified model carries gradients to a node.
 
-Relevance patching (Rezaei Jafari et al. 2025) puts LRP rules in place of local gradients. A rule is
-a set of hooks; forward values never change, to the last bit, in any dtype and with any attention
-kernel, because every module's own output goes on. A new rule is a function and a row of `RULES`.
+Relevance patching (Rezaei Jafari et al. 2025) replaces local gradients by LRP rules. A rule is
+a set of hooks. Forward values never change by a single bit, in any dtype and with any attention
+kernel, because every module passes on its own output. A new rule is a function and a row of `RULES`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RULES: Mapping[str, Rule] = {
     "soft": soft_rule,
     "matmul": matmul_rule,
 }
-"""In the order in which they are put on: what changes an attention's inputs goes around what replaces its gradient."""
+"""In the order in which they are applied: rules that change an attention's inputs go around those for its gradient."""
 
 RULE_SETS: Mapping[str, tuple[str, ...]] = {
     "default": ("ln", "identity", "half"),
@@ -40,7 +40,7 @@ RULE_SETS: Mapping[str, tuple[str, ...]] = {
     "attnlrp": ("ln", "qk_norms", "identity", "half", "matmul"),
     "gradient": (),
 }
-"""`default` is what the RelP paper's code runs; with `gradient` RelP is AtP.
+"""`default` is the set in the RelP paper's code; with `gradient` RelP equals AtP.
 
 `gim`: Gradient Interaction Modifications (Edin et al. 2025). `attnlrp`: AttnLRP (Achtibat et al. 2024); its
 rule for the softmax is the ordinary gradient (eq. 13: a Taylor expansion at the run's own scores).
@@ -48,7 +48,7 @@ rule for the softmax is the ordinary gradient (eq. 13: a Taylor expansion at the
 
 
 def rule_names(rules: str | Iterable[str]) -> tuple[str, ...]:
-    """A set's name, one rule's, or several ("ln+half", or a sequence) as rule names."""
+    """The names of the rules in a set, or of one rule or several ("ln+half", or a sequence)."""
     if isinstance(rules, str):
         rules = RULE_SETS.get(rules, rules.split("+"))
     names = tuple(rules)
@@ -67,9 +67,9 @@ def rule_names(rules: str | Iterable[str]) -> tuple[str, ...]:
 def propagation(
     model: Any, rules: str | Iterable[str] = "default", architecture: Architecture | None = None
 ) -> Iterator[None]:
-    """Backward passes inside this context follow the rules; nothing stays on the model afterwards.
+    """A context in which backward passes follow the rules; it leaves nothing on the model.
 
-    Forward and backward both belong inside. Raises `InputError` for unknown rules, compiled
+    Run both the forward and the backward pass inside. Raises `InputError` for unknown rules, compiled
     modules (they ignore hooks) and modules that a rule does not know.
     """
     names = rule_names(rules)

@@ -1,4 +1,4 @@
-"""Rules for attention: its pattern held, its softmax softened, its products shared out."""
+"""Rules for attention: its pattern held fixed, its softmax softened, its products split between their factors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TEMPERATURE = 2.0
 
 
 def ah_rule(model: Any, architecture: Architecture) -> Iterator[RemovableHandle]:
-    """AH-rule: the pattern is held; what arrives at an attention goes to its values alone.
+    """AH-rule: the pattern is held fixed, so an attention passes its whole gradient to its values.
 
-    The gradient is stopped at queries and keys rather than at the pattern: the same, and independent
-    of the attention kernel. Separate projections are stopped whole, fused ones in their columns of
+    The gradient is stopped at queries and keys rather than at the pattern, which is the same and does not depend
+    on the attention kernel. Separate projections are stopped as a whole, fused ones in their columns of
     queries and keys.
     """
     where, config = architecture.family.queries_keys, model.config.get_text_config()
@@ -33,7 +33,7 @@ def ah_rule(model: Any, architecture: Architecture) -> Iterator[RemovableHandle]
 
 
 def matmul_rule(model: Any, architecture: Architecture) -> Iterator[Handle]:
-    """Both factors of a product get half (AttnLRP's uniform rule): of pattern and values, of queries and keys."""
+    """Each factor of a product gets half (AttnLRP's uniform rule): pattern and values, queries and keys."""
 
     def shared(kernel: Any, module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **settings: Any) -> Any:
         if propagates(value):
@@ -44,7 +44,7 @@ def matmul_rule(model: Any, architecture: Architecture) -> Iterator[Handle]:
 
 
 def soft_rule(model: Any, architecture: Architecture) -> Iterator[Handle]:
-    """The softmax passes back what it would, s (g - s . g), with s its output at temperature 2 (GIM)."""
+    """The softmax passes back its usual s (g - s . g), but with s its output at temperature 2 (GIM)."""
 
     def softened(kernel: Any, module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **rest: Any) -> Any:
         output, weights = kernel(module, query, key, value, *args, **rest)

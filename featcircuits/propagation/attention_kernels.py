@@ -1,4 +1,4 @@
-"""The inside of an attention: what its queries, keys and values make of each other."""
+"""The inside of an attention: how it combines queries, keys and values."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Around = Callable[..., tuple[Tensor, Any]]
 
 @contextmanager
 def around_attention(model: Any, architecture: Architecture, around: Around) -> Iterator[None]:
-    """Every attention of the model goes through `around`, which is given the model's own kernel.
+    """Every attention of the model goes through `around`, which gets the model's own kernel.
 
-    Raises `InputError` where no function can be put around the attention, or it keeps its mask to
-    itself (flash and flex attention).
+    Raises `InputError` if no function can be put around the attention, or if it hides its mask
+    (flash and flex attention).
     """
     if (reason := why_closed(model, architecture)) is not None:
         raise InputError(reason)
@@ -40,7 +40,7 @@ def around_attention(model: Any, architecture: Architecture, around: Around) -> 
 
 @contextmanager
 def registered(name: str, attend: Callable[..., Any]) -> Iterator[None]:
-    """A function in transformers' registry of attention functions, under a name whose own entry is put back."""
+    """A function in transformers' registry of attention functions; the name's earlier entry is restored afterwards."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     kernels = ALL_ATTENTION_FUNCTIONS._local_mapping
@@ -57,7 +57,7 @@ def registered(name: str, attend: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def _around_kernel(model: Any, around: Around) -> Iterator[None]:
-    """In transformers' registry, under the name of the kernel that the model uses."""
+    """`around` in transformers' registry, under the name of the kernel that the model uses."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     name = model.config.get_text_config()._attn_implementation
@@ -71,14 +71,14 @@ def _around_kernel(model: Any, around: Around) -> Iterator[None]:
 
 
 def _eager_kernel(attention: nn.Module) -> Any:
-    """It is not in the registry but in the file of the attention's class, or of one that this inherits from."""
+    """The eager kernel, which is not in the registry but in the file of the attention's class or of a base class."""
     files = (vars(sys.modules[each.__module__]) for each in type(attention).__mro__)
     return next(file["eager_attention_forward"] for file in files if "eager_attention_forward" in file)
 
 
 @contextmanager
 def as_method(module: nn.Module, own: OwnAttention, around: Around) -> Iterator[None]:
-    """Around the method that computes attention, on this instance; masks arrive as numbers to be added."""
+    """`around` in place of the method that computes attention, on this instance; masks arrive as numbers to add."""
     before, replaced = getattr(module, own.method), vars(module).get(own.method)
 
     def method(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Any]:
@@ -103,7 +103,7 @@ def as_method(module: nn.Module, own: OwnAttention, around: Around) -> Iterator[
 
 
 def why_closed(model: Any, architecture: Architecture) -> str | None:
-    """What keeps functions from being put around the model's attention; None where nothing does."""
+    """The reason why no function can be put around the model's attention; None if one can."""
     config, own = model.config.get_text_config(), architecture.family.attention
     kernel = str(config._attn_implementation)
     if own is None and not model._supports_attention_backend:
@@ -121,7 +121,7 @@ def why_closed(model: Any, architecture: Architecture) -> str | None:
 
 
 def per_head(x: Tensor, heads: int) -> Tensor:
-    """Keys or values [row, group, slot, width] repeated for the query heads of each group."""
+    """Keys or values [row, group, slot, width], repeated for the query heads of each group."""
     return x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
@@ -133,7 +133,7 @@ class Pattern:
     key: Tensor
     value: Tensor
     visible: Tensor
-    """[example, 1, slot, slot]: which keys a query may look at."""
+    """Which keys a query may attend to [example, 1, slot, slot]."""
     scale: float
     cap: float | None
 
@@ -141,7 +141,7 @@ class Pattern:
     def of(
         cls, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
     ) -> Pattern:
-        """From the arguments of transformers' attention functions."""
+        """The pattern from the arguments of transformers' attention functions."""
         slots, heads = query.shape[2], query.shape[1]
         if mask is None:
             visible = torch.ones(1, 1, slots, slots, dtype=torch.bool, device=query.device).tril()
@@ -152,26 +152,27 @@ class Pattern:
         return cls(query, key, value, visible[..., :slots], scale, settings.get("softcap"))
 
     def score(self, product: Tensor) -> Tensor:
-        """Scaled and capped logits from products of queries and keys."""
+        """The scaled and capped logits of products of queries and keys."""
         scaled = product * self.scale
         return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
 
     def logits(self) -> Tensor:
-        """[example, head, query slot, key slot]; -inf where a key is not visible."""
+        """The logits [example, head, query slot, key slot]; -inf where a key is not visible."""
         product = wide(self.query) @ wide(self.key).transpose(-1, -2)
         return self.score(product).masked_fill(~self.visible, -torch.inf)
 
     def output(self) -> Tensor:
-        """What the heads write: [example, slot, head, width]."""
-        # a row without any visible key is padding, where softmax would give NaN
+        """The output of the heads [example, slot, head, width]."""
+        # a row without a visible key is padding, where softmax would give NaN
         weights = self.logits().softmax(-1).nan_to_num(0.0).to(self.value.dtype)
         return (weights @ self.value).transpose(1, 2)
 
     def detached(self) -> Pattern:
+        """The same without gradients."""
         query, key, value = (tensor.detach() for tensor in (self.query, self.key, self.value))
         return replace(self, query=query, key=key, value=value)
 
     def widened(self) -> Pattern:
-        """In float32 at least."""
+        """The same in float32 or wider."""
         query, key, value = (wide(tensor) for tensor in (self.query, self.key, self.value))
         return replace(self, query=query, key=key, value=value)

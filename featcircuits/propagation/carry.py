@@ -1,4 +1,4 @@
-"""A module's own value, another gradient."""
+"""A module's own value with another gradient."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _Carry(torch.autograd.Function):
 
 
 def carry(value: Tensor, carrier: Tensor) -> Tensor:
-    """`value` to the last bit, whatever its dtype or kernel; its whole gradient goes to `carrier`."""
+    """Exactly `value`, in any dtype and from any kernel, but with its whole gradient going to `carrier`."""
     return _Carry.apply(value.detach(), carrier)  # type: ignore[return-value]
 
 
 def propagates(x: Tensor) -> bool:
-    """Whether a backward pass may come this way; elsewhere a rule has nothing to do."""
+    """Whether a backward pass may come through here; if not, a rule has nothing to do."""
     return torch.is_grad_enabled() and x.requires_grad

@@ -1,4 +1,4 @@
-"""Identity-rule and Half-rule: activations pass on their value's share, products half to each factor."""
+"""Identity-rule and Half-rule: activations multiply by their ratio, and products pass half to each factor."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _STABILISER = 1e-6
 
 
 def identity_rule(model: Any, architecture: Architecture) -> Iterator[RemovableHandle]:
-    """`act(z) = z * [act(z) / z]` with the ratio held, and z moved off 0 by 1e-6 as published."""
+    """`act(z) = z * [act(z) / z]` with the ratio held fixed, and z moved away from 0 by 1e-6 as published."""
     yield from (_ratio_held(module, _stabilised) for module in architecture.activations(model))
 
 
 def exact_identity_rule(model: Any, architecture: Architecture) -> Iterator[RemovableHandle]:
-    """The same with the true ratio, and the slope at 0."""
+    """The Identity-rule with the true ratio, and the slope at 0."""
     yield from (_ratio_held(module, _limit) for module in architecture.activations(model))
 
 
@@ -47,13 +47,13 @@ def _stabilised(activation: nn.Module, z: Tensor, value: Tensor) -> Tensor:
 def _limit(activation: nn.Module, z: Tensor, value: Tensor) -> Tensor:
     with torch.enable_grad():
         zero = torch.zeros(1, dtype=z.dtype, device=z.device, requires_grad=True)
-        # the module's forward, not a call: this hook is on the call
+        # the module's forward instead of a call, since this hook is on the call
         (slope,) = torch.autograd.grad(activation.forward(zero).sum(), zero)
     return torch.where(z == 0, slope, value / z.where(z != 0, torch.ones_like(z)))
 
 
 def half_rule(model: Any, architecture: Architecture) -> Iterator[RemovableHandle]:
-    """Both factors of a gated product get half of its gradient: put on where the product is read."""
+    """Each factor of a gated product gets half of its gradient; the hook is where the product is read."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
         return (carry(args[0], args[0] / 2), *args[1:]) if propagates(args[0]) else None

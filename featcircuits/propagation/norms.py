@@ -1,4 +1,4 @@
-"""LN-rule: a norm's scale is held, so that it passes on what a linear map would."""
+"""LN-rule: a norm's scale is held fixed, so that the norm passes gradients like a linear map."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from featcircuits.propagation.carry import carry, propagates
 
 
 class Form(NamedTuple):
-    """What a norm computes: (x - its mean, if `centred`) / root mean square * gain + bias."""
+    """The formula of a norm: (x - its mean, if `centred`) / root mean square * gain + bias."""
 
     centred: bool
     from_one: bool
-    """Whether the stored weight is the gain's distance from 1 (Gemma's)."""
+    """Whether the stored weight is the gain minus 1 (as in Gemma)."""
 
     def centre(self, x: Tensor) -> Tensor:
+        """x minus its mean if `centred`, else x."""
         return x - x.mean(-1, keepdim=True) if self.centred else x
 
     def scale(self, norm: nn.Module, x: Tensor) -> Tensor:
-        """1 / root mean square of what is centred already."""
+        """1 / root mean square of an x that is already centred."""
         eps = getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 0.0)
         return (x.square().mean(-1, keepdim=True) + eps).rsqrt()
 
     def finish(self, norm: Any, x: Tensor) -> Tensor:
-        """Times the gain, plus the bias; where weights are offloaded, `in_memory`."""
+        """x times the gain, plus the bias; offloaded weights are loaded for it."""
         x = x * (self.from_one + wide(norm.weight.detach()))
         bias = getattr(norm, "bias", None) if self.centred else None
         return x if bias is None else x + wide(bias.detach())
 
     def held(self, norm: nn.Module, x: Tensor) -> Tensor:
-        """The norm's output, linear in x: the scale is a number."""
+        """The norm's output with the scale held fixed, so that it is linear in x."""
         x = self.centre(x)
         return self.finish(norm, x * self.scale(norm, x.detach()))
 
@@ -48,12 +49,12 @@ FORMS = (Form(True, False), Form(False, False), Form(False, True))
 
 
 def ln_rule(model: Any, architecture: Architecture) -> Iterator[RemovableHandle]:
-    """Every norm on the residual path, post-norms and the final one included."""
+    """Every norm on the residual path is linear with its scale held fixed, post-norms and the final norm included."""
     yield from map(_held, architecture.norms(model))
 
 
 def qk_norm_rule(model: Any, architecture: Architecture) -> Iterator[RemovableHandle]:
-    """The norms of queries and keys; by default they keep their gradient."""
+    """The norms of queries and keys are linear with their scale held fixed; by default they keep their gradient."""
     yield from map(_held, architecture.qk_norms(model))
 
 
@@ -70,7 +71,7 @@ def _held(norm: nn.Module) -> RemovableHandle:
 
 
 def form_of(norm: nn.Module) -> Form:
-    """Which form a norm has, by trying it: a class name says nothing about the gain."""
+    """The form of a norm, found by trying it, since a class name says nothing about the gain."""
     weight = getattr(norm, "weight", None)
     if isinstance(weight, Tensor):
         generator = torch.Generator().manual_seed(0)

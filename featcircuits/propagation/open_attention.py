@@ -1,6 +1,6 @@
-"""Attention laid open: queries, keys, values and patterns of any model that transformers dispatches.
+"""Access to the queries, keys, values and patterns of any model whose attention transformers dispatches.
 
-While `attending` holds, every attention of the model goes through a given function in place of its
+Inside `attending`, every attention of the model goes through a given function in place of its
 kernel.
 """
 
@@ -24,9 +24,9 @@ Attend = Callable[..., tuple[Tensor, None]]
 
 @contextmanager
 def attending(model: Any, attend: Attend, architecture: Architecture | None = None) -> Iterator[None]:
-    """Use `attend` as the model's attention; the model's own choice is put back afterwards.
+    """Use `attend` as the model's attention, and restore the model's own afterwards.
 
-    Masks arrive as numbers to be added. Raises `InputError` for attention that no function can replace.
+    Masks arrive as numbers to add. Raises `InputError` for attention that no function can replace.
     """
     architecture = architecture or architecture_of(model)
     own = architecture.family.attention
@@ -37,7 +37,7 @@ def attending(model: Any, attend: Attend, architecture: Architecture | None = No
     chosen = model.config._attn_implementation
     if chosen != "eager":
         raise InputError(
-            f"attention of family {architecture.model_type!r} cannot be laid open while the model runs {chosen!r}, as "
+            f"attention of family {architecture.model_type!r} cannot be opened while the model runs {chosen!r}, as "
             "atp-qk, atp-star and atp-hop1 need; load the model with attn_implementation='eager'"
         )
     with ExitStack() as methods:
@@ -50,11 +50,11 @@ def attending(model: Any, attend: Attend, architecture: Architecture | None = No
 
 @contextmanager
 def _as_eager_kernel(model: Any, attend: Attend) -> Iterator[None]:
-    """The function stands in for the "eager" kernel of transformers' registry."""
+    """Use the function in place of the "eager" kernel of transformers' registry."""
     if not model._supports_attention_backend:
         raise InputError(
             f"{type(model).__name__} computes attention by itself and not by transformers' attention functions: "
-            "atp-qk, atp-star and atp-hop1 cannot lay it open; its family's row needs `attention` "
+            "atp-qk, atp-star and atp-hop1 cannot open it; its family's row needs `attention` "
             "(docs/howto/model-family.md)"
         )
     config = model.config.get_text_config()

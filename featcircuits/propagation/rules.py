@@ -1,4 +1,4 @@
-"""What a rule is, and putting rules on a model."""
+"""The type of a rule, and the context that applies rules to a model."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from featcircuits.model.forwards import check_not_compiled
 
 
 class Handle(Protocol):
-    """What takes a part of a rule off the model again; torch's handles of hooks are such."""
+    """Removes a part of a rule from the model; torch's handles of hooks have this interface."""
 
-    def remove(self) -> object: ...
+    def remove(self) -> object:
+        """Remove the part from the model."""
+        ...
 
 
 class Undo(ExitStack):
-    """A handle for what is not a hook: contexts and calls to come."""
+    """A handle for a context or a call that undoes something other than a hook."""
 
     def remove(self) -> None:
+        """Undo it."""
         self.close()
 
 
 Rule = Callable[[Any, Architecture], Iterator[Handle]]
-"""(model, architecture) -> handles of the hooks that it put on."""
+"""(model, architecture) -> handles of the hooks that it installed."""
 
 
 def entered(context: AbstractContextManager[Any]) -> Undo:
-    """A context that lasts until it is undone."""
+    """Enter a context, and return the handle that leaves it."""
     stack = Undo()
     stack.enter_context(context)
     return stack
@@ -36,7 +39,7 @@ def entered(context: AbstractContextManager[Any]) -> Undo:
 
 @contextmanager
 def applied(model: Any, architecture: Architecture, rules: Iterable[Rule]) -> Iterator[None]:
-    """The rules are on the model inside, and nothing of them stays; compiled modules are an `InputError`."""
+    """A context in which the rules are on the model; raises `InputError` for compiled modules."""
     rules = tuple(rules)
     if rules:
         check_not_compiled(model)

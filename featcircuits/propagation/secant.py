@@ -1,9 +1,9 @@
-"""Secants: each module as the linear map that takes its change of input exactly to its change of output.
+"""Secants: each module becomes the linear map that takes the change of its input exactly to the change of its output.
 
-DeepLIFT's rescale rule (Shrikumar et al. 2017) for every nonlinear module of a transformer. The change
-is the one between two runs: the first forward inside `secants`, and those that follow it. Products are
+This is DeepLIFT's rescale rule (Shrikumar et al. 2017) for every nonlinear module of a transformer. The changes
+are those between two runs: the first forward pass inside `secants`, and each later one. Products are
 `mean(a) db + mean(b) da`; a softmax p has the logarithmic means L = (p' - p) / (log p' - log p):
-`dp = L (dl - sum(L dl) / sum(L))`. All other modules being linear, a backward pass brings coefficients
+`dp = L (dl - sum(L dl) / sum(L))`. Since all other modules are linear, a backward pass gives coefficients
 c with `sum(c . dx) = m' - m` on every full cut of the model.
 
 In the code `x2` is x', the first run's value, and `dx` any tensor whose gradient to x is that of the difference:
@@ -31,9 +31,9 @@ from featcircuits.propagation.rules import Handle, Undo, applied, entered
 
 @contextmanager
 def secants(model: Any, architecture: Architecture) -> Iterator[None]:
-    """Backward passes inside follow the secants between the first run inside and the one they belong to.
+    """A context in which backward passes follow the secants between the first run inside and their own run.
 
-    Both must be whole runs of as many rows, and of the same logits. Forward values never change, and
+    Both must be whole runs with the same number of rows and the same logits. Forward values never change, and
     nothing stays on the model afterwards. Raises `InputError` for compiled modules, unknown norms and
     attention that cannot be opened.
     """
@@ -42,7 +42,7 @@ def secants(model: Any, architecture: Architecture) -> Iterator[None]:
 
 
 def slope(function: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> Tensor:
-    """(f(end) - f(start)) / (end - start), elementwise; where the two are too close to tell, around their middle."""
+    """(f(end) - f(start)) / (end - start), elementwise; the slope at their middle where the two are almost equal."""
     middle, gap = (start + end) / 2, end - start
     least = torch.finfo(gap.dtype).eps ** (1 / 3) * (1 + middle.abs())
     gap = torch.where(gap.abs() < least, least, gap)
@@ -50,7 +50,7 @@ def slope(function: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> T
 
 
 def _between(module: nn.Module, linear: Callable[[Tensor, Tensor], Tensor]) -> Handle:
-    """A hook that keeps the first run's input, and lets later ones pass back what `linear(input, kept)` does."""
+    """A hook that keeps the first run's input, and makes later runs pass back the gradient of `linear(input, kept)`."""
     kept: list[Tensor] = []
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
@@ -84,7 +84,7 @@ def norm_secant(form: Form, norm: nn.Module, x: Tensor, x2: Tensor) -> Tensor:
 
 def _activations(model: Any, architecture: Architecture) -> Iterator[Handle]:
     for activation in architecture.activations(model):
-        # the module's forward, not a call: the hook is on the call
+        # the module's forward instead of a call, since the hook is on the call
         yield _between(activation, partial(elementwise_secant, activation.forward))
 
 
@@ -102,7 +102,7 @@ def _products(model: Any, architecture: Architecture) -> Iterator[Handle]:
 
 
 def _product(gate: nn.Module, branch: nn.Module, product: nn.Module) -> Iterator[Handle]:
-    """Both factors are seen where they are made, and their product where it is read."""
+    """Hooks that see both factors where they are computed, and their product where it is read."""
     factors: dict[nn.Module, Tensor] = {}
     kept: list[tuple[Tensor, Tensor]] = []
 
@@ -172,17 +172,18 @@ def attention_secant(pattern: Pattern, pattern2: Pattern) -> Tensor:
 
 
 def soft_cap(cap: float, score: Tensor) -> Tensor:
+    """Logits limited to (-cap, cap) by a tanh."""
     return torch.tanh(score / cap) * cap
 
 
 def logarithmic_mean(p: Tensor, p2: Tensor, apart: Tensor) -> Tensor:
-    """(p' - p) / (log p' - log p), given |log p' - log p|; p where they are equal."""
+    """(p' - p) / (log p' - log p), given |log p' - log p|; p where p' and p are equal."""
     ratio = -torch.expm1(-apart) / apart.where(apart > 0, torch.ones_like(apart))
     return torch.maximum(p, p2) * ratio.where(apart > 0, torch.ones_like(apart))
 
 
 def _final_cap(model: Any, architecture: Architecture) -> Iterator[Handle]:
-    """The soft cap of logits is computed here in the model's place: no module of its own could be hooked."""
+    """Compute the soft cap of the logits in place of the model, since no module computes it that could be hooked."""
     config = model.config.get_text_config()
     cap = getattr(config, "final_logit_softcapping", None)
     if cap is None:

@@ -1,4 +1,4 @@
-"""Places that prompts have in common: where their means are taken, whatever the places of a circuit are."""
+"""Places that prompts have in common, at which their means are taken, whatever places the circuit has."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from featcircuits.tasks.examples import Example
 POSITION, ROLE, FROM_THE_END, ANYWHERE = "position", "role", "from the end", "anywhere"
 
 FEWEST = 2
-"""How many prompts have to have a role or a distance from the end: the mean of one prompt is the prompt itself."""
+"""The fewest prompts that must share a role or distance from the end: the mean of one prompt is the prompt itself."""
 
 
 def finest_common(examples: Sequence[Example]) -> str:
     """The finest kind of places that prompts have in common.
 
-    "position" where all lengths agree; else "role" where every prompt has a role that another one has too;
-    else the distance "from the end"; "anywhere" where more than half of the tokens that differ stand at no
-    distance that another prompt has.
+    "position" if all lengths agree; else "role" if every prompt has a role that another one has too;
+        else the distance "from the end"; "anywhere" if more than half of the tokens that differ are at a
+        distance that no other prompt has.
     """
     if len({len(example.clean) for example in examples}) == 1:
         return POSITION
@@ -37,13 +37,13 @@ def finest_common(examples: Sequence[Example]) -> str:
 
 
 def shared_roles(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The roles that at least `FEWEST` prompts have (all, where there are fewer prompts)."""
+    """The roles that at least `FEWEST` prompts have (or all, if there are fewer prompts)."""
     counts = Counter(role for example in examples for role, _ in example.roles)
     return tuple(role for role, count in counts.items() if count >= min(FEWEST, len(examples)))
 
 
 def shared_beginning(examples: Sequence[Example]) -> int:
-    """How many tokens all prompts begin with, clean and corrupted: a BOS, an instruction."""
+    """How many tokens all prompts, clean and corrupted, begin with: a BOS, an instruction."""
     prompts = [prompt for example in examples for prompt in (example.clean, example.corrupted) if prompt is not None]
     count = 0
     for tokens in zip(*prompts, strict=False):
@@ -56,7 +56,7 @@ def shared_beginning(examples: Sequence[Example]) -> int:
 def shared_depth(examples: Sequence[Example]) -> int:
     """How many tokens after the shared beginning, counted from the end, at least `FEWEST` prompts have.
 
-    All, where there are fewer prompts.
+    If there are fewer prompts, all of them.
     """
     begin = shared_beginning(examples)
     lengths = sorted((len(example.clean) - begin for example in examples), reverse=True)
@@ -64,7 +64,7 @@ def shared_depth(examples: Sequence[Example]) -> int:
 
 
 def by_role(examples: Sequence[Example], tokens: Tokens, roles: Sequence[str]) -> Tensor:
-    """[row, slot]: the number of each token's role; `len(roles)` where it has none of them."""
+    """The index of each token's role [row, slot]; `len(roles)` for tokens with none of these roles."""
     numbers = {role: number for number, role in enumerate(roles)}
     places = torch.full_like(tokens.ids, len(roles))
     positions = tokens.positions
@@ -78,10 +78,10 @@ def by_role(examples: Sequence[Example], tokens: Tokens, roles: Sequence[str]) -
 class Alignment(NamedTuple):
     """Numbered places that the prompts of a task have in common.
 
-    `kind`: "position", "role", "from the end" or "anywhere". Tokens whose role is no other prompt's count among
-    those without a role; tokens further from the end than any other prompt reaches have the last place.
-    The first `beginning` positions, at which all prompts hold the same tokens, have places of their own in any
-    kind: a BOS, whose activations are like no other token's, is not averaged with words.
+    `kind`: "position", "role", "from the end" or "anywhere". Tokens whose role no other prompt has count as
+        tokens without a role; tokens further from the end than any other prompt reaches have the last place.
+        The first `beginning` positions, at which all prompts hold the same tokens, have places of their own in every
+        kind, so that a BOS, whose activations differ from those of all words, is not averaged with words.
     """
 
     kind: str
@@ -91,6 +91,7 @@ class Alignment(NamedTuple):
 
     @classmethod
     def of(cls, examples: Sequence[Example], kind: str) -> Alignment:
+        """The places of this kind that the examples have in common."""
         if kind == POSITION:
             return cls(kind, max(len(example.clean) for example in examples))
         begin, roles = shared_beginning(examples), shared_roles(examples) if kind == ROLE else ()
@@ -98,7 +99,7 @@ class Alignment(NamedTuple):
         return cls(kind, begin + others, begin, roles)
 
     def places(self, examples: Sequence[Example], tokens: Tokens) -> Tensor:
-        """[row, slot]: the number of each token's place; 0 at padding. `examples`: those of the rows."""
+        """The index of each token's place [row, slot], 0 at padding. `examples`: the examples of the rows."""
         if self.kind == POSITION:
             places = self._positions(tokens)
         else:
@@ -116,7 +117,7 @@ class Alignment(NamedTuple):
         return tokens.positions
 
     def _later(self, examples: Sequence[Example], tokens: Tokens) -> Tensor:
-        """Numbers of the places after the shared beginning."""
+        """The indices of the places after the shared beginning."""
         if self.kind == ROLE:
             return by_role(examples, tokens, self.roles)
         if self.kind == ANYWHERE:

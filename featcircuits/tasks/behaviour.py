@@ -1,4 +1,4 @@
-"""What the model does on a task: a circuit of a behaviour that is not there means nothing."""
+"""Whether the model shows a task's behaviour: a circuit of a missing behaviour means nothing."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from featcircuits.tasks.metrics import READS_NO_ANSWERS, Answers, metric_named
 from featcircuits.tasks.task import Batch, Task
 
 LEAST_RIGHT = 0.6
-"""The share of examples that the model has to answer right; with half of them wrong, effects cancel."""
+"""The share of examples that the model must answer right; if half of them are wrong, effects cancel."""
 
 AMONG = 10
-"""Where nothing is given as wrong, an answer is right among so many likeliest tokens."""
+"""Without wrong answers, an answer is right if it is among this many likeliest tokens."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A task as the model answers it: one number per example in each field.
+    """The model's results on a task; each field has one number per example.
 
     `F_clean`, `F_corrupted`: the metric on each prompt. `right_clean`: whether the best clean answer's logit
     is above every corrupted answer's on the clean prompt (without corrupted answers: whether a clean answer is
     among the `AMONG` likeliest tokens). `right_corrupted`: the reverse on the corrupted prompt (without
-    corrupted answers: whether F is lower there). `unknown`: tokens of both prompts that stand for words outside
-    the vocabulary. `first_difference`: the position where the prompts first differ. The fields of the corrupted
-    prompt are empty for single prompts.
+    corrupted answers: whether F is lower there). `unknown`: how many tokens of both prompts are words outside
+        the vocabulary. `first_difference`: the position where the prompts first differ. The fields of the corrupted
+        prompt are empty for single prompts.
     """
 
     task: str
@@ -49,26 +49,28 @@ class Behaviour:
 
     @property
     def paired(self) -> bool:
+        """Whether the examples are pairs."""
         return bool(self.F_corrupted)
 
     @property
     def right(self) -> tuple[bool, ...]:
-        """Right on the clean prompt, and on the corrupted one where there is one."""
+        """Whether each example is right on the clean prompt and, for pairs, on the corrupted one."""
         if not self.paired:
             return self.right_clean
         return tuple(map(all, zip(self.right_clean, self.right_corrupted, strict=True)))
 
     @property
     def share_right(self) -> float:
+        """The share of examples that are right."""
         return sum(self.right) / len(self)
 
     @property
     def judged(self) -> bool:
-        """Whether right and wrong mean anything: a metric such as KL reads no answers."""
+        """Whether examples can be right or wrong: a metric such as KL reads no answers."""
         return self.metric not in READS_NO_ANSWERS
 
     def check(self) -> None:
-        """Raise `InputError` with the remedy where the model answers too few examples right."""
+        """Raise `InputError`, with remedies, if the model answers too few examples right."""
         if self.judged and self.share_right < LEAST_RIGHT:
             where = "pairs right on both sides" if self.paired else "prompts right"
             drop = "only_right (--only-right) drops those that it gets wrong, " if any(self.right) else ""
@@ -78,12 +80,12 @@ class Behaviour:
             )
 
     def swapped(self) -> str:
-        """A guess at why, where most pairs are answered the other way round."""
+        """A question about swapped answers, if most pairs are answered the other way round; else an empty text."""
         reversed_ = [not (a or b) for a, b in zip(self.right_clean, self.right_corrupted, strict=False)]
         return "Are the answers swapped? " if reversed_ and sum(reversed_) > 0.5 * len(self) else ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, with the shares and means."""
+        """The figures as plain data, with their shares and means."""
         summary = {
             "n_examples": len(self),
             "share_right": self.share_right,
@@ -95,19 +97,20 @@ class Behaviour:
 
 
 def mean(values: tuple[float, ...]) -> float:
+    """The mean of the values."""
     return math.fsum(values) / len(values)
 
 
 def standard_deviation(values: tuple[float, ...]) -> float:
-    """Of the values themselves, 0 for one."""
+    """The standard deviation of the values (not an estimate from a sample); 0 for a single value."""
     middle = mean(values)
     return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / len(values))
 
 
 def behaviour_of(spliced: SplicedModel, task: Task, batch_size: int | None = None) -> Behaviour:
-    """What the model does on every example, by one forward of the clean and one of the corrupted prompts.
+    """The model's results on every example, from one forward pass of the clean and one of the corrupted prompts.
 
-    Nothing is refused here but NaN and infinity; `Behaviour.check` says whether that is enough.
+    Raises `InputError` only for NaN and infinity; `Behaviour.check` judges the results.
     """
     size = batch_size or spliced.rows_at_once(task.longest, most=64)
     columns: list[tuple[Tensor, ...]] = [_judged(spliced, task, batch) for batch in task.batches(size)]
@@ -129,13 +132,13 @@ def behaviour_of(spliced: SplicedModel, task: Task, batch_size: int | None = Non
 
 
 def require_behaviour(spliced: SplicedModel, task: Task) -> None:
-    """Refuse a task that the model does not do, unless it is to be kept (`Task.keep_wrong`)."""
+    """Raise `InputError` for a task that the model answers wrongly, unless the task has `keep_wrong`."""
     if not task.keep_wrong:
         behaviour_of(spliced, task).check()
 
 
 def only_right(task: Task, found: Behaviour) -> Task:
-    """The examples that the model answers right; raises `InputError` where there is none."""
+    """The examples that the model answers right; raises `InputError` if there are none."""
     kept = [number for number, right in enumerate(found.right) if right]
     if not kept:
         raise InputError(
@@ -146,7 +149,7 @@ def only_right(task: Task, found: Behaviour) -> Task:
 
 
 def _judged(spliced: SplicedModel, task: Task, batch: Batch) -> tuple[Tensor, ...]:
-    """F and right of the clean prompts, and of the corrupted ones where there are any: [example] each."""
+    """F and right of the clean prompts, and of the corrupted ones if there are any; each [example]."""
     batch = batch.to(spliced.device).narrowed(task.metric)
     metric, own = metric_named(task.metric), batch.answers
     logits = _logits(spliced, batch.clean)
@@ -171,7 +174,7 @@ def _logits(spliced: SplicedModel, tokens: Any) -> Tensor:
 
 
 def right_answers(logits: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
-    """[example]: the best right answer's logit is above every wrong one's, or among the likeliest tokens."""
+    """Whether the best right answer's logit is above every wrong one's, or among the likeliest tokens [example]."""
     best = _best(logits, right)
     likeliest = logits.topk(min(AMONG, logits.shape[-1])).values[:, -1]
     rival = _best(logits, wrong)
@@ -179,7 +182,7 @@ def right_answers(logits: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
 
 
 def _best(logits: Tensor, ids: Tensor) -> Tensor:
-    """The largest logit of each row's ids, padded with -1; -infinity where there are none."""
+    """The largest logit of each row's ids, which are padded with -1; -infinity for rows without ids."""
     picked = logits.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf)
     return torch.cat([picked, torch.full_like(logits[:, :1], -torch.inf)], dim=-1).amax(-1)
 

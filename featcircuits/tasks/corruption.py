@@ -1,7 +1,7 @@
-"""Corrupting prompts that have no pair: symmetric token replacement, and noise on the embeddings.
+"""Corruption of single prompts: symmetric token replacement, and noise on the embeddings.
 
-Replacing words by counterparts (Zhang & Nanda 2024) keeps the corrupted prompt in distribution and
-is to be preferred. Gaussian noise (Meng et al. 2022) needs no counterparts; it is a baseline of
+Replacing words by counterparts (Zhang & Nanda 2024) keeps the corrupted prompt in distribution, so
+prefer it. Gaussian noise (Meng et al. 2022) needs no counterparts. It is a baseline of
 node effects (`baseline="noise"`), since a noised prompt has no tokens of its own.
 """
 
@@ -26,7 +26,7 @@ class Noise:
     """Gaussian noise on the embedding of every token, or of one role's tokens.
 
     Its standard deviation is `scale` times that of the entries of the prompt's embeddings. Each
-    example has noise of its own, the same whatever batch it is in.
+        example has noise of its own, which does not depend on the batch.
     """
 
     scale: float = 3.0
@@ -38,7 +38,7 @@ class Noise:
             raise InputError(f"noise scale is {self.scale}; it must be above 0")
 
     def check(self, task: Task) -> None:
-        """Refuse a role that the task does not have."""
+        """Raise `InputError` for a role that the task does not have."""
         if self.role is None:
             return
         if task.aggregate != "role":
@@ -60,12 +60,12 @@ class Noise:
 
 
 def symmetric_replacement(task: Task, tokenizer: Any, words: Iterable[tuple[str, str]]) -> Task:
-    """Pair every prompt with its twin in which each word of a couple stands for the other.
+    """Pair every prompt with a twin in which the two words of each couple are swapped.
 
-    "Alice" and "Bob": where the clean prompt says one, the corrupted prompt says the other, and so do
-    the answers. Words are matched as tokens, at the start of a text and after a space; a couple must
-    have as many tokens on either side. Raises `InputError` for couples that do not, and for prompts
-    that hold none of the words.
+    For "Alice" and "Bob": where the clean prompt has one, the corrupted prompt has the other, and so do
+    the answers. Words are matched as tokens, at the start of a text and after a space. The two words of a
+    couple must have the same number of tokens. Raises `InputError` for couples that do not, and for prompts
+    with none of the words.
     """
     expect("task", task, Task)
     table = _table(tokenizer, words)
@@ -89,19 +89,19 @@ def _table(tokenizer: Any, words: Iterable[tuple[str, str]]) -> Table:
             if len(one) != len(other):
                 raise InputError(
                     f"{couple[0]!r} has {len(one)} tokens and {couple[1]!r} {len(other)}; "
-                    "replacement needs words of as many tokens"
+                    "give two words with the same number of tokens"
                 )
             for word, ids in zip(couple, (one, other), strict=True):
                 if not ids or unknown_id(tokenizer) in ids:
                     raise InputError(f"{shortened(word)} is not in the tokenizer's vocabulary; give words that are")
             for source, target in ((one, other), (other, one)):
                 if table.setdefault(source, target) != target:
-                    raise InputError(f"{couple[0]!r} or {couple[1]!r} stands in two couples")
+                    raise InputError(f"{couple[0]!r} or {couple[1]!r} is in two couples; give each word once")
     return table
 
 
 def _replaced(ids: tuple[int, ...], table: Table) -> tuple[int, ...]:
-    """Longest words first, from left to right, none twice."""
+    """The ids with words replaced from left to right, the longest words first, each token at most once."""
     sizes, found, position = sorted({len(word) for word in table}, reverse=True), [], 0
     while position < len(ids):
         word = next((ids[position : position + n] for n in sizes if ids[position : position + n] in table), None)

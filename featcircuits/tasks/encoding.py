@@ -1,4 +1,4 @@
-"""Texts as a tokenizer's ids: what stands in front of them, chat templates, spans, answers in context."""
+"""Texts as a tokenizer's ids: tokens in front of them, chat templates, spans, answers in context."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from featcircuits.tasks.jsonl import Line, Messages, Piece, at_line
 Ids = tuple[int, ...]
 
 _CONTEXT = 256
-"""Characters of a long prompt before its answer that answers are tokenised with."""
+"""How many characters at the end of a long prompt its answers are tokenised with."""
 _CUTS = 64
-"""Places where such a prompt may be cut; the first after which its tokens stay as they are is taken."""
+"""How many places to cut such a prompt are tried; the first after which its tokens do not change is taken."""
 _MOST_CHARACTERS = 20_000_000
-"""Of a line's answers in their context."""
+"""The most characters of a line's answers in their context."""
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A prompt as the model takes it.
 
-    `own`: the ids of its text alone, the last of `ids`, of which the first `shared` may also be what the
-    tokenizer puts in front.
+    `own`: the ids of its text, at the end of `ids`; the first `shared` of these may also be tokens that the
+        tokenizer puts in front.
     """
 
     text: str
@@ -35,20 +35,20 @@ class Prompt:
     shared: int = 0
 
     def position(self, own: int) -> int:
-        """Where one of its text's own tokens stands in the prompt."""
+        """The position in the prompt of a token of its own text."""
         return own if own < self.shared else own + len(self.ids) - len(self.own)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer, and the tokens that it puts in front of a text (a BOS token, mostly)."""
+    """A tokenizer, and the tokens that it puts in front of a text (usually a BOS token)."""
 
     tokenizer: Any
     front: Ids
 
     @classmethod
     def of(cls, tokenizer: Any) -> Encoder:
-        """Raises `InputError` for a tokenizer whose special tokens cannot be told from a text's own."""
+        """The encoder of a tokenizer; raises `InputError` if its special tokens cannot be told from a text's own."""
         for probe in ("a", "the", "1", "."):
             bare, whole = _bare(tokenizer, [probe])[0], tuple(tokenizer(probe)["input_ids"])
             for start in range(len(whole) - len(bare) + 1):
@@ -58,11 +58,11 @@ class Encoder:
 
     @property
     def unknown(self) -> int | None:
-        """The id of words outside the vocabulary; None where it stands for the ends of texts as well (GPT-2)."""
+        """The id of words outside the vocabulary; None if it also marks the ends of texts (GPT-2)."""
         return unknown_id(self.tokenizer)
 
     def rendered(self, prefix: str | Messages) -> str:
-        """A text itself, or a conversation as the chat template writes it, up to where the answer begins."""
+        """The text itself, or a conversation as the chat template writes it, up to where the answer begins."""
         if isinstance(prefix, str):
             return prefix
         if not getattr(self.tokenizer, "chat_template", None):
@@ -73,14 +73,14 @@ class Encoder:
         options = {"continue_final_message": True} if answer_begun else {"add_generation_prompt": True}
         try:
             text = self.tokenizer.apply_chat_template([dict(m) for m in prefix], tokenize=False, **options)
-        except Exception as error:  # a template is a program, which may raise whatever it wants
+        except Exception as error:  # a template is a program, which may raise anything
             raise InputError(f"the chat template refuses the messages: {first_line(error)}") from None
         if not text:
-            raise InputError("the chat template makes no text of the messages")
+            raise InputError("the chat template turns the messages into no text")
         return text
 
     def prompt(self, text: str, prepend: str = "") -> Prompt:
-        """A text's tokens behind what stands in front; what it begins with already does not come twice."""
+        """The text's tokens after the tokens in front; those that the text begins with are not put in front again."""
         (own,) = _bare(self.tokenizer, [text])
         added = self._prepended(prepend) if prepend else ()
         if own[: len(added)] == added:
@@ -98,13 +98,13 @@ class Encoder:
         if not ids or self.unknown in ids or (misspelt and len(ids) > 1):
             pieces = self.tokenizer.convert_ids_to_tokens(list(ids))
             raise InputError(
-                f"prepend: {shortened(text)} is no token of the tokenizer, which makes {shortened(pieces)} of it; "
+                f"prepend: {shortened(text)} is not a token of the tokenizer, which makes {shortened(pieces)} of it; "
                 f"special tokens {known(self.tokenizer.get_added_vocab(), text)}"
             )
         return ids
 
     def unknown_words(self, prompt: Prompt) -> tuple[str, ...]:
-        """The pieces of a prompt's text that became unknown tokens."""
+        """The pieces of a prompt's text that are unknown tokens."""
         numbers = [number for number, token in enumerate(prompt.own) if token == self.unknown]
         if not numbers:
             return ()
@@ -114,7 +114,7 @@ class Encoder:
         return tuple(prompt.text[slice(*offsets[number])] for number in numbers)
 
     def spans(self, prompt: Prompt, roles: Iterable[tuple[str, Piece]]) -> tuple[tuple[str, Span], ...]:
-        """The tokens of each role, by a piece of the prompt's text or its characters."""
+        """The tokens of each role, given as a piece of the prompt's text or as a span of its characters."""
         roles = list(roles)
         if not roles:
             return ()
@@ -129,7 +129,7 @@ class Encoder:
         return self.tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
 
     def answers(self, prompt: Prompt, texts: Sequence[str], name: str) -> Ids:
-        """The answers' tokens in context: what each adds to its prompt, never the answer alone."""
+        """The answers' tokens in context: the token that each adds to its prompt, not those of the answer alone."""
         if not texts:
             return ()
         tail, stem = self._tail(prompt)
@@ -142,7 +142,7 @@ class Encoder:
         return tuple(dict.fromkeys(self._answer(stem, *pair, name) for pair in zip(wholes, texts, strict=True)))
 
     def _tail(self, prompt: Prompt) -> tuple[str, Ids]:
-        """The end of a long prompt from a place on where its tokens do not depend on what is before it."""
+        """The end of a long prompt, from a place where its tokens do not depend on the text before it."""
         text = prompt.text
         if len(text) > 2 * _CONTEXT:
             tails = [text[-size:] for size in range(_CONTEXT, _CONTEXT + _CUTS)]
@@ -170,7 +170,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a task file, its prompts, and the example that they make."""
+    """A line of a task file, its prompts, and its example."""
 
     line: Line
     clean: Prompt
@@ -179,7 +179,7 @@ class Entry:
 
 
 def entries_of(path: Path, lines: Iterable[Line], encoder: Encoder, prepend: str = "") -> list[Entry]:
-    """Every line tokenised; `prepend` stands in front where a line has none of its own."""
+    """Every line tokenised; `prepend` goes in front of lines that have none of their own."""
     found = []
     for line in lines:
         with at_line(path, line.number):
@@ -207,7 +207,7 @@ def _entry(line: Line, encoder: Encoder, prepend: str) -> Entry:
 
 
 def unknown_id(tokenizer: Any) -> int | None:
-    """The id of words outside the vocabulary; None where there is none, or it also begins or ends texts (GPT-2)."""
+    """The id of words outside the vocabulary; None if there is none, or if it also begins or ends texts (GPT-2)."""
     ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     return None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
 
@@ -218,7 +218,7 @@ def _bare(tokenizer: Any, texts: list[str]) -> list[Ids]:
 
 
 def _common(first: Ids, second: Ids) -> int:
-    """How many ids two rows begin with alike."""
+    """How many ids at the start of two rows are the same."""
     return next(
         (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )
@@ -234,7 +234,7 @@ def _characters(text: str, name: str, piece: Piece) -> tuple[int, int]:
             )
         return places[0], places[0] + len(piece)
     if piece[1] > len(text):
-        raise InputError(f"role {name!r}: {list(piece)} ends behind the prefix, which has {len(text)} characters")
+        raise InputError(f"role {name!r}: {list(piece)} ends after the prefix, which has {len(text)} characters")
     return piece
 
 

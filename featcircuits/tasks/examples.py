@@ -1,4 +1,4 @@
-"""Examples: what a prompt is, what answers it has, and where its roles stand."""
+"""Examples: prompts, their answers, and their roles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from featcircuits.inputs.names import check_role
 
 
 class Span(NamedTuple):
-    """Token positions [start, end) of a role."""
+    """The token positions [start, end) of a role."""
 
     start: int
     end: int
@@ -18,7 +18,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """One clean prompt, its corrupted twin (None: unpaired), the answers to both, and its roles."""
+    """One clean prompt, its corrupted twin (None if it is a single prompt), the answers to both, and its roles."""
 
     clean: tuple[int, ...]
     corrupted: tuple[int, ...] | None
@@ -27,11 +27,13 @@ class Example:
     roles: tuple[tuple[str, Span], ...] = ()
 
 
-SAME_TOKENS = "clean and corrupted prompt are the same tokens; such a pair shows nothing: give prompts that differ"
+SAME_TOKENS = (
+    "the clean and the corrupted prompt have the same tokens; such a pair shows nothing: give different prompts"
+)
 
 
 def check_example(example: Example) -> None:
-    """Refuse an example that no metric or aggregate can make sense of."""
+    """Raise `InputError` for an example that no metric or aggregate can use."""
     if not example.clean:
         raise InputError("the clean prompt has no tokens")
     if not example.clean_answers:
@@ -52,7 +54,7 @@ def check_example(example: Example) -> None:
 
 
 def check_roles(example: Example) -> None:
-    """Refuse roles whose names cannot be one, that stand outside the prompt, occur twice or overlap."""
+    """Raise `InputError` for roles with invalid names, outside the prompt, given twice, or overlapping."""
     covered: set[int] = set()
     names = [check_role(role) for role, _ in example.roles]
     for name, span in example.roles:
@@ -63,5 +65,5 @@ def check_roles(example: Example) -> None:
                 f"role {name!r} covers tokens {span.start} to {span.end}; the prompt has {len(example.clean)}"
             )
         if covered & set(range(*span)):
-            raise InputError(f"role {name!r} overlaps another role; each token has one role at most")
+            raise InputError(f"role {name!r} overlaps another role; each token has at most one role")
         covered |= set(range(*span))

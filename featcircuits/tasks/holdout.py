@@ -1,4 +1,4 @@
-"""Parting examples into those to trace on and those held out, so that no prompt is in both."""
+"""The split of examples into those to trace on and those held out, so that no prompt is in both."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from featcircuits.tasks.examples import Example
 
 
 def parted(examples: Sequence[Example], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """The numbers of the examples to keep and of those held out, each in the file's order.
+    """The indices of the examples to keep and of those held out, each in the file's order.
 
-    Examples that share a prompt stay together, so that the held-out part can be smaller or larger than `share`.
-    Raises `InputError` where all share one.
+    Examples that share a prompt stay together, so the held-out part can be smaller or larger than `share`.
+    Raises `InputError` if all share one.
     """
     if not 0 < share < 1:
         raise InputError(f"hold_out is {share}; it must be above 0 and below 1, such as 0.3")
     groups = _sharing(examples)
     if len(groups) < 2:
         raise InputError(
-            f"hold_out is {share}, but {len(examples)} examples cannot be parted so that no prompt is in both parts; "
+            f"hold_out is {share}, but {len(examples)} examples cannot be split so that no prompt is in both parts; "
             "give more examples, or a test file of their own"
         )
     random.Random(seed).shuffle(groups)
@@ -34,7 +34,7 @@ def parted(examples: Sequence[Example], share: float, seed: int) -> tuple[list[i
 
 
 def _sharing(examples: Sequence[Example]) -> list[list[int]]:
-    """Groups of examples of which none has a prompt of another group, in the order of their first ones."""
+    """Groups of examples that share no prompt with another group, in the order of their first examples."""
     import networkx as nx
 
     graph = nx.Graph()

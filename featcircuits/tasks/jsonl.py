@@ -1,10 +1,10 @@
-"""Reading task files: one JSON object per line (docs/tasks.md), checked as far as that needs no tokenizer.
+"""Reading of task files: one JSON object per line (docs/tasks.md), with the checks that need no tokenizer.
 
-Paired (the published agreement format): `clean_prefix`, `patch_prefix`, `clean_answer`,
-`patch_answer`. Unpaired: `prefix`, `answer`, optionally `wrong_answer`. Either may have `case`,
+Pairs (the published agreement format): `clean_prefix`, `patch_prefix`, `clean_answer`,
+`patch_answer`. Single prompts: `prefix`, `answer`, optionally `wrong_answer`. Both may have `case`,
 `roles` and `prepend`. A prefix is a text or `{"messages": [...]}`, a conversation for the chat
-template. An answer is a string or a list of strings (a set of answers); a role is a piece of the
-clean prefix that occurs in it once, or its character span [start, end).
+template. An answer is a string or a list of strings (a set of answers). A role is a piece of text that occurs
+exactly once in the clean prefix, or a span of its characters [start, end).
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _UNPAIRED = ("prefix", "answer")
 _OPTIONAL = {_PAIRED: ("case", "roles", "prepend"), _UNPAIRED: ("wrong_answer", "case", "roles", "prepend")}
 
 MOST_ANSWERS = 10_000
-"""Of a set."""
+"""The most answers of a set."""
 MOST_ROLES = 100
-"""Of a line."""
+"""The most roles of a line."""
 MOST_CHARACTERS = 1_000_000
-"""Of a prompt, or of an answer."""
+"""The most characters of a prompt or an answer."""
 
 Messages = tuple[Mapping[str, str], ...]
-"""A conversation: what each message's role is, and its content."""
+"""A conversation: the role and the content of each message."""
 
 Piece = str | tuple[int, int]
-"""Where a role stands: text that occurs once, or characters [start, end)."""
+"""How a line gives a role: as text that occurs once, or as characters [start, end)."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What a line says, its number in the file first; `corrupted` is None where it is no pair."""
+    """The content of a line, with its number in the file; `corrupted` is None for a single prompt."""
 
     number: int
     clean: str | Messages
@@ -52,7 +52,7 @@ class Line:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Every line that is not blank; raises `InputError` naming file, line and remedy."""
+    """Every line that is not blank; raises `InputError` that names file, line and remedy."""
     text = read_text(path, what="task file")
     lines = []
     for number, line in enumerate(text.split("\n"), start=1):  # JSON strings may hold other line separators
@@ -62,13 +62,13 @@ def read_lines(path: Path) -> list[Line]:
     if not lines:
         raise InputError(f"{path}: the file holds no examples")
     if len({line.corrupted is None for line in lines}) > 1:
-        raise InputError(f"{path}: paired and unpaired examples are mixed; put them into files of their own")
+        raise InputError(f"{path}: pairs and single prompts are mixed; put them into separate files")
     return lines
 
 
 @contextmanager
 def at_line(path: Path, number: int) -> Iterator[None]:
-    """Errors say of which line they are."""
+    """Errors inside the block name the file and the line."""
     try:
         yield
     except InputError as error:
@@ -99,7 +99,7 @@ def _line(number: int, text: str) -> Line:
 def _object(text: str) -> Mapping[str, Any]:
     try:
         row = parse_json(text, "the line")
-    except InputError as error:  # a line is line 1 of itself
+    except InputError as error:  # the parser counts each line as line 1
         raise InputError(str(error).removeprefix("the line: ").replace(": line 1 column ", ", column ")) from None
     if not isinstance(row, dict):
         raise InputError(f"a line must be a JSON object, found {type(row).__name__} {shortened(row)}")
@@ -154,7 +154,7 @@ def _roles(roles: Any) -> Mapping[str, Piece]:
     if not isinstance(roles, dict) or not roles:
         raise InputError(
             f"field 'roles' must be an object of name: text or [start, end], found {shortened(roles)}; "
-            "leave the field out where there are none"
+            "leave out the field if there are none"
         )
     if len(roles) > MOST_ROLES:
         raise InputError(f"field 'roles' has {len(roles)} roles; a line may have {MOST_ROLES}")

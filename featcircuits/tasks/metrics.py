@@ -1,8 +1,8 @@
-"""Metrics: how strongly a run shows the behaviour, a number per example.
+"""Metrics: how strongly a run shows the behaviour, one number per example.
 
-A metric grows with the behaviour: F = logit(clean answer) - logit(corrupted answer) and its kin.
-Effects are changes of m = -F (DESIGN of the field: Marks et al. attribute logit(corrupted) -
-logit(clean) and evaluate the opposite), so a node that carries the behaviour has a positive effect.
+A metric F grows with the behaviour, for example F = logit(clean answer) - logit(corrupted answer).
+Effects are changes of m = -F, so a node that carries the behaviour has a positive effect. (Marks et al. attribute
+logit(corrupted) - logit(clean) and evaluate the opposite, which gives the same numbers.)
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from featcircuits.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What an example's answer is judged by.
+    """The right and wrong answers of examples.
 
-    `clean`, `corrupted`: token ids [example, set], padded with -1; `corrupted` may be empty.
+        `clean`, `corrupted`: token ids [example, set], padded with -1; `corrupted` may be empty.
     `reference`: the unedited model's logits [example, vocabulary] on the clean prompts.
     """
 
@@ -30,16 +30,17 @@ class Answers:
     reference: Tensor | None = None
 
     def select(self, rows: Tensor) -> Answers:
+        """The answers of these rows."""
         reference = None if self.reference is None else self.reference[rows]
         return Answers(self.clean[rows], self.corrupted[rows], reference)
 
 
 Metric = Callable[[Tensor, Answers], Tensor]
-"""(logits [row, vocabulary], answers) -> the behaviour's strength [row]."""
+"""(logits [row, vocabulary], answers) -> F [row]."""
 
 
 def _gathered(values: Tensor, ids: Tensor, missing: float) -> Tensor:
-    """values at ids [row, set], `missing` where an id is padding."""
+    """The values at ids [row, set], and `missing` where an id is padding."""
     picked = values.gather(-1, ids.clamp(min=0))
     return picked.masked_fill(ids < 0, missing)
 
@@ -49,22 +50,22 @@ def _mean(values: Tensor, ids: Tensor) -> Tensor:
 
 
 def logit_difference(logits: Tensor, answers: Answers) -> Tensor:
-    """Mean logit of the clean answers less that of the corrupted ones."""
+    """The mean logit of the clean answers minus that of the corrupted ones."""
     return _mean(logits, answers.clean) - _mean(logits, answers.corrupted)
 
 
 def log_probability(logits: Tensor, answers: Answers) -> Tensor:
-    """Log of the total probability of the clean answers."""
+    """The log of the total probability of the clean answers."""
     return _gathered(logits.log_softmax(-1), answers.clean, -torch.inf).logsumexp(-1)
 
 
 def probability(logits: Tensor, answers: Answers) -> Tensor:
-    """Total probability of the clean answers."""
+    """The total probability of the clean answers."""
     return _gathered(logits.softmax(-1), answers.clean, 0.0).sum(-1)
 
 
 def probability_difference(logits: Tensor, answers: Answers) -> Tensor:
-    """Total probability of the clean answers less that of the corrupted ones."""
+    """The total probability of the clean answers minus that of the corrupted ones."""
     probabilities = logits.softmax(-1)
     corrupted = _gathered(probabilities, answers.corrupted, 0.0).sum(-1)
     return _gathered(probabilities, answers.clean, 0.0).sum(-1) - corrupted
@@ -86,16 +87,16 @@ METRICS: Mapping[str, Metric] = {
 }
 
 READS_ANSWERS_ALONE = frozenset({"logit_difference"})
-"""Metrics that the logits of other tokens than the answers do not enter."""
+"""Metrics that read only the logits of the answers."""
 
 READS_NO_ANSWERS = frozenset({"kl"})
-"""Metrics that answers do not enter at all."""
+"""Metrics that read no answers."""
 
 NEEDS_CORRUPTED_ANSWERS = frozenset({"logit_difference", "probability_difference"})
 
 
 def metric_named(name: str) -> Metric:
-    """Look a metric up; an unknown name is an `InputError`."""
+    """The metric of a name; raises `InputError` for an unknown one."""
     if name not in METRICS:
         raise InputError(f"unknown metric {name!r}; known: {', '.join(METRICS)}")
     return METRICS[name]
@@ -105,8 +106,9 @@ _POINTS = 32
 
 
 def mean_slope(metric: Metric, answers: Answers, start: Tensor, end: Tensor) -> Tensor:
-    """[row, vocabulary]: mean of dF/dlogits on the straight line from `start` to `end`, so that
-    `(mean slope . (end - start)).sum(-1) = F(end) - F(start)`: 32 Gauss-Legendre points, exact to rounding.
+    """The mean of dF/dlogits on the straight line from `start` to `end` [row, vocabulary].
+
+    `(mean slope . (end - start)).sum(-1) = F(end) - F(start)`; 32 Gauss-Legendre points make this exact to rounding.
     """
     places, weights = np.polynomial.legendre.leggauss(_POINTS)
     total = torch.zeros_like(start)

@@ -1,4 +1,4 @@
-"""Tasks: examples of a behaviour, their answers, and where their positions stand in a circuit."""
+"""Tasks: examples of a behaviour, their answers, and the places of their tokens in a circuit."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ from featcircuits.tasks.metrics import NEEDS_CORRUPTED_ANSWERS, READS_ANSWERS_AL
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A slice of a task as tensors. `index` [row]: the examples' numbers in the task."""
+    """A slice of a task as tensors. `index` [row]: the examples' indices in the task."""
 
     index: Tensor
     clean: Tokens
     corrupted: Tokens | None
     answers: Answers
     places: Tensor
-    """[row, slot]: the place in the circuit of each token (see `Task.places`), -1 at padding."""
+    """The index of each token's place (see `Task.places`) [row, slot], -1 at padding."""
 
     def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
         moved = Answers(self.answers.clean.to(device), self.answers.corrupted.to(device))
         corrupted = None if self.corrupted is None else self.corrupted.to(device)
         return Batch(self.index, self.clean.to(device), corrupted, moved, self.places.to(device))
 
     def narrowed(self, metric: str) -> Batch:
-        """Where a metric reads the answers' logits alone: runs compute only those, and answers count them."""
+        """For a metric that reads only the answers' logits: runs compute only those, and answers index them."""
         if metric not in READS_ANSWERS_ALONE:
             return self
         every = torch.cat([self.answers.clean.flatten(), self.answers.corrupted.flatten()])
@@ -60,7 +61,7 @@ class Batch:
 
 
 class Layout(NamedTuple):
-    """What the parts of a task share with the whole: its roles, and the places that its prompts have in common."""
+    """What parts of a task share with the whole task: its roles, and the places that its prompts have in common."""
 
     roles: tuple[str, ...]
     common: str
@@ -68,10 +69,10 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """Examples and the metric they are judged by.
+    """Examples of a behaviour, and the metric that measures it.
 
-    `aggregate` says what becomes of positions: "none" keeps each token position as a node of its
-    own (all prompts must then be equally long), "sum" adds positions up, "role" adds up the
+    `aggregate` says how positions become places of nodes: "none" keeps every token position apart (all prompts
+    must then have the same length), "sum" adds up all positions, "role" adds up the
     positions of each named span, so that prompts of different lengths share a circuit.
     """
 
@@ -82,11 +83,11 @@ class Task:
     padding_side: str = "right"
     name: str = "task"
     layout: Layout | None = None
-    """Of the task that this one is a part of; None for its own."""
+    """The layout of the task that this one is a part of; None for its own."""
     tokenizer: str | None = None
-    """The fingerprint of the tokenizer whose ids these are, where it is known"""
+    """The fingerprint of the tokenizer that made the ids, if it is known."""
     keep_wrong: bool = False
-    """Whether results are computed even where the model does not do the task (`featcircuits.tasks.behaviour`)."""
+    """Whether to compute results even if the model answers wrongly (`featcircuits.tasks.behaviour`)."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "task name")
@@ -108,8 +109,8 @@ class Task:
     def from_jsonl(cls, path: str | Path, tokenizer: Any, *, prepend: str = "", **options: Any) -> Task:
         """Read pairs or single prompts, one JSON object per line (docs/tasks.md).
 
-        `prepend`: text that stands in front of every prompt, mostly a special token such as "<|endoftext|>"; a
-        line's own wins. Other options are the task's fields. Raises `InputError` naming file, line and remedy.
+        `prepend`: text in front of every prompt, usually a special token such as "<|endoftext|>"; a line's own value
+        wins. Other options are the task's fields. Raises `InputError` that names file, line and remedy.
         """
         path = Path(path)
         return cls.from_entries(
@@ -118,7 +119,7 @@ class Task:
 
     @classmethod
     def from_entries(cls, path: Path, entries: Sequence[Entry], tokenizer: Any, **options: Any) -> Task:
-        """From the lines of a file that are tokenised already."""
+        """A task from a file's lines, already tokenised."""
         pad_id = tokenizer.pad_token_id
         if pad_id is None:
             pad_id = tokenizer.eos_token_id or 0
@@ -137,9 +138,9 @@ class Task:
         corrupted_answers: Any | None = None,
         **options: Any,
     ) -> Task:
-        """From token ids: sequences or tensors [example, position], lists of lists where lengths differ.
+        """A task from token ids: sequences or tensors [example, position], or lists of lists if lengths differ.
 
-        Answers are one id an example, or a sequence of ids (a set of answers) each.
+        Answers are one id per example, or one sequence of ids (a set of answers) per example.
         """
         clean = _rows(clean_ids)
         count = len(clean)
@@ -168,20 +169,21 @@ class Task:
         return replace(self, examples=self.examples[:count])
 
     def part(self, examples: Sequence[Example]) -> Task:
-        """Some of the examples, at the places that all of them have."""
+        """Some of the examples, with the places of the whole task."""
         return replace(self, examples=tuple(examples), layout=Layout(self.role_names, self.common))
 
     def only(self, numbers: Iterable[int]) -> Task:
-        """The examples of these numbers, counted from 0, in the order given."""
+        """The examples with these indices, counted from 0, in this order."""
         return self.part([self.examples[number] for number in numbers])
 
     def split(self, share: float, seed: int = 0) -> tuple[Task, Task]:
-        """(the rest, about `share` of the examples held out), drawn by `seed`, so that no prompt is in both."""
+        """(the rest, the held-out part with about `share` of the examples), drawn by `seed`; no prompt is in both."""
         kept, held = parted(self.examples, share, seed)
         return self.only(kept), self.only(held).with_options(name=made_name(f"{self.name} (held out)"))
 
     @property
     def paired(self) -> bool:
+        """Whether every example is a pair."""
         return all(example.corrupted is not None for example in self.examples)
 
     @property
@@ -195,6 +197,7 @@ class Task:
 
     @property
     def role_names(self) -> tuple[str, ...]:
+        """The names of all roles, in order of appearance."""
         whole = () if self.layout is None else self.layout.roles
         return tuple(dict.fromkeys((*whole, *(role for example in self.examples for role, _ in example.roles))))
 
@@ -205,6 +208,7 @@ class Task:
 
     @property
     def longest(self) -> int:
+        """The number of tokens of the longest prompt."""
         return max(len(example.clean) for example in self.examples)
 
     @cached_property
@@ -223,7 +227,7 @@ class Task:
         return len({len(example.clean) for example in self.examples}) > 1
 
     def check_places(self) -> None:
-        """Refuse examples whose positions do not line up under this task's `aggregate`."""
+        """Raise `InputError` if the examples' positions do not fit this task's `aggregate`."""
         lengths = sorted({len(example.clean) for example in self.examples})
         if self.aggregate == "none" and len(lengths) > 1:
             raise InputError(
@@ -239,7 +243,7 @@ class Task:
             yield self.nth_batch(size, number)
 
     def nth_batch(self, size: int, number: int) -> Batch:
-        """One of these batches."""
+        """The batch with this index among those of `batches`."""
         return self.batch(range(number * size, min((number + 1) * size, len(self))))
 
     def count_batches(self, size: int) -> int:
@@ -248,6 +252,7 @@ class Task:
         return -(-len(self) // size)
 
     def batch(self, numbers: Sequence[int]) -> Batch:
+        """The examples with these indices as one batch, padded to the task's longest prompt."""
         examples = [self.examples[number] for number in numbers]
         pad = self._padder(examples)
         clean = pad([example.clean for example in examples])
@@ -278,7 +283,7 @@ class Task:
 
     @property
     def sha256(self) -> str:
-        """A hash of the examples and the metric: what a result was computed on."""
+        """A hash of the examples and the metric, which identifies what a result was computed on."""
         rows = [(e.clean, e.corrupted, e.clean_answers, e.corrupted_answers, e.roles) for e in self.examples]
         return hashlib.sha256(json.dumps([self.metric, rows]).encode()).hexdigest()
 
@@ -286,7 +291,7 @@ class Task:
 def _check_metric(example: Example, metric: str) -> None:
     if metric in NEEDS_CORRUPTED_ANSWERS and not example.corrupted_answers:
         raise InputError(
-            f"metric {metric!r} compares with a corrupted answer and there is none; "
+            f"metric {metric!r} compares with a corrupted answer, and there is none; "
             "give one, or use metric='log_probability'"
         )
 
@@ -302,11 +307,11 @@ def _answer_sets(answers: Any) -> list[tuple[int, ...]]:
     try:
         return [tuple(map(index, row)) if _is_row(row) else (index(row),) for row in answers]
     except TypeError:
-        raise InputError("answers are given as one token id an example, or a sequence of ids each") from None
+        raise InputError("answers are given as one token id per example, or one sequence of ids per example") from None
 
 
 def _is_row(answer: Any) -> bool:
-    """A set of answers rather than one; tensors and arrays tell by their dimensions."""
+    """Whether this is a set of answers rather than one answer; for tensors and arrays their dimensions tell."""
     return isinstance(answer, Sequence) or getattr(answer, "ndim", 0) > 0
 
 
