@@ -144,7 +144,7 @@ def pattern_without_queries(model: Any) -> None:
         (softmax_for_activation, r"activation_2 \(output of transformer.h.2.mlp.act\): not elementwise"),
         (later_tokens_in_the_attention, r"an edit of attn_z_0 .*moves attn_0 .*at slot 0"),
         (scaled_stream, r"resid_1 \(output of transformer.h.1\): not the sum"),
-        (one_activation_for_two_layers, r"activation_0 .*one forward calls the module several times"),
+        (one_activation_for_two_layers, r"activation_0 .*one forward pass calls the module several times"),
         (norm_of_another_kind, r"norm transformer.h.0.ln_2: GroupNorm is neither a LayerNorm nor an RMSNorm"),
     ],
 )
@@ -174,7 +174,7 @@ def test_an_unknown_family_is_read_as_one_whose_claims_all_hold() -> None:
     expected = fc.node_effects(spliced_model(model), random_task(), "relp")
     settings = {k: v for k, v in model.config.to_dict().items() if k != "model_type"}
     model.config = NewConfig(**settings, attn_implementation="eager")
-    with pytest.warns(UserWarning, match="'brand_new' has no row; this model passes every check of 'llama'"):
+    with pytest.warns(UserWarning, match="'brand_new' has no row; it passes all checks of 'llama'"):
         assert fitting_architecture(model).family == ROWS["llama"]
     with pytest.warns(UserWarning, match="brand_new"):
         found = fc.node_effects(spliced_model(model), random_task(), "relp")

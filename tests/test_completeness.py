@@ -254,7 +254,7 @@ def of_type(model_type: str, **options: Any) -> Any:
 )  # fmt: skip
 def test_a_copy_of_a_family_is_read_as_it_and_adds_up(model_type: str, row: str) -> None:
     model = of_type(model_type)
-    with pytest.warns(UserWarning, match=f"'{model_type}' has no row; this model passes every check of '{row}'"):
+    with pytest.warns(UserWarning, match=f"'{model_type}' has no row; it passes all checks of '{row}'"):
         assert largest_miss(model) < 1e-5
 
 
@@ -290,7 +290,7 @@ def test_an_architecture_that_no_row_fits_is_not_supported(
 
 def test_a_linear_scale_of_attention_or_logits_adds_up() -> None:
     model = of_type("granite", attention_multiplier=0.2, logits_scaling=4.0)
-    with pytest.warns(UserWarning, match="read as one"):
+    with pytest.warns(UserWarning, match="treated as one"):
         assert largest_miss(model) < 1e-5
 
 
@@ -305,7 +305,9 @@ def test_a_row_that_breaks_a_forward_is_one_message(monkeypatch: pytest.MonkeyPa
     fused = ROWS["phi3"].queries_keys
     narrow = replace(fused, values=lambda config: torch.zeros(7, dtype=torch.bool))  # type: ignore[type-var]
     monkeypatch.setitem(ROWS, "phi3", replace(ROWS["phi3"], queries_keys=narrow))  # type: ignore[arg-type]
-    with pytest.raises(fc.InputError, match="a forward of a few tokens ends in RuntimeError: 'The size of tensor a"):
+    with pytest.raises(
+        fc.InputError, match="a forward pass of a few tokens ends in RuntimeError: 'The size of tensor a"
+    ):
         loaded(tiny_model("phi3"))
 
 

@@ -151,10 +151,10 @@ def an_activation_as_a_function(model: Any) -> None:
 
 
 REPLACED = [
-    (a_fused_mlp, r"gate_1 .*a forward does not call the module.*'model.layers.1.mlp' has another forward"),
-    (a_norm_by_its_forward, r"2.post_attention_layernorm: a forward does not call.*layers.2' has another forward"),
-    (a_head_by_its_weight, r"lm_head: a forward does not call the module.*The model has another forward"),
-    (an_activation_as_a_function, r"activation_0 .*a forward does not call the module.*layers.0.mlp' has another"),
+    (a_fused_mlp, r"gate_1 .*the forward pass does not call the module.*'model.layers.1.mlp' has a forward that is not"),
+    (a_norm_by_its_forward, r"2.post_attention_layernorm: the forward pass does not call.*layers.2' has a forward that is not"),
+    (a_head_by_its_weight, r"lm_head: the forward pass does not call the module.*The model has a forward that is not"),
+    (an_activation_as_a_function, r"activation_0 .*the forward pass does not call the module.*layers.0.mlp' has a forward that is not"),
 ]  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""Loading a model with its dictionaries, and trying everything that is assumed of it."""
+"""Loading of a model with its dictionaries, and checks of everything that is assumed about it."""

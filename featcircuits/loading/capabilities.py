@@ -1,4 +1,4 @@
-"""What a family's row claims, checked on the user's own model by four short forwards."""
+"""The claims of a family's row, checked on the user's own model by four short forward passes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _MOST_NAMED = 4
 
 
 def fitting_architecture(model: PreTrainedModel) -> Architecture:
-    """The model's layout; a model of an unknown type takes the first family all of whose claims hold on it.
+    """The model's layout; for a model of unknown type, that of the first family whose claims all hold on it.
 
-    A warning then names that family. Raises `InputError` where none fits, or the model is compiled.
+    A warning then names that family. Raises `InputError` if none fits, or if the model is compiled.
     """
     check_not_compiled(model)
     model_type = model.config.model_type
@@ -37,13 +37,13 @@ def fitting_architecture(model: PreTrainedModel) -> Architecture:
         try:
             architecture = architecture_of(model, family)
             wrong = wrong_about(model, architecture)
-        except InputError:  # no layers or head where the row has them
+        except InputError:  # the model has no layers or head where the row says
             continue
         if not wrong and (reason := why_closed(model, architecture)) is not None:
-            wrong = [f"its secants cannot be tried: {reason}"]
+            wrong = [f"its secants cannot be checked: {reason}"]
         if not wrong:
             warnings.warn(
-                f"model family {model_type!r} has no row; this model passes every check of {name!r} and is read as one",
+                f"model family {model_type!r} has no row; it passes all checks of {name!r} and is treated as one",
                 stacklevel=3,
             )
             return architecture
@@ -53,15 +53,15 @@ def fitting_architecture(model: PreTrainedModel) -> Architecture:
 
 
 def check_capabilities(model: PreTrainedModel, architecture: Architecture) -> None:
-    """Raise `InputError` naming the sites and modules that are not what the family's row says.
+    """Raise `InputError` that names the sites and modules that contradict the family's row.
 
     Modules, shapes, the sums of the residual stream and secants are checked in every layer; edits and norms
-    in the first, the last, and one layer of each type. No hook stays and no random state is touched.
+    in the first, the last, and one layer of each type. No hook stays, and the random state does not change.
     """
     check_not_compiled(model)
     if wrong := wrong_about(model, architecture):
         raise InputError(
-            f"{type(model).__name__} is not what the row of family {architecture.model_type!r} says: "
+            f"{type(model).__name__} does not match the row of family {architecture.model_type!r}: "
             f"{_listed(wrong)}. {_remedy(model)}"
         )
 
@@ -69,8 +69,8 @@ def check_capabilities(model: PreTrainedModel, architecture: Architecture) -> No
 def _remedy(model: PreTrainedModel) -> str:
     for path, module in replaced_forwards(model):
         return (
-            f"{f'Module {path!r}' if path else 'The model'} has another forward than its class "
-            f"{type(module).__name__}, and what that computes by itself has no hooks: load the model without it"
+            f"{f'Module {path!r}' if path else 'The model'} has a forward that is not that of its class "
+            f"{type(module).__name__}, and no hooks run on what it computes by itself: load the model without it"
         )
     return "Correct the row in featcircuits/model/families.py, or add one (docs/howto/model-family.md)"
 
@@ -87,8 +87,8 @@ def wrong_about(model: PreTrainedModel, architecture: Architecture) -> list[str]
         return wrong_claims(model, architecture, taps, probes) or incomplete(model, architecture)
     except InputError:
         raise
-    except Exception as error:  # an edit that the row puts in the wrong place breaks a forward anywhere inside it
-        return [f"a forward of a few tokens ends in {type(error).__name__}: {shortened(str(error), 200)}"]
+    except Exception as error:  # an edit at a wrong place of the row can break a forward pass anywhere inside
+        return [f"a forward pass of a few tokens ends in {type(error).__name__}: {shortened(str(error), 200)}"]
     finally:
         model.train(training)
 

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 _ROWS = 2
 """Pairs of prompts of random tokens, each pair with a random metric."""
 _ROUNDINGS = 2.0
-"""How much larger than the rounding of all that was computed misses may be, root mean square over the rows. The
-largest that was seen of any family, kernel and dtype is 0.6."""
+"""How much larger than the rounding of the whole computation misses may be, as a root mean square over the rows. The
+largest miss seen in any family, kernel and dtype is 0.6."""
 _MATMUL_PRECISION = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
 
 
 def incomplete(model: PreTrainedModel, architecture: Architecture) -> list[str]:
-    """One line for each module that is neither linear nor known to a rule, or for each stretch where secants miss.
+    """One line per module that is neither linear nor known to a rule, or per pair of cuts between which secants miss.
 
-    Nothing is tried where attention cannot be opened: there secants are refused when they are asked for.
+    If attention cannot be opened, nothing is checked: secants are then refused when they are used.
     """
     if why_closed(model, architecture) is not None:
         return []
@@ -53,7 +53,7 @@ def incomplete(model: PreTrainedModel, architecture: Architecture) -> list[str]:
             with torch.enable_grad(), module_spans(model) as spans:
                 second = _seen(model, taps, after, metric)
             unknown = nonlinear_operations(second[metric], spans)
-    except InputError as error:  # a norm that no rule knows
+    except InputError as error:  # for a norm that no rule knows
         return [str(error)]
     if second[metric].grad_fn is None:
         return ["no backward pass leads from the logits to the embedding: something between them keeps gradients out"]
@@ -61,7 +61,7 @@ def incomplete(model: PreTrainedModel, architecture: Architecture) -> list[str]:
 
 
 def _seen(model: PreTrainedModel, taps: Mapping[Point, Tap], ids: Tensor, metric: Point) -> dict[Point, Tensor]:
-    """What a run passed [row, slot, width], its logits last."""
+    """The activations of a run at each point [row, slot, width], its logits last."""
     seen: dict[Point, Tensor] = {}
 
     def keep(point: Point, x: Tensor, tupled: bool) -> Tensor | None:
@@ -77,7 +77,7 @@ def _seen(model: PreTrainedModel, taps: Mapping[Point, Tap], ids: Tensor, metric
 
 
 def _named(model: PreTrainedModel, unknown: Mapping[str, str]) -> Iterator[str]:
-    """Each once, whatever the number of layers that have it."""
+    """Each operation once, however many layers have it."""
     kinds = {re.sub(r"\d+", "*", path): path for path in sorted(unknown, reverse=True)}
     for path in sorted(kinds.values()):
         name = type(model.get_submodule(path)).__name__
@@ -92,17 +92,17 @@ class _Shares:
     before: Mapping[Point, Tensor]
     after: Mapping[Point, Tensor]
     unit: float
-    """The relative rounding of what was computed."""
+    """The relative rounding of the computation."""
 
     def of(self, cut: _Cut) -> Tensor:
-        """The part of each row's change of metric that comes by the cut."""
+        """The part of each row's change of the metric that the cut carries."""
         return sum(self._part(cut.reader, term) for term in cut.terms)  # type: ignore[return-value]
 
     def _part(self, reader: Point, term: Point) -> Tensor:
         return (self.coefficients[reader] * (self.after[term] - self.before[term])).sum((1, 2))
 
     def rounding(self, layer: int, end: Point) -> Tensor:
-        """What rounding in a layer, each number's apart, may change of each row's metric."""
+        """How much rounding in a layer, independent for each number, may change each row's metric."""
         points = [point for point in self.coefficients if point.layer == layer or point == end]
         sizes = {point: self.before[point].abs() + self.after[point].abs() for point in points}
         return self.unit * sum((self.coefficients[at] * sizes[at]).square().sum((1, 2)) for at in points) ** 0.5  # type: ignore[return-value]
@@ -128,21 +128,21 @@ def _on_cpu(x: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> float:
-    """Parts of models in float64 compute in float32, and kernels add up in any order."""
+    """The rounding unit: parts of models in float64 compute in float32, and kernels add up in any order."""
     multiplied = _MATMUL_PRECISION[torch.get_float32_matmul_precision()]
     return max(torch.finfo(x.dtype).eps, 8 * torch.finfo(torch.float32).eps, multiplied)
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """All ways from the embedding to the metric: the sum of some terms, and who reads it."""
+    """A full cut: the terms whose sum carries all paths from the embedding to the metric, and the sum's reader."""
 
     reader: Point
     terms: tuple[Point, ...]
 
 
 def _cuts(architecture: Architecture, metric: Point) -> list[_Cut]:
-    """The stream before each layer, and where an MLP reads its attention's output the stream between them."""
+    """The cuts: the stream before each layer and, if the MLP reads its attention's output, the stream between them."""
     cuts = [_Cut(START, (START,))]
     for layer in range(architecture.n_layers):
         enter, attn = Point(layer, "enter"), Point(layer, "attn")
@@ -159,6 +159,6 @@ def _misses(cuts: list[_Cut], shares: _Shares) -> Iterator[str]:
         if not (found - expected).norm() <= allowed.norm():
             row = int((found - expected).abs().argmax())
             yield (
-                f"from {here.reader} to {there.reader} secants carry {found[row].item():.3g} of a metric's change and "
-                f"not {expected[row].item():.3g}: something there is neither linear nor known to a rule"
+                f"from {here.reader} to {there.reader} secants carry {found[row].item():.3g} of a metric's change "
+                f"instead of {expected[row].item():.3g}: something there is neither linear nor known to a rule"
             )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from featcircuits.suites import Suite
 
 SPREAD = "auto"
-"""In place of a device: all of them."""
+"""In place of a device: spread the model over all of them."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -49,17 +49,17 @@ def load(
     """Splice a suite's dictionaries into a causal language model.
 
     `model`: a hub name, a folder, a loaded model (put into eval mode), or None for the suite's own. A wrapper that
-    changes nothing (`torch.compile(model)`, data parallelism) is taken off; PEFT's is refused with the remedy.
+        changes nothing (`torch.compile(model)`, data parallelism) is removed; PEFT's is refused with a remedy.
     `suite`: a suite's name, a folder with a suite.toml, or a mapping from site names to
-    dictionaries; None for the shipped suite. `sites`: only these of its sites are loaded, by names,
-    kinds, patterns or ranges of layers ("mlp_3", "resid", "*_3", "attn_0-5"). `offload`: between uses a
-    suite's weights stay in the CPU's memory ("cpu") or in their files ("disk"), and one site at a time
-    is brought in. `device`: "auto" spreads a model that is loaded here over the devices there are, by accelerate.
-    `check`: whether four short forwards try what the model's family says of its modules, and that secants
-    add up; without it a model whose modules were replaced is taken as it is. Compiled modules are always
-    refused. `check_place`: whether dictionaries whose files name another site are refused; without it they
-    are taken as given, and manifests say so.
-    Raises `InputError` where they do not fit.
+    dictionaries; None for the shipped suite. `sites`: load only these of its sites, given by names,
+        kinds, patterns or ranges of layers ("mlp_3", "resid", "*_3", "attn_0-5"). `offload`: where a suite's weights
+        stay between uses, the CPU's memory ("cpu") or their files ("disk"); one site at a time
+        is loaded. `device`: "auto" spreads a model that is loaded here over all devices, by accelerate.
+        `check`: whether four short forward passes check the claims of the model's family about its modules, and that
+        secants add up; without it a model whose modules were replaced is accepted. Compiled modules are always
+        refused. `check_place`: whether to refuse dictionaries whose files name another site; without it they
+        are accepted, and manifests say so.
+        Raises `InputError` if model, suite and options do not fit.
     """
     from featcircuits.suites import check_model
     from featcircuits.suites.adapting import adaptation
@@ -103,7 +103,7 @@ def load(
 def _given(
     suite: str | Path | Mapping[str, Dictionary] | None, sites: str | Iterable[str] | None
 ) -> tuple[Mapping[str, Dictionary] | None, Suite | None]:
-    """A mapping or a suite, only the chosen sites of it; a suite's files are where its record says."""
+    """The chosen sites of a mapping or a suite; a suite's files are checked to be where its record says."""
     from featcircuits.suites import SHIPPED, load_suite
 
     if isinstance(suite, Mapping):
@@ -115,13 +115,13 @@ def _given(
 
 
 def load_tokenizer(model: str | Path | None = None, suite: str | Path | None = None) -> Any:
-    """The tokenizer of the model that `load` would load, without the model: tasks are read with it first."""
+    """The tokenizer of the model that `load` would load, without the model, so that tasks can be read first."""
     _, found = _given(suite, None)
     return _tokenizer(found.model_source if model is None and found is not None else str(model))
 
 
 def _source_of(suite: Suite | None) -> str:
-    """The suite's own model, its files checked where they lie beside it."""
+    """The source of the suite's own model; its files are checked if they are in the suite's folder."""
     if suite is None:
         raise InputError("no model was given, and a mapping of dictionaries names none")
     suite.check_model_files()
@@ -131,7 +131,7 @@ def _source_of(suite: Suite | None) -> str:
 def load_bare(
     model: str | Path, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> SplicedModel:
-    """A model and its tokenizer, from a folder or the hub, with nothing spliced in."""
+    """A model and its tokenizer, from a folder or the hub, without dictionaries."""
     spread = device == SPREAD
     device, dtype = None if spread else check_device(device), check_dtype(dtype)
     loaded, tokenizer = _pretrained(str(model), None, dtype, spread)
@@ -139,20 +139,20 @@ def load_bare(
 
 
 def _placed_model(model: PreTrainedModel, device: torch.device | None, dtype: torch.dtype | None) -> PreTrainedModel:
-    """In eval mode; moved only where that was asked for, so that a model spread over devices stays."""
+    """The model in eval mode; it is moved only if the user asks for it, so a model spread over devices stays."""
     model.eval()
     if device is not None or dtype is not None:
         if any(parameter.is_meta for parameter in model.parameters()):
             raise InputError(
-                "accelerate keeps weights of this model elsewhere, so that it cannot be moved; leave device and dtype "
-                "out, and choose them where the model is loaded"
+                "accelerate keeps weights of this model elsewhere, so it cannot be moved; leave out device and "
+                "dtype, and choose them where the model is loaded"
             )
         nn.Module.to(model, device=device, dtype=dtype)
     return model
 
 
 def check_device(device: str | torch.device | None) -> torch.device | None:
-    """Refuse a device that this machine does not have."""
+    """Raise `InputError` for a device that this machine does not have."""
     if device is None:
         return None
     try:
@@ -171,7 +171,7 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
 
 
 def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """Refuse a dtype that models do not compute in."""
+    """Raise `InputError` for a dtype in which models cannot compute."""
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if dtype is not None and found not in DTYPES.values():
         raise InputError(f"unknown dtype {str(dtype)!r}; known: {', '.join(DTYPES)}")
@@ -179,7 +179,7 @@ def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def _check_folder(source: str) -> None:
-    """Refuse a folder without a model in it."""
+    """Raise `InputError` for a folder without a model."""
     if (folder := Path(source)).exists() and not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise InputError(
@@ -190,16 +190,16 @@ def _check_folder(source: str) -> None:
 
 
 def _tokenizer(source: str) -> Any:
-    """From a folder or the hub; loading problems become one clear message."""
+    """The tokenizer from a folder or the hub; loading problems become one clear message."""
     from transformers import AutoTokenizer
 
     _check_folder(source)
     check_json_files(Path(source))
     try:
         found = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        found("a")  # some damage shows only when it is used
+        found("a")  # some damage shows only in use
         return found
-    except Exception as error:  # what damaged files make the libraries raise has no bounds; some raise Exception itself
+    except Exception as error:  # damaged files can make the libraries raise anything, even Exception itself
         raise InputError(f"the tokenizer of model {source!r} could not be loaded: {first_line(error)}") from None
 
 
@@ -237,7 +237,7 @@ def _pretrained(
 def _checked(
     dictionaries: Mapping[str, Dictionary], model: PreTrainedModel, architecture: Architecture
 ) -> dict[Site, Dictionary]:
-    """In forward order; every site and width fits the model."""
+    """The dictionaries in forward order, after a check that every site and width fits the model."""
     if not dictionaries:
         raise InputError("the suite has no dictionaries")
     by_site = {Site.parse(name): dictionary for name, dictionary in dictionaries.items()}
@@ -247,8 +247,8 @@ def _checked(
                 f"site {site}: {type(dictionary).__name__} is not a dictionary; make one with featcircuits.dictionaries"
             )
         if site.kind == "mlp_in":
-            raise InputError(f"site {site}: an MLP's input is only read; a transcoder stands at mlp_{site.layer}")
-        architecture.module(model, site)  # refuses layers that the model does not have
+            raise InputError(f"site {site}: an MLP's input is only read; a transcoder belongs to mlp_{site.layer}")
+        architecture.module(model, site)  # this refuses layers that the model does not have
         if dictionary.transcodes and site.kind != "mlp":
             raise InputError(f"site {site}: a transcoder explains an MLP's output; put it at an mlp site")
         read = Site(site.layer, "mlp_in") if dictionary.transcodes else site

@@ -1,4 +1,4 @@
-"""What a forward computes, operation by operation: which module does it, and whether it is linear."""
+"""The operations of a forward pass: which module computes each, and whether it is linear."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def called_modules(model: nn.Module) -> Iterator[set[nn.Module]]:
-    """The modules that are called inside, and not only computed by way of their weights."""
+    """The modules that are really called inside the block, not only computed through their weights."""
     called: set[nn.Module] = set()
     with ExitStack() as stack:
         for module in model.modules():
@@ -23,7 +23,7 @@ def called_modules(model: nn.Module) -> Iterator[set[nn.Module]]:
 
 
 class Span(NamedTuple):
-    """The operations from one call of a module, by autograd's numbers."""
+    """The operations of one call of a module, as a range of autograd's numbers."""
 
     start: int
     end: int
@@ -32,7 +32,7 @@ class Span(NamedTuple):
 
 @contextmanager
 def module_spans(model: nn.Module) -> Iterator[list[Span]]:
-    """What each module does inside, inner modules included."""
+    """The operations of each module inside the block, including those of its inner modules."""
     spans: list[Span] = []
     started: list[int] = []
 
@@ -47,17 +47,17 @@ def module_spans(model: nn.Module) -> Iterator[list[Span]]:
 
 
 def _now() -> int:
-    """The number that autograd gives to the next operation, less one."""
+    """The number that autograd gives to the next operation, minus one."""
     with torch.enable_grad():
         node: Any = torch.zeros((), requires_grad=True).view_as(torch.zeros(())).grad_fn
     return node._sequence_nr()
 
 
 def nonlinear_operations(outcome: Tensor, spans: list[Span]) -> dict[str, str]:
-    """Path of a module -> an operation of it that a backward pass from `outcome` meets and that is not linear.
+    """Path of a module -> one of its operations that a backward pass from `outcome` meets and that is not linear.
 
-    A linear function keeps nothing for its backward pass that depends on its own input: a product keeps
-    its factors where both depend on the input, tanh its output, clamp its input.
+    A linear function stores nothing for its backward pass that depends on its own input; a product stores
+    its factors if both depend on the input, tanh its output, clamp its input.
     """
     found: dict[str, str] = {}
     seen: set[Any] = set()
@@ -87,6 +87,6 @@ def _kept_names(kind: type) -> list[str]:
 
 
 def _module(node: Any, spans: list[Span]) -> str:
-    """The innermost one at work."""
+    """The innermost module that computes the operation."""
     at = node._sequence_nr()
     return max((span for span in spans if span.start < at <= span.end), default=Span(0, 0, "")).path

@@ -1,4 +1,4 @@
-"""The claims of a family's row, judged from two short forwards."""
+"""The claims of a family's row, judged by two short forward passes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ORDER = {
     "embed": 0, "enter": 0, "projections": 1, "attn_z": 2, "attn": 3, "mlp_in": 4, "branch": 5, "gate": 5,
     "activation": 6, "held": 5, "product": 7, "mlp": 8, "resid": 9,
 }  # fmt: skip
-"""Points and probes of a block; what stands before an edit does not move."""
+"""Points and probes of a block in forward order; points before an edit do not move."""
 _MLP = ("mlp_in", "gate", "activation", "branch", "product", "mlp")
 _READERS: Mapping[str, tuple[str, ...]] = {
     "attn_z": ("attn",),
@@ -33,7 +33,7 @@ _READERS: Mapping[str, tuple[str, ...]] = {
     "activation": ("mlp",),
     "projections": ("attn_z",),
 }
-"""What an edit must reach in its own layer."""
+"""Point -> the points that an edit there must reach in its own layer."""
 
 
 def wrong_claims(
@@ -42,9 +42,9 @@ def wrong_claims(
     taps: Mapping[Point, Tap],
     probes: Sequence[Probe],
 ) -> list[str]:
-    """One line for each claim that does not hold; the later ones are tried only where the earlier hold.
+    """One line per claim that does not hold; later claims are checked only if earlier ones hold.
 
-    Raises `InputError` where the model computes NaN or infinity: no claim can be judged there.
+    Raises `InputError` if the model computes NaN or infinity, where no claim can be judged.
     """
     with called_modules(model) as called:
         clean = short_forward(model, taps, probes)
@@ -85,19 +85,21 @@ def _not_passed(taps: Mapping[Point, Tap], run: Run, tuples: bool) -> Iterator[s
     for point, tap in taps.items():
         if point not in run.seen:
             how = " with a first argument" if tap.enters else ""
-            yield f"{_at(taps, point)}: a forward does not call the module{how}"
+            yield f"{_at(taps, point)}: the forward pass does not call the module{how}"
         elif point in run.repeated:
-            yield f"{_at(taps, point)}: one forward calls the module several times"
+            yield f"{_at(taps, point)}: one forward pass calls the module several times"
         elif point.kind == "resid" and (point in run.tupled) != tuples:
             returned = "a tuple" if point in run.tupled else "a tensor"
             yield f"{_at(taps, point)}: the block returns {returned}, and the row has tuples={tuples}"
 
 
 def _not_called(model: PreTrainedModel, architecture: Architecture, called: Collection[nn.Module]) -> Iterator[str]:
-    """Norms and the unembedding have hooks too."""
+    """Norms, and the unembedding, that the forward pass does not call; they have hooks too."""
     hooked = [*architecture.norms(model), *architecture.qk_norms(model), architecture.unembedding(model)]
     names = {module: name for name, module in model.named_modules()}
-    yield from (f"{names[module]}: a forward does not call the module" for module in hooked if module not in called)
+    yield from (
+        f"{names[module]}: the forward pass does not call the module" for module in hooked if module not in called
+    )
 
 
 def _shapes(model: PreTrainedModel, architecture: Architecture, taps: Mapping[Point, Tap], run: Run) -> Iterator[str]:
@@ -112,7 +114,7 @@ def _shapes(model: PreTrainedModel, architecture: Architecture, taps: Mapping[Po
 
 
 def _sums(taps: Mapping[Point, Tap], run: Run, n_layers: int, bound: float) -> Iterator[str]:
-    """Only attention and MLP write to the stream, which goes from block to block as it is."""
+    """Only attention and MLP write to the stream, which passes unchanged from block to block."""
     for layer in range(n_layers):
         resid, (enter, *written) = run.seen[Point(layer, "resid")], _terms(run.seen, layer)
         if not _near(enter + sum(written), resid, bound, [enter, *written]):
@@ -131,12 +133,12 @@ def _terms(seen: Mapping[Point, Tensor], layer: int) -> list[Tensor]:
 
 
 def _near(found: Tensor, expected: Tensor, bound: float, terms: Sequence[Tensor]) -> bool:
-    """Equal up to the rounding of a sum of these terms; what is smaller than 2**-14 has fewer digits in float16."""
+    """Equality up to the rounding of a sum of these terms; below 2**-14 float16 has fewer digits."""
     return bool(((found - expected).abs() <= bound * (2**-14 + sum(term.abs() for term in terms))).all())
 
 
 def _products(taps: Mapping[Point, Tap], run: Run, bound: float) -> Iterator[str]:
-    """A gated MLP multiplies its activation by its other branch, and by nothing else."""
+    """A gated MLP multiplies its activation by its branch, and by nothing else."""
     for point in [point for point in run.seen if point.kind == "product"]:
         activation, branch = (Point(point.layer, kind) for kind in ("activation", "branch"))
         found, gate, other = (run.seen[each] for each in (point, activation, branch))
@@ -147,7 +149,7 @@ def _products(taps: Mapping[Point, Tap], run: Run, bound: float) -> Iterator[str
 
 
 def _norms(model: PreTrainedModel, architecture: Architecture) -> Iterator[str]:
-    """The LN-rule knows every norm's form; a norm that was taken out is none."""
+    """The LN-rule knows the form of every norm; a norm that was removed does not count."""
     family, blocks = architecture.family, architecture.layers(model)
     norms: list[tuple[str, Any]] = [(family.final_norm, model.get_submodule(family.final_norm))]
     for layer in edited_layers(model, architecture):
@@ -166,18 +168,18 @@ def _at(taps: Mapping[Point, Tap], point: Point) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Edits:
-    """A run without edits and one with another edit in each row."""
+    """A run without edits, and one with a different edit in each row."""
 
     architecture: Architecture
     taps: Mapping[Point, Tap]
     clean: Mapping[Point, Tensor]
     edited: Mapping[Point, Tensor]
     moved: Mapping[Point, list[list[bool]]]
-    """[row][slot]"""
+    """Whether each point moved, by [row][slot]."""
     bound: float
 
     def wrong(self, row: int, probe: Probe) -> Iterator[str]:
-        """What the row's edit moves and should not, and what it should move and does not."""
+        """What the row's edit moves but should not, and what it should move but does not."""
         edit = f"an edit of {', '.join(_at(self.taps, point) for point in probe.moves)} at slot {EDITED}"
         if probe.kind == "projections":
             edit = edit.replace(f"slot {EDITED}", "all slots")
@@ -196,18 +198,18 @@ class _Edits:
             yield from self._elementwise(row, probe.layer)
 
     def _change(self, point: Point, row: int) -> Tensor:
-        """[slot, width]"""
+        """The change of a point in one row [slot, width]."""
         return self.edited[point][row] - self.clean[point][row]
 
     def _varies(self, point: Point) -> bool:
-        """Whether tokens differ there at all: a module with weights of 0 reads nothing."""
+        """Whether tokens differ at the point at all: a module whose weights are 0 reads nothing."""
         return bool((self.clean[point][0] != self.clean[point][0, :1]).any())
 
     def _still(self, point: Point, probe: Probe) -> Sequence[int]:
-        """The slots at which the edit must leave the point alone."""
+        """The slots at which the edit must not move the point."""
         if point in probe.moves:
             return ()
-        first = 1 if probe.kind == "projections" else EDITED  # a first slot sees itself alone, whatever its query
+        first = 1 if probe.kind == "projections" else EDITED  # the first slot attends only to itself
         if point.layer > probe.layer:
             return range(first)
         earlier = point.layer < probe.layer or _ORDER.get(point.kind, 0) < _ORDER[probe.kind]
@@ -217,7 +219,7 @@ class _Edits:
         return [slot for slot in range(SLOTS) if slot < first or (slot > first and first == EDITED)]
 
     def _readers(self, probe: Probe) -> list[Point]:
-        """What the edit must reach."""
+        """The points that the edit must reach."""
         kinds = {"attn": ("mlp_in",) if self.architecture.sequential else ()}.get(
             probe.kind, _READERS.get(probe.kind, ())
         )

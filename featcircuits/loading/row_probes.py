@@ -1,4 +1,4 @@
-"""Short forwards with every point of interest recorded, and in each row of the batch another edit."""
+"""Short forward passes that record every point of interest, with a different edit in each row of the batch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SLOTS, EDITED = 4, 2
-"""Tokens of a row, and the one that an edit moves."""
+"""The number of tokens in a row, and the slot that an edit moves."""
 
 
 class Point(NamedTuple):
     """A place in a layer: a kind of site, or `enter` (the stream that enters the block), `gate` and `activation`
-    (before and after the nonlinearity), `branch` (what it is multiplied by), `product`, `projection<n>` (queries,
-    keys); `final` is the last norm's input.
+    (before and after the nonlinearity), `branch` (the activation's other factor), `product`, `projection<n>` (queries,
+        keys); `final` is the last norm's input.
     """
 
     layer: int
@@ -36,29 +36,29 @@ class Point(NamedTuple):
 
 
 class Tap(NamedTuple):
-    """How a point is read: what goes into a module, or what comes out of it."""
+    """How a point is read: as the input or the output of a module."""
 
     path: str
     enters: bool = False
 
 
 class Run(NamedTuple):
-    """What a forward passed."""
+    """The points that a forward pass went through."""
 
     seen: dict[Point, Tensor]
-    """[row, slot, width] on the CPU in float32 at least; of layers without edits the first row alone."""
+    """The activations [row, slot, width], on the CPU in float32 or wider; one row in layers without edits."""
     tupled: set[Point]
-    """Points that came as the first of a tuple."""
+    """Points whose activation was the first element of a tuple."""
     repeated: set[Point]
-    """Points passed more than once."""
+    """Points that were passed more than once."""
 
 
 Move = Callable[[Tensor, Callable[[Point], Tensor]], Tensor]
-"""(activation of one row, the clean run's at any point [slot, width]) -> the edited activation"""
+"""(activation of one row, the clean activation at any point [slot, width]) -> the edited activation"""
 
 
 class Probe(NamedTuple):
-    """The edits of one row, and what they try."""
+    """The edits of one row, and what they test."""
 
     layer: int
     kind: str
@@ -90,12 +90,13 @@ def taps_of(model: PreTrainedModel, architecture: Architecture) -> dict[Point, T
 
 
 def query_key_modules(architecture: Architecture) -> tuple[str, ...]:
+    """The paths of the modules that project queries and keys."""
     where = architecture.family.queries_keys
     return (where.module,) if isinstance(where, Fused) else where
 
 
 def missing_modules(model: PreTrainedModel, architecture: Architecture) -> list[str]:
-    """What the row names and the model does not have."""
+    """One line per module that the row names and the model does not have."""
     family = architecture.family
     inner = {
         "attn": family.attn, "mlp": family.mlp, "projection": family.projection, "mlp_module": family.mlp_module,
@@ -113,7 +114,7 @@ def missing_modules(model: PreTrainedModel, architecture: Architecture) -> list[
 
 
 def edited_layers(model: PreTrainedModel, architecture: Architecture) -> list[int]:
-    """The first, the last, and the first of each type."""
+    """The first layer, the last layer, and the first layer of each type."""
     config, layers = model.config.get_text_config(), architecture.layers(model)
     types = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or [""] * len(layers)
     first: dict[object, int] = {}
@@ -123,7 +124,7 @@ def edited_layers(model: PreTrainedModel, architecture: Architecture) -> list[in
 
 
 def probes_of(model: PreTrainedModel, architecture: Architecture) -> list[Probe]:
-    """One row each: every site moved, half an activation doubled, its input half moved, and two with parts held."""
+    """The probes, one per row: sites moved, half an activation doubled, half its input moved, two with parts held."""
     family, config = architecture.family, model.config.get_text_config()
     where = family.queries_keys
     columns = ~where.values(config) if isinstance(where, Fused) else None
@@ -155,7 +156,7 @@ def _noise(*shape: int) -> Tensor:
 
 
 def _pushed(reference: Point) -> Move:
-    """The edited slot moved by as much as the clean run's reference is long there."""
+    """The edited slot moved by the norm of the clean run's reference there."""
 
     def move(x: Tensor, clean: Callable[[Point], Tensor]) -> Tensor:
         direction, moved = _noise(x.shape[-1]), x.clone()
@@ -174,7 +175,7 @@ def _half_moved(x: Tensor, clean: Callable[[Point], Tensor]) -> Tensor:
 
 
 def _doubled(x: Tensor, clean: Callable[[Point], Tensor]) -> Tensor:
-    """Every other channel of the edited slot: a norm after the MLP would undo a doubling of all."""
+    """Every other channel of the edited slot doubled; a norm after the MLP would undo a doubling of all."""
     doubled = x.clone()
     doubled[EDITED, ::2] *= 2
     return doubled
@@ -201,17 +202,17 @@ def short_forward(
     probes: Sequence[Probe],
     clean: Run | None = None,
 ) -> Run:
-    """What is seen at every point that the forward passes.
+    """The activations at every point that the forward pass goes through.
 
-    The same tokens in as many rows as there are probes; with the clean run given, each row has its
-    probe's edits. Both runs have one shape, so that what an edit does not reach is equal to the bit.
+    It runs the same tokens in as many rows as there are probes; given the clean run, each row has its
+    probe's edits. Both runs have the same shape, so whatever an edit does not reach is equal to the bit.
     """
     run = Run({}, set(), set())
     touched = {point for probe in probes for point in probe.moves}
     whole = {max(taps).layer, *(probe.layer + step for probe in probes for step in (0, 1))}
 
     def at(point: Point, x: Tensor, tupled: bool) -> Tensor | None:
-        # copied without an edit too: with the same layout in both runs kernels round alike
+        # copy even without an edit: kernels round alike only if both runs have the same layout
         edited = x.clone() if point in touched else None
         if edited is not None and clean is not None:
             before = clean.seen
@@ -240,7 +241,7 @@ def _last_slot(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def forward(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Logits [row, slot, vocabulary] of ids [row, slot]."""
+    """The logits [row, slot, vocabulary] of ids [row, slot]."""
     ids = ids.to(device_of(model.get_input_embeddings()))
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     call: Any = model
@@ -248,7 +249,7 @@ def forward(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 def tokens_of(model: PreTrainedModel, count: int = SLOTS) -> Tensor:
-    """Different tokens while there are any, no padding among them."""
+    """Different token ids as long as there are enough, without the padding id."""
     config = model.config.get_text_config()
     order = torch.randperm(config.vocab_size, generator=torch.Generator().manual_seed(0))
     order = order[order != (-1 if config.pad_token_id is None else config.pad_token_id)]
@@ -256,13 +257,13 @@ def tokens_of(model: PreTrainedModel, count: int = SLOTS) -> Tensor:
 
 
 def hooked(module: nn.Module, enters: bool, point: Point, at: Callable[..., Tensor | None]) -> RemovableHandle:
-    """A hook that shows a point and puts in what comes back."""
+    """A hook that passes a point's activation to a function and replaces it by the result."""
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
             edited = at(point, args[0], False)
             return None if edited is None else ((edited, *args[1:]), kwargs)
-        if point.kind == "enter":  # only looked at; everything else is edited as the first argument
+        if point.kind == "enter":  # this point is only read; all others are edited as the first argument
             at(point, kwargs["hidden_states"], False)
         return None
 
