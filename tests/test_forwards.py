@@ -151,10 +151,10 @@ def an_activation_as_a_function(model: Any) -> None:
 
 
 REPLACED = [
-    (a_fused_mlp, r"gate_1 .*the forward pass does not call the module.*'model.layers.1.mlp' has a forward that is not"),
-    (a_norm_by_its_forward, r"2.post_attention_layernorm: the forward pass does not call.*layers.2' has a forward that is not"),
-    (a_head_by_its_weight, r"lm_head: the forward pass does not call the module.*The model has a forward that is not"),
-    (an_activation_as_a_function, r"activation_0 .*the forward pass does not call the module.*layers.0.mlp' has a forward that is not"),
+    (a_fused_mlp, r"gate_1 .*does not call the module.*'model.layers.1.mlp' has a forward"),
+    (a_norm_by_its_forward, r"2.post_attention_layernorm: .*does not call.*layers.2' has a forward"),
+    (a_head_by_its_weight, r"lm_head: .*does not call the module.*The model has a forward"),
+    (an_activation_as_a_function, r"activation_0 .*does not call the module.*layers.0.mlp' has a forward"),
 ]  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def test_a_site_that_a_forward_does_not_come_by_is_named() -> None:
     layer.mlp.forward = fused(layer.mlp)
     a_head_by_its_weight(model)
     spliced = fc.load(model, {"mlp_1": fc.dictionaries.identity(WIDTH)}, check=False)
-    with pytest.raises(fc.InputError, match=r"did not come by the hook at the unembedding"):
+    with pytest.raises(fc.InputError, match=r"did not reach the hook at the unembedding"):
         fc.node_effects(spliced, random_task(2, 4), "exact")
     model.forward = types.MethodType(type(model).forward, model)
     block = type(layer).forward
@@ -248,7 +248,7 @@ def test_a_site_that_a_forward_does_not_come_by_is_named() -> None:
 
     layer.forward = around
     spliced = fc.load(model, {"mlp_1": fc.dictionaries.identity(WIDTH)}, check=False)
-    with pytest.raises(fc.InputError, match=r"did not come by the hook at mlp_1"):
+    with pytest.raises(fc.InputError, match=r"did not reach the hook at mlp_1"):
         fc.node_effects(spliced, random_task(2, 4), "exact")
     assert head is model.lm_head
 

@@ -178,7 +178,7 @@ STRANGERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
-@pytest.mark.filterwarnings("ignore:.*request.json. it is damaged, and is written anew")
+@pytest.mark.filterwarnings("ignore:.*request.json. it is damaged and is written again")
 def test_what_does_not_belong_there_is_not_added(
     work: tuple[SplicedModel, fc.Task], tmp_path: Path, stranger: str
 ) -> None:
@@ -240,7 +240,7 @@ def test_a_slower_process_compares_its_request_too(tmp_path: Path) -> None:
     with pytest.raises(fc.InputError, match="run is 1 there and 2 here"):
         slow.begin()
     slow.put("nodes", 1, {"x": torch.ones(1)})
-    with pytest.warns(UserWarning, match="another batch, or of another run"):
+    with pytest.warns(UserWarning, match="another batch or belongs to another run"):
         assert quick.todo("nodes", 2) == [1]
 
 
@@ -282,7 +282,7 @@ def test_what_featcircuits_did_not_write_stays_and_is_named(tmp_path: Path) -> N
             ledger.put("nodes", 0, {"x": torch.ones(1)})
             (ledger.folder / "notes.txt").write_text("mine")
 
-    with pytest.warns(UserWarning, match="stays, as it holds what featcircuits did not write: notes.txt"):
+    with pytest.warns(UserWarning, match="holds files that featcircuits did not write: notes.txt"):
         run()
     assert [path.name for path in (tmp_path / ".R.partial").iterdir()] == ["notes.txt"]
 
@@ -309,7 +309,7 @@ def test_what_is_left_of_a_run(tmp_path: Path) -> None:
         run("late", fc.InputError("bad"))
     assert [path.name for path in tmp_path.iterdir()] == [".late.partial"]
     assert run("late", None) == [1]
-    with pytest.raises(fc.InputError, match="the same command goes on from the batches in"):
+    with pytest.raises(fc.InputError, match="run the same command again to resume from the batches in"):
         run("stopped", KeyboardInterrupt())
     with pytest.raises(RuntimeError):
         run("stopped", RuntimeError("crash"))

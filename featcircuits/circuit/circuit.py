@@ -29,7 +29,7 @@ FORMAT = 2
 
 
 class NodeScore(NamedTuple):
-    """A node's mean effect on m, and its standard error over examples (NaN where unknown)."""
+    """A node's mean effect on m, and its standard error over examples (NaN if unknown)."""
 
     effect: float
     standard_error: float = math.nan
@@ -37,11 +37,11 @@ class NodeScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Circuit:
-    """Nodes with their effects, edges with theirs, the places nodes can stand at, and provenance.
+    """Nodes with their effects, edges with theirs, the places that nodes can have, and provenance.
 
-    Nodes stand in the order in which a circuit takes them, the one to keep longest first: curves over
-    sizes follow it, and it is saved. A traced circuit has them as its selection rule does. Names stand for nodes,
-    here and in look-ups: `circuit.nodes["resid_2/303@5"]`, `circuit.edges["embed/3@0", "metric"]`.
+    Nodes are in the order in which smaller circuits take them, the first to keep first; curves over
+    sizes follow this order, and it is saved. In a traced circuit it is the order of the selection rule. Names can
+    replace nodes, here and in look-ups: `circuit.nodes["resid_2/303@5"]`, `circuit.edges["embed/3@0", "metric"]`.
     Raises `InputError` for a circuit that contradicts itself.
     """
 
@@ -88,26 +88,28 @@ class Circuit:
 
     @property
     def n_nodes(self) -> int:
-        """Features and errors; the metric and inputs are not counted."""
+        """The number of features and error nodes; the metric and inputs do not count."""
         return len(self.nodes)
 
     @property
     def n_edges(self) -> int:
+        """The number of edges, those to the metric and from inputs included."""
         return len(self.edges)
 
     def nodes_at(self, site: str | Site) -> list[Node]:
+        """The nodes at a site, in the circuit's order."""
         site = Site.parse(site)
         return [node for node in self.nodes if node.site == site]
 
     def to_networkx(self) -> nx.DiGraph:
-        """The circuit as a graph; its attributes are in the table of `featcircuits.circuit.graph`."""
+        """The circuit as a graph, with the attributes in the table at the top of this module."""
         from featcircuits.circuit.graph import graph_of
 
         return graph_of(self)
 
     @classmethod
     def from_networkx(cls, graph: nx.DiGraph) -> Circuit:
-        """The inverse of `to_networkx`; raises `InputError` for a graph that is not a circuit's."""
+        """The circuit of a graph from `to_networkx`; raises `InputError` for any other graph."""
         from featcircuits.circuit.graph import circuit_of
 
         return circuit_of(graph)
@@ -145,7 +147,7 @@ class Circuit:
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
-        """Read a saved circuit; a damaged, foreign or newer file is an `InputError`."""
+        """Read a saved circuit; raises `InputError` for a damaged, foreign or newer file."""
         from safetensors import SafetensorError, safe_open
 
         _check_path(path)
@@ -192,12 +194,12 @@ class Circuit:
 
 
 _TABLES = {"scores": "float64", "edges": "int64", "weights": "float64"}
-"""The tensors of a circuit's file and their numbers"""
+"""The tensors of a circuit's file, and the types of their numbers."""
 _RECORD = {"format": int, "nodes": list, "ends": list, "places": list, "aggregate": str, "manifest": dict}
 
 
 def _check_record(record: Any) -> None:
-    """Refuse a record of another format, and values of another type."""
+    """Raise `InputError` for a record of another format, or values of another type."""
     if not isinstance(record, dict):
         raise InputError(f"damaged circuit: its record is {shortened(record)}, and must be an object")
     if record.get("format") != FORMAT:
@@ -215,13 +217,15 @@ def _check_path(path: Any) -> None:
 
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Refuse what a file could not give back."""
+    """Raise `InputError` for a manifest that a file could not give back unchanged."""
     try:
         text = json.dumps(manifest)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"circuit: manifest holds what JSON cannot ({first_line(error)}); leave it out") from None
     if parse_json(text, "circuit: manifest") != manifest:
-        raise InputError("circuit: manifest does not read back as it is; use texts as keys, and lists for tuples")
+        raise InputError(
+            "circuit: manifest does not read back unchanged; use texts as keys, and lists instead of tuples"
+        )
 
 
 _TYPES = {int: "number", list: "list", str: "text", dict: "mapping"}
@@ -235,9 +239,9 @@ def _edge(pair: Any) -> tuple[Endpoint, Endpoint]:
 
 def _check_node(node: Node, score: Any, places: set[Place]) -> None:
     if node.place not in places:
-        raise InputError(f"circuit: node {node} stands at a place that is not among {shortened(list(places))}")
+        raise InputError(f"circuit: node {node} is at a place that is not among {shortened(list(places))}")
     if not (node.feature is None or (type(node.feature) is int and node.feature >= 0)):
-        raise InputError(f"circuit: node {node}: {shortened(node.feature)} is no feature's number")
+        raise InputError(f"circuit: node {node}: {shortened(node.feature)} is not the number of a feature")
     if not isinstance(score, NodeScore):
         raise InputError(f"circuit: the score of {node} is {shortened(score)}; give NodeScore(effect, standard_error)")
     if not _finite(score.effect):
@@ -245,7 +249,7 @@ def _check_node(node: Node, score: Any, places: set[Place]) -> None:
     error = score.standard_error
     if not (_finite(error) and error >= 0) and error == error:
         raise InputError(
-            f"circuit: the standard error of {node} is {shortened(error)}; it is at least 0, or NaN where unknown"
+            f"circuit: the standard error of {node} is {shortened(error)}; give a number from 0 on, or NaN"
         )
 
 

@@ -1,8 +1,8 @@
 """Pruning: which nodes and edges a circuit keeps.
 
-A rule picks entries by |effect|, equal ones in the order they came in; of a ranking it picks the beginning
-of the ranking's own order (featcircuits.selection). After edges are chosen,
-nodes that no path of kept edges leads from to the metric are dropped.
+A rule keeps entries by |effect|, equal ones in their given order; of a ranking it keeps the first entries
+in the ranking's own order (featcircuits.selection). After edges are chosen,
+nodes without a path of kept edges to the metric are dropped.
 """
 
 from __future__ import annotations
@@ -109,28 +109,28 @@ def parse_pruning(text: str | PruningRule) -> PruningRule:
 
 
 def choose(effects: Sequence[float], rule: PruningRule) -> list[int]:
-    """Indices of the kept entries, in their own order."""
+    """The indices of the kept entries, in their own order."""
     sizes = np.abs(np.asarray(effects, dtype=np.float64))
     order = np.argsort(-sizes, kind="stable")
     return sorted(order[rule(sizes[order])].tolist()) if len(sizes) else []
 
 
 def beginning(ranking: Circuit, rule: PruningRule) -> Circuit:
-    """What a rule keeps of a ranking's nodes, taken in the ranking's order; of a circuit without edges."""
+    """The nodes of a ranking that a rule keeps, taken in the ranking's order, for a circuit without edges."""
     sizes = np.abs(np.array([score.effect for score in ranking.nodes.values()], dtype=np.float64))
     kept = rule(sizes).tolist() if len(sizes) else []
     return _with({node for node, keep in zip(ranking.nodes, kept, strict=True) if keep}, ranking)
 
 
 def strongest(circuit: Circuit, count: int) -> Circuit:
-    """The nodes of largest |effect| and the edges among them, with a path to the metric or without."""
+    """The nodes of largest |effect| and the edges among them, with or without a path to the metric."""
     listed = list(circuit.nodes)
     kept = choose([score.effect for score in circuit.nodes.values()], Top(count))
     return _with({listed[number] for number in kept}, circuit)
 
 
 def prune(circuit: Circuit, *, nodes: PruningRule | None = None, edges: PruningRule | None = None) -> Circuit:
-    """Keep the nodes that one rule chooses, the edges among them that another does, and what is reachable."""
+    """Keep the nodes of one rule and the edges among them of another, then only nodes with a path to the metric."""
     if nodes is not None:
         listed = list(circuit.nodes)
         kept = choose([score.effect for score in circuit.nodes.values()], nodes)
@@ -141,13 +141,13 @@ def prune(circuit: Circuit, *, nodes: PruningRule | None = None, edges: PruningR
 
 
 def chosen_edges(circuit: Circuit, rule: PruningRule) -> Circuit:
-    """With all nodes, and the edges that a rule chooses."""
+    """The circuit with all its nodes, and the edges that a rule keeps."""
     edges = list(circuit.edges.items())
     return replace(circuit, edges=dict(edges[i] for i in choose([weight for _, weight in edges], rule)))
 
 
 def reachable(circuit: Circuit) -> Circuit:
-    """Without the nodes that have no path to the metric, and without their edges."""
+    """The circuit without nodes that have no path to the metric, and without their edges."""
     readers: dict[Endpoint, list[Endpoint]] = {}
     for source, target in circuit.edges:
         readers.setdefault(target, []).append(source)
@@ -162,7 +162,7 @@ def reachable(circuit: Circuit) -> Circuit:
 
 
 def _with(kept: Collection[Endpoint], circuit: Circuit) -> Circuit:
-    """These nodes of a circuit, the edges whose ends are both kept, and their labels; the metric and inputs stay."""
+    """The circuit with only these nodes, the edges between kept ends, and their labels; the metric and inputs stay."""
 
     def stays(end: Endpoint) -> bool:
         return isinstance(end, str) or end in kept

@@ -1,4 +1,4 @@
-"""Exporters: a circuit for other programs; one small file a format, and a row here."""
+"""Exporters: circuits for other programs, with one small file per format and a row here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ json = node_link
 
 
 class Exporter(NamedTuple):
-    """`write(circuit, path, overwrite=False)`, and the suffix of the files it writes."""
+    """A function `write(circuit, path, overwrite=False)`, and the suffix of the files it writes."""
 
     write: Callable[..., None]
     suffix: str

@@ -1,4 +1,4 @@
-"""Writing an export: whole or not at all, and never over an earlier one unasked."""
+"""Writing of an export: whole or not at all, and never over an earlier one unless asked."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from featcircuits.files.writing import write_whole
 
 
 def write_export(path: str | Path, content: bytes, overwrite: bool) -> None:
-    """Raises `InputError` where the file exists, unless `overwrite`, and where it cannot be written."""
+    """Write an export; raises `InputError` if the file exists, unless `overwrite`, or cannot be written."""
     write_whole(path, content, overwrite=overwrite)

@@ -1,7 +1,7 @@
 """GEXF for Gephi, Tulip, sigma.js and others, with colours by sign, sizes by effect and a layered layout.
 
-Version 1.2draft, with the types that it shares with 1.3 and that every reader knows: "integer", "double" and
-"string". GEXF has no place for a graph's own attributes: places and provenance stay behind, in the run's manifest.
+It writes version 1.2draft, with the types that it shares with 1.3 and that every reader knows: "integer", "double" and
+"string". GEXF has no place for a graph's own attributes, so places and provenance are only in the run's manifest;
 GraphML and JSON carry them.
 """
 
@@ -24,11 +24,11 @@ _GEXF = "http://www.gexf.net/1.2draft"
 _VIZ = f"{_GEXF}/viz"
 _TYPES = {int: "integer", float: "double", str: "string"}
 _DRAWN = ("label", "x", "y", "size", "color", "thickness", "weight")
-"""Attributes that GEXF has elements or XML attributes of their own for."""
+"""Attributes for which GEXF has its own elements or XML attributes."""
 
 
 def gexf(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the circuit; raises `InputError` where the file exists already."""
+    """Write the circuit as GEXF; raises `InputError` if the file already exists."""
     from featcircuits.export.layout import drawn
 
     write_export(path, _document(xml_graph(drawn(circuit))), overwrite)

@@ -1,4 +1,4 @@
-"""GraphML, for yEd, Cytoscape, igraph and graph-tool; carries everything, layout and provenance included."""
+"""GraphML for yEd, Cytoscape, igraph and graph-tool; it carries everything, layout and provenance included."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GRAPHML = "http://graphml.graphdrawing.org/xmlns"
 
 
 def graphml(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the circuit; raises `InputError` where the file exists already."""
+    """Write the circuit as GraphML; raises `InputError` if the file already exists."""
     from io import BytesIO
 
     import networkx as nx
@@ -29,7 +29,7 @@ def graphml(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> N
 
 
 def _own_data_first(document: bytes) -> bytes:
-    """networkx writes the graph's attributes behind its edges, where some readers give them to the last edge."""
+    """Move the graph's attributes to the front, since some readers give attributes at the end to the last edge."""
     ET.register_namespace("", _GRAPHML)
     root = ET.fromstring(document)
     for graph in root.iter(f"{{{_GRAPHML}}}graph"):

@@ -1,6 +1,6 @@
-"""Where a viewer draws each node, how large and in which colour.
+"""The layout: where a viewer draws each node, how large and in which colour.
 
-Layers run upwards: inputs at the bottom, one band per site, the metric on top. Places run from left to
+Layers go upwards: inputs at the bottom, one band per site, the metric on top. Places go from left to
 right, and the nodes of a site at a place fill a small block, the strongest first, each row centred.
 Blue carries the behaviour, red works against it, grey has no effect of its own.
 """
@@ -23,18 +23,18 @@ _BLUE, _RED, _GREY = "#265ca8", "#c42c2c", "#8c8c8c"
 _SMALLEST, _LARGEST = 4.0, 40.0
 _THIN, _THICK = 0.5, 8.0
 _STEP, _LINE = 120.0, 64.0
-"""Between two nodes of a row (a label fits between them), and between the rows of a block."""
+"""The distances between two nodes of a row (a label fits between them), and between the rows of a block."""
 _GAP = 90.0
-"""Beside that between two sites, and between two places."""
+"""The extra distance between two sites, and between two places."""
 _ASPECT = 1.3
-"""Rows of a block over its columns: its width is then about 1.4 times its height."""
+"""The ratio of a block's rows to its columns; the block is then about 1.4 times as wide as it is high."""
 
 _Spot = tuple[int, str]
-"""The band a node stands in, counted from the inputs, and its place."""
+"""The band of a node, counted from the inputs, and its place."""
 
 
 def drawn(circuit: Circuit) -> nx.DiGraph:
-    """The circuit's graph with what a viewer draws.
+    """The circuit's graph with positions, sizes and colours.
 
     Nodes get `x`, `y`, `size` (a diameter) and `color` ("#265ca8"), edges `thickness` and `color`. Areas of nodes
     and widths of edges grow with |effect|.
@@ -58,7 +58,7 @@ def _colour(value: float) -> str:
 
 
 def _scaled(value: float, largest: float, low: float, high: float) -> float:
-    """The square root, so that an area is in proportion to |value|."""
+    """The square root of |value|, so that areas are proportional to |value|."""
     return low + (high - low) * math.sqrt(abs(value) / largest) if largest else low
 
 
@@ -80,7 +80,7 @@ def _positions(circuit: Circuit, graph: nx.DiGraph) -> dict[str, tuple[float, fl
 
 
 def _blocks(circuit: Circuit, graph: nx.DiGraph) -> dict[_Spot, list[list[str]]]:
-    """(band, place) -> the rows of names there, the strongest node first."""
+    """(band, place) -> the rows of node names there, the strongest node first."""
     band = {str(site): number for number, site in enumerate(sorted({node.site for node in circuit.nodes}), 1)}
     cells: dict[_Spot, list[str]] = {}
     for name, data in sorted(graph.nodes(data=True), key=lambda item: (-abs(item[1]["effect"]), item[0])):
@@ -95,7 +95,7 @@ def _rows(names: Sequence[str]) -> list[list[str]]:
 
 
 def _inside(rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, float, float]]:
-    """(name, x, y) of a block around its centre, the first row on top."""
+    """(name, x, y) of a block's nodes, relative to its centre, the first row on top."""
     for row, names in enumerate(rows):
         y = ((len(rows) - 1) / 2 - row) * _LINE
         for column, name in enumerate(names):
@@ -103,7 +103,7 @@ def _inside(rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, float, float]]
 
 
 def _sizes(counts: Mapping[_Spot, int], axis: int) -> dict[Any, int]:
-    """The largest block of each band (axis 0) or place (axis 1)."""
+    """The size of the largest block in each band (axis 0) or place (axis 1)."""
     largest: dict[Any, int] = {}
     for spot, count in counts.items():
         largest[spot[axis]] = max(count, largest.get(spot[axis], 0))
@@ -111,7 +111,7 @@ def _sizes(counts: Mapping[_Spot, int], axis: int) -> dict[Any, int]:
 
 
 def _centres(names: Sequence[Any], sizes: Mapping[Any, float]) -> dict[Any, float]:
-    """The middle of each of a line of blocks with gaps between them, the whole line around 0."""
+    """The centres of blocks in a line with gaps between them; the line is centred at 0."""
     edges = [0.0]
     for name in names:
         edges.append(edges[-1] + sizes[name] + _GAP)

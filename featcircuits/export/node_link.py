@@ -1,4 +1,4 @@
-"""JSON node-link data, networkx's own form; carries everything, layout and provenance included."""
+"""JSON node-link data, the form of networkx; it carries everything, layout and provenance included."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def node_link(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the circuit; raises `InputError` where the file exists already."""
+    """Write the circuit as JSON; raises `InputError` if the file already exists."""
     import json
 
     import networkx as nx

@@ -44,8 +44,8 @@ def claimed(path: Path, output: Path, settings: Mapping[str, Any]) -> Iterator[N
     """Hold the lock file `path` for the block, with this process and its `settings` in it.
 
     Raises `InputError` if another process holds it: the message names that process, the `output` that it is
-        writing, and the settings that differ. The folder of the lock file is made. On a file system
-        without locks this holds nothing.
+    writing, and the settings that differ. The folder of the lock file is made. On a file system
+    without locks this holds nothing.
     """
     handle = _taken(path, output, settings)
     try:

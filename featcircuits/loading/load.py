@@ -49,17 +49,17 @@ def load(
     """Splice a suite's dictionaries into a causal language model.
 
     `model`: a hub name, a folder, a loaded model (put into eval mode), or None for the suite's own. A wrapper that
-        changes nothing (`torch.compile(model)`, data parallelism) is removed; PEFT's is refused with a remedy.
+    changes nothing (`torch.compile(model)`, data parallelism) is removed; PEFT's is refused with a remedy.
     `suite`: a suite's name, a folder with a suite.toml, or a mapping from site names to
     dictionaries; None for the shipped suite. `sites`: load only these of its sites, given by names,
-        kinds, patterns or ranges of layers ("mlp_3", "resid", "*_3", "attn_0-5"). `offload`: where a suite's weights
-        stay between uses, the CPU's memory ("cpu") or their files ("disk"); one site at a time
-        is loaded. `device`: "auto" spreads a model that is loaded here over all devices, by accelerate.
-        `check`: whether four short forward passes check the claims of the model's family about its modules, and that
-        secants add up; without it a model whose modules were replaced is accepted. Compiled modules are always
-        refused. `check_place`: whether to refuse dictionaries whose files name another site; without it they
-        are accepted, and manifests say so.
-        Raises `InputError` if model, suite and options do not fit.
+    kinds, patterns or ranges of layers ("mlp_3", "resid", "*_3", "attn_0-5"). `offload`: where a suite's weights
+    stay between uses, the CPU's memory ("cpu") or their files ("disk"); one site at a time
+    is loaded. `device`: "auto" spreads a model that is loaded here over all devices, by accelerate.
+    `check`: whether four short forward passes check the claims of the model's family about its modules, and that
+    secants add up; without it a model whose modules were replaced is accepted. Compiled modules are always
+    refused. `check_place`: whether to refuse dictionaries whose files name another site; without it they
+    are accepted, and manifests say so.
+    Raises `InputError` if model, suite and options do not fit.
     """
     from featcircuits.suites import check_model
     from featcircuits.suites.adapting import adaptation

@@ -25,7 +25,7 @@ SLOTS, EDITED = 4, 2
 class Point(NamedTuple):
     """A place in a layer: a kind of site, or `enter` (the stream that enters the block), `gate` and `activation`
     (before and after the nonlinearity), `branch` (the activation's other factor), `product`, `projection<n>` (queries,
-        keys); `final` is the last norm's input.
+    keys); `final` is the last norm's input.
     """
 
     layer: int

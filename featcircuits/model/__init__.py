@@ -1,1 +1,1 @@
-"""The model: where its sites are, what nodes and connections there are, and where its modules compute."""
+"""The model: its sites, nodes and connections, and where its modules compute."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["FAMILIES", "INPUTS", "Architecture", "Family", "Fused", "OwnAttention", "architecture_of", "not_supported"]
 
 INPUTS = ("attn_z", "mlp_in")
-"""Kinds of sites that are the input of their module; the others are its output."""
+"""The kinds of sites that are the input of their module; all others are its output."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,15 @@ class Architecture:
     """Whether a layer's MLP reads its attention's output (GPT-NeoX's parallel blocks do not)."""
 
     def layers(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The model's layers, in forward order."""
         return list(model.get_submodule(self.family.layers).children())
 
     def layer_of(self, model: PreTrainedModel) -> dict[nn.Module, int]:
-        """The number of the layer that each module is in; modules outside the layers are left out."""
+        """The layer of each module; modules outside the layers are left out."""
         return {module: number for number, layer in enumerate(self.layers(model)) for module in layer.modules()}
 
     def module(self, model: PreTrainedModel, site: Site) -> nn.Module:
-        """The module whose output is the site, or for the kinds in `INPUTS` the one whose input it is."""
+        """The module whose output (for the kinds in `INPUTS`, input) is the site."""
         if site.kind == "embed":
             return model.get_input_embeddings()
         if not 0 <= site.layer < self.n_layers:
@@ -53,14 +54,14 @@ class Architecture:
         return layer.get_submodule(inner)
 
     def attention_write(self, model: PreTrainedModel, layer: int) -> nn.Module:
-        """From the heads side by side (attn_z) to what the attention adds to the stream (attn)."""
+        """The map from the heads' outputs (attn_z) to what the attention adds to the stream (attn)."""
         family, block = self.family, self.layers(model)[layer]
         projection = block.get_submodule(family.projection)
         inside = family.projection.startswith(f"{family.attn}.")
         return projection if inside else nn.Sequential(projection, block.get_submodule(family.attn))
 
     def site_width(self, model: PreTrainedModel, site: Site) -> int:
-        """Of the activation at a site."""
+        """The width of the activation at a site."""
         return (
             self.width
             if site.kind != "attn_z"
@@ -72,7 +73,7 @@ class Architecture:
         return [*self._in_layers(model, *self.family.norms), model.get_submodule(self.family.final_norm)]
 
     def qk_norms(self, model: PreTrainedModel) -> list[nn.Module]:
-        """The norms of queries and keys, where the family has them."""
+        """The norms of queries and keys, if the family has them."""
         return self._in_layers(model, *self.family.qk_norms)
 
     def activations(self, model: PreTrainedModel) -> list[nn.Module]:
@@ -80,24 +81,25 @@ class Architecture:
         return self._in_layers(model, self.family.activation)
 
     def products(self, model: PreTrainedModel) -> list[nn.Module]:
-        """The modules that read a gated product; none where MLPs have no gate."""
+        """The modules that read a gated product; none if MLPs have no gate."""
         return self._in_layers(model, self.family.product) if self.family.product else []
 
     def branches(self, model: PreTrainedModel) -> list[nn.Module]:
-        """The modules whose output is, or ends with, what gates multiply; none where MLPs have no gate."""
+        """The modules whose output is, or ends with, the branch that gates multiply; none if MLPs have no gate."""
         return self._in_layers(model, self.family.branch) if self.family.branch else []
 
     def _in_layers(self, model: PreTrainedModel, *names: str) -> list[nn.Module]:
         return [layer.get_submodule(name) for layer in self.layers(model) for name in names]
 
     def unembedding(self, model: PreTrainedModel) -> nn.Module:
+        """The module that computes the logits."""
         head = model.get_output_embeddings()
-        assert head is not None  # architecture_of has made sure
+        assert head is not None  # architecture_of has checked this
         return head
 
 
 def architecture_of(model: PreTrainedModel, family: Family | None = None) -> Architecture:
-    """Find the model's family by its config's `model_type`, if none is given; refuse a family without a row."""
+    """The model's layout. Finds the family by `model_type` if none is given; raises `InputError` if it has no row."""
     config = model.config
     family = family or FAMILIES.get(config.model_type)
     if family is None:
@@ -120,7 +122,7 @@ def architecture_of(model: PreTrainedModel, family: Family | None = None) -> Arc
 
 
 def not_supported(model_type: str) -> str:
-    """What is said of a family without a row."""
+    """The message about a family without a row."""
     return (
         f"model family {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}. "
         "A new one is a row in featcircuits/model/families.py (docs/howto/model-family.md)"

@@ -2,9 +2,9 @@
 
 The full graph of a block: the residual stream before it reaches the attention's heads, the MLP and
 the stream after it; heads reach the attention's output; attention and MLP write to the stream; in
-sequential blocks the MLP also reads the attention's output. Where a suite lacks a site, paths
-through it belong to the connection between its neighbours, so a connection is any path whose inner
-sites are all absent, or let something past their features (the bypass of a skip transcoder).
+sequential blocks the MLP also reads the attention's output. If a suite lacks a site, paths
+through it belong to the connection between its neighbours. So a connection is any path whose inner
+sites are all absent, or have a bypass past their features (skip transcoders).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from featcircuits.model.sites import STREAM, Site, all_sites, resid
 
 
 class Through(IntEnum):
-    """What a connection passes, from the cheapest to the dearest."""
+    """What a connection passes through, from cheapest to most expensive."""
 
     SKIP = 0
     """Only additions to the residual stream: the Jacobian is the identity at each position."""
     MLP = 1
-    """Norms, MLPs and projections: each position by itself."""
+    """Norms, MLPs and projections: each position on its own."""
     ATTENTION = 2
     """Attention: positions mix."""
 
 
 class Connection(NamedTuple):
-    """A direct connection; `downstream` None is the metric."""
+    """A direct connection; a `downstream` of None is the metric."""
 
     upstream: Site
     downstream: Site | None
@@ -36,13 +36,13 @@ class Connection(NamedTuple):
 
 
 _STEP = {"resid": Through.SKIP, "mlp": Through.MLP, "attn": Through.MLP, "attn_z": Through.ATTENTION}
-"""What a site's readers pass to reach it, by its kind."""
+"""Kind of a site -> what a path passes through last to reach it."""
 
 
 def connections(
     sites: Sequence[Site], n_layers: int, sequential: bool, bypassed: Collection[Site] = ()
 ) -> list[Connection]:
-    """Every direct connection among `sites` and to the metric, in forward order; `bypassed` sites end no path."""
+    """Every direct connection among `sites` and to the metric, in forward order; paths go on past `bypassed` sites."""
     present = set(sites)
     found = [c for site in sites for c in _from(site, present, present - set(bypassed), n_layers, sequential)]
     return sorted(found, key=lambda c: (c.downstream is None, c.downstream or c.upstream, c.upstream))
@@ -53,7 +53,7 @@ def _from(source: Site, present: set[Site], ends: set[Site], n_layers: int, sequ
     for site in all_sites(n_layers, _STEP):
         if site not in reached or (site in ends and site != source):
             continue
-        # a bypass is a linear map of each position, and no identity
+        # a bypass is a linear map of each position, but not the identity
         so_far = max(reached[site], Through.MLP) if site in present and site != source else reached[site]
         for reader in _readers(site, n_layers, sequential):
             through = max(so_far, _STEP[reader.kind])

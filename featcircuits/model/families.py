@@ -26,28 +26,28 @@ class Fused:
 
 @dataclass(frozen=True)
 class OwnAttention:
-    """Attention that a module's method computes, where no function of transformers' registry is asked.
+    """Attention that a method of a module computes, without a function of transformers' registry.
 
-    The method takes (query, key, value, mask to be added) and returns the heads' output first, all
-    but the mask [row, head, slot, width].
+    The method takes (query, key, value, mask to add) and returns the heads' output first; all
+    but the mask are [row, head, slot, width].
     """
 
     module: str
     method: str
     visible: Callable[[Any, int], Tensor]
-    """(module, slots) -> [1, 1, slot, slot]: the keys that the method itself lets a query look at."""
+    """(module, slots) -> the keys that the method itself lets a query attend to [1, 1, slot, slot]."""
     scale: float
-    """What it multiplies the products of queries and keys by."""
+    """The factor of the products of queries and keys."""
 
 
 @dataclass(frozen=True)
 class Family:
     """Dotted module paths: `layers` and `final_norm` from the model, all others from a layer.
 
-    A site is the output of its module (the first element where that is a tuple). `attn` and `mlp`
-    name the module whose output is added to the residual stream: the post-norm where there is one.
-    `projection` and `mlp_module` are known by their inputs, the sites attn_z and mlp_in.
-    The embedding and the unembedding are found through transformers itself.
+    A site is the output of its module (the first element if that is a tuple). `attn` and `mlp`
+    name the module whose output is added to the residual stream: the post-norm if there is one.
+    `projection` and `mlp_module` name the modules whose inputs are the sites attn_z and mlp_in.
+    transformers itself finds the embedding and the unembedding.
     """
 
     layers: str
@@ -59,7 +59,7 @@ class Family:
     activation: str
     """The MLP's elementwise nonlinearity."""
     queries_keys: tuple[str, ...] | Fused
-    """What makes the attention pattern: the projections of queries and keys."""
+    """The projections of queries and keys, which determine the attention pattern."""
     projection: str
     """The attention's output projection, which reads the heads side by side."""
     mlp_module: str = "mlp"
@@ -71,11 +71,11 @@ class Family:
     qk_norms: tuple[str, ...] = ()
     """Norms of queries and keys."""
     sequential: Callable[[Any], bool] = _always
-    """From the config: whether a layer's MLP reads its attention's output."""
+    """config -> whether a layer's MLP reads its attention's output."""
     attention: OwnAttention | None = None
-    """Where attention is computed, in families that do not ask transformers' registry."""
+    """The method that computes attention, in families that do not use transformers' registry."""
     tuples: bool = False
-    """Whether a block returns the residual stream as the first of a tuple."""
+    """Whether a block returns the residual stream as the first element of a tuple."""
 
     def __post_init__(self) -> None:
         if (self.product is None) != (self.branch is None):
@@ -86,25 +86,25 @@ class Family:
 
 
 def _gpt2_values(config: Any) -> Tensor:
-    """Columns: all queries, all keys, all values."""
+    """The columns of values, where columns are all queries, all keys, all values."""
     return torch.arange(3 * config.hidden_size) >= 2 * config.hidden_size
 
 
 def _gpt_neox_values(config: Any) -> Tensor:
-    """Columns: query, key and value of the first head, then of the next."""
+    """The columns of values, where columns are query, key and value of the first head, then of the next."""
     head = config.hidden_size // config.num_attention_heads
     return torch.arange(3 * config.hidden_size) % (3 * head) >= 2 * head
 
 
 def _phi3_values(config: Any) -> Tensor:
-    """Columns: all queries, then the keys and then the values of the fewer key-value heads."""
+    """The columns of values, where columns are all queries, then keys, then values of the fewer key-value heads."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     queries, keys = head * config.num_attention_heads, head * config.num_key_value_heads
     return torch.arange(queries + 2 * keys) >= queries + keys
 
 
 def _gpt_neo_visible(attention: Any, slots: int) -> Tensor:
-    """Earlier keys, in local layers those of a window."""
+    """Earlier keys; in local layers those in a window."""
     return attention.bias[:, :, :slots, :slots]
 
 

@@ -1,4 +1,4 @@
-"""Backward passes that leave the weights alone."""
+"""Backward passes that compute no gradients of weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient: backward passes then keep nothing for the weights."""
+    """A context in which no parameter requires a gradient, so that backward passes store nothing for weights."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in trainable:

@@ -1,4 +1,4 @@
-"""Nodes of a circuit, their names and places."""
+"""Nodes of a circuit, with their names and places."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from featcircuits.inputs.names import check_place
 from featcircuits.model.sites import Site
 
 Place = int | str | None
-"""A token position, a role's name, or None where positions are summed."""
+"""A token position, a role's name, or None if positions are summed."""
 
 AGGREGATES = ("none", "sum", "role")
-"""What becomes of positions: each is a place of its own, all are one place, or each role is one."""
+"""How positions become places: each is a place of its own, all are one place, or each role is one."""
 
 _NUMBER = r"0|[1-9][0-9]{0,17}"
 _NAME = re.compile(rf"(?P<site>[a-z_0-9]+)/(?P<feature>error|{_NUMBER})(@(?P<place>.+))?")
@@ -22,7 +22,7 @@ _LONGEST = 1000
 
 
 class Node(NamedTuple):
-    """A feature of a site, or its error term (`feature` None), at a place.
+    """A feature of a site, or its error node (`feature` is None), at a place.
 
     Written `resid_3/1042@7`, `resid_3/error@subject`, or `resid_3/1042` without a place.
     """
@@ -33,6 +33,7 @@ class Node(NamedTuple):
 
     @property
     def is_error(self) -> bool:
+        """Whether the node is an error node."""
         return self.feature is None
 
     def __str__(self) -> str:
@@ -58,18 +59,18 @@ class Node(NamedTuple):
 
 
 def nodes_of(given: Iterable[Node | str]) -> list[Node]:
-    """Nodes, or their names, each once; raises `InputError` for what is neither."""
+    """The nodes, given as nodes or names, each once; raises `InputError` for anything else."""
     if isinstance(given, (str, Node)) or not isinstance(given, Iterable):
         raise InputError(f"nodes is {shortened(given)}; give a list of nodes or names, such as ['resid_3/1042@7']")
     return list(dict.fromkeys(Node.parse(node) for node in given))
 
 
 METRIC = "metric"
-"""The name of the node that stands for the metric."""
+"""The name of the metric as an endpoint of edges."""
 
 
 def input_node(place: Place) -> str:
-    """The name of the node that stands for the token at a place."""
+    """The name of the input at a place, which is the token there."""
     return "input" if place is None else f"input@{place}"
 
 
@@ -78,14 +79,14 @@ Endpoint = Node | str
 
 
 def endpoint(name: Any) -> Endpoint:
-    """The end of an edge from its name."""
+    """The endpoint of an edge from its name."""
     if isinstance(name, str) and (name == METRIC or name.partition("@")[0] == "input"):
         return name
     return Node.parse(name)
 
 
 def checked_places(places: Any, aggregate: Any) -> tuple[Place, ...]:
-    """Places, each once, and all of the kind that the aggregate has."""
+    """The places, checked to occur once each and to be of the aggregate's kind."""
     if aggregate not in AGGREGATES:
         raise InputError(f"unknown aggregate {shortened(aggregate)}; {known(AGGREGATES, aggregate)}")
     if isinstance(places, str) or not isinstance(places, Sequence) or not places:

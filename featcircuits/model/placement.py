@@ -1,4 +1,4 @@
-"""Where modules compute, also those whose weights accelerate keeps elsewhere between forwards."""
+"""Where modules compute, including those whose weights accelerate keeps elsewhere between forward passes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import nn
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the module's forward runs: its weights' device, or the one that accelerate brings them to."""
+    """The device on which the module's forward runs: that of its weights, or the one where accelerate loads them."""
     where = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     return next(module.parameters()).device if where is None else torch.device(where)
 
 
 def in_memory(module: nn.Module) -> AbstractContextManager[None]:
-    """While this holds, the module's own weights can be read, also where accelerate offloads them."""
+    """A context in which the module's own weights can be read, even if accelerate offloads them."""
     if not hasattr(module, "_hf_hook"):
         return nullcontext()
     from accelerate.utils import align_module_device

@@ -11,13 +11,13 @@ from functools import total_ordering
 from featcircuits.errors import InputError, shortened
 
 EMBED_LAYER = -1
-"""The embedding stands before layer 0."""
+"""The layer of the embedding, which comes before layer 0."""
 
 KINDS = ("embed", "attn_z", "attn", "mlp_in", "mlp", "resid")
-"""In the order of a forward pass. `mlp_in` is only read: what a transcoder at `mlp` encodes."""
+"""The kinds of sites in the order of a forward pass. `mlp_in` is only read, by transcoders at `mlp`."""
 
 STREAM = ("embed", "resid")
-"""Kinds whose activation is the residual stream itself."""
+"""The kinds whose activation is the residual stream itself."""
 
 _LAYER = "0|[1-9][0-9]{0,4}"
 _NAME = re.compile(rf"(attn_z|attn|mlp_in|mlp|resid)_({_LAYER})")
@@ -27,8 +27,8 @@ _LAYERS = re.compile(rf"({_LAYER})-({_LAYER})")
 @total_ordering
 @dataclass(frozen=True)
 class Site:
-    """`embed`, or of a layer: `attn_z_3` (heads side by side, before the output projection), the output
-    of its attention, MLP or whole block (`attn_3`, `mlp_3`, `resid_3`), or the MLP's input (`mlp_in_3`).
+    """A place in a model: `embed`, or for a layer `attn_z_3` (heads side by side, before the output projection),
+    the output of its attention, MLP or whole block (`attn_3`, `mlp_3`, `resid_3`), or the MLP's input (`mlp_in_3`).
 
     Sites sort in forward order.
     """
@@ -53,7 +53,7 @@ class Site:
 
     @property
     def start(self) -> int:
-        """The first layer that has to run again when the activation here changes."""
+        """The first layer that must run again if the activation here changes."""
         return self.layer + 1 if self.kind in STREAM else self.layer
 
     def __lt__(self, other: Site) -> bool:
@@ -78,14 +78,14 @@ def all_sites(n_layers: int, kinds: Iterable[str] = ("attn", "mlp", "resid")) ->
 
 
 def parse_all(names: Iterable[str | Site]) -> tuple[Site, ...]:
-    """Parse and put in forward order."""
+    """The sites of these names, in forward order."""
     return tuple(sorted(Site.parse(name) for name in names))
 
 
 def chosen(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
-    """Those site names that a pattern fits: `mlp_3`, `resid_*`, layers `resid_3-7`, a whole kind `resid`.
+    """The names of sites that match a pattern: `mlp_3`, `resid_*`, layers `resid_3-7`, a whole kind `resid`.
 
-    A text is split at commas. Raises `InputError` for a pattern that fits none.
+    A text is split at commas. Raises `InputError` for a pattern that matches none.
     """
     names = list(names)
     patterns = [part.strip() for part in patterns.split(",")] if isinstance(patterns, str) else list(patterns)
@@ -108,7 +108,7 @@ def _fits(site: Site, pattern: str) -> bool:
 
 
 def in_ranges(names: Iterable[str | Site]) -> str:
-    """Sites by kind, with runs of layers: `embed, attn 0-5, mlp 0-3 5`."""
+    """The sites by kind, with ranges of layers: `embed, attn 0-5, mlp 0-3 5`."""
     layers: dict[str, list[int]] = {}
     for site in parse_all(names):
         layers.setdefault(site.kind, []).append(site.layer)

@@ -1,4 +1,4 @@
-"""The model inside of what people put around models, or what to do to get at it."""
+"""The model inside a wrapper, or how to get to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INSIDE: Mapping[str, str] = {
     "DataParallel": "module",
     "DistributedDataParallel": "module",
 }
-"""Class of a wrapper that changes nothing of the model -> the attribute that holds the model itself."""
+"""Class of a wrapper that does not change the model -> the attribute that holds the model."""
 
 _ADAPTERS = (
     "merge the adapters into the weights and pass model.merge_and_unload(), or pass model.base_model.model, which "
@@ -28,9 +28,9 @@ _LOAD = "load the model with transformers' AutoModelForCausalLM"
 
 
 def unwrapped(model: Any) -> PreTrainedModel:
-    """The transformers model itself: out of torch.compile and of data parallelism, which leave it as it is.
+    """The transformers model itself, taken out of torch.compile or data parallelism, which do not change it.
 
-    Raises `InputError` that names any other wrapper, and how to get from it to a model that can be used.
+    Raises `InputError` that names any other wrapper and how to get a usable model from it.
     """
     from transformers import PreTrainedModel
 
@@ -38,12 +38,12 @@ def unwrapped(model: Any) -> PreTrainedModel:
         model = getattr(model, inside)
     name = type(model).__name__
     if hasattr(model, "peft_config") and not isinstance(model, PreTrainedModel):
-        bare = isinstance(model.base_model, PreTrainedModel)  # learned prompts are no part of it
+        bare = isinstance(model.base_model, PreTrainedModel)  # learned prompts are not part of the model
         raise InputError(f"{name} is PEFT's wrapper and not the model; {_NO_ADAPTERS if bare else _ADAPTERS}")
     if isinstance(model, nn.Module) and not isinstance(model, PreTrainedModel):
         inner = next((attribute for attribute, held in _held(model) if isinstance(held, PreTrainedModel)), None)
         remedy = _LOAD if inner is None else f"pass the transformers model inside it, model.{inner}"
-        raise InputError(f"{name} is not a transformers model, so that its layers cannot be found; {remedy}")
+        raise InputError(f"{name} is not a transformers model, so its layers cannot be found; {remedy}")
     if not isinstance(model, PreTrainedModel):
         raise InputError(f"the model is of type {name}; give a name, a folder or a loaded transformers model")
     if getattr(model.config, "is_encoder_decoder", False):

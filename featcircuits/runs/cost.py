@@ -1,4 +1,4 @@
-"""What a computation costs: passes through the model, seconds, memory."""
+"""The cost of a computation: passes through the model, seconds, memory."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _STATM = Path("/proc/self/statm")
 
 @dataclass
 class Cost:
-    """Filled in while `measured` holds."""
+    """The cost that `measured` counts."""
 
     forwards: float = 0.0
-    """Token-layers that forwards computed, in units of one run of all prompts through all layers."""
+    """Forward passes, where 1 is one run of all prompts through all layers; partial passes count in proportion."""
     backwards: float = 0.0
-    """The same for backwards."""
+    """Backward passes, in the same unit."""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     megabytes: float = float("nan")
-    """Peak memory above the start: the device's on CUDA, else the process's (NaN where unknown)."""
+    """Peak memory above the start, of the device on CUDA, else of the process (NaN if unknown)."""
 
 
 @contextmanager
 def measured(spliced: SplicedModel, n_tokens: int) -> Iterator[Cost]:
-    """Count what runs through the model; `n_tokens`: those of all prompts, padding included."""
+    """Count what runs through the model. `n_tokens`: the tokens of all prompts, padding included."""
     cost, layers = Cost(), spliced.architecture.n_layers
     unit = 1 / max(1, n_tokens * layers)
 
@@ -45,7 +45,7 @@ def measured(spliced: SplicedModel, n_tokens: int) -> Iterator[Cost]:
         tokens = x.shape[:2].numel() * unit
         cost.forwards += tokens
         if isinstance(x, Tensor) and x.requires_grad:
-            # the gradient may come as a batch of several, which are as many passes
+            # a batched gradient counts as several passes
             x.register_hook(lambda g: _add_backward(cost, g.shape[:-1].numel() * unit))
 
     modules = [spliced.architecture.module(spliced.model, Site(layer, "attn")) for layer in range(layers)]
@@ -96,7 +96,7 @@ def _resident() -> int:
 
 
 def resident_bytes(device: torch.device) -> int:
-    """What is held now: on the device for CUDA, else by the process (0 where unknown)."""
+    """The memory in use now, on the device for CUDA, else by the process (0 if unknown)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return _resident() if _STATM.exists() else 0

@@ -1,4 +1,4 @@
-"""Run folders: everything a result needs to be repeated, and nothing that executes when opened."""
+"""Run folders: everything that is needed to repeat a result, and nothing that executes when opened."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ LABELS = "labels.jsonl"
 GROUPS = "groups.json"
 
 LOCK, ADDING = "lock", ".featcircuits.lock"
-"""Lock files: of what becomes a folder, and in a finished one"""
+"""The names of lock files: for a folder in the making, and in a finished one."""
 ACTIVATIONS, CHECKPOINTS = "activations", "checkpoints"
-"""What a training keeps beside its finished dictionaries"""
+"""The folders that a training keeps next to its finished dictionaries."""
 
 
 def check_free(output: Path) -> None:
-    """Refuse a folder that holds something already."""
+    """Raise `InputError` for a folder that is not empty."""
     with write_errors(output):
         taken = output.exists() and not output.is_dir()
         full = output.is_dir() and any(output.iterdir())
@@ -49,18 +49,19 @@ def check_free(output: Path) -> None:
         raise InputError(f"{output} is a file; choose another folder, or remove it first")
     if full:
         partial = partial_of(output)
-        left = f" ({partial} is left of a run that was killed, and can be removed too)" if begun(partial) else ""
+        left = f" ({partial} is left from a run that was killed; you can remove it too)" if begun(partial) else ""
         raise InputError(f"{output} exists and is not empty; choose another folder, or remove it first{left}")
 
 
 def check_new_file(output: Path) -> None:
-    """Refuse a file that exists, or cannot be written; folders above it will be made."""
+    """Raise `InputError` for a file that exists or cannot be written; folders above it will be made."""
     check_writable(output)
     if output.exists():
         raise InputError(f"{output} exists; choose another file, or remove it first")
 
 
 def write_new_json(output: Path, value: Any) -> None:
+    """Write a value as JSON to a new file, and make the folders above it; raises `InputError` if it exists."""
     with write_errors(output):
         make_folder(output.parent)
     write_json(output, value, overwrite=False)
@@ -68,25 +69,25 @@ def write_new_json(output: Path, value: Any) -> None:
 
 @contextmanager
 def new_run(output: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `output` if all goes well, and vanishes if not."""
+    """A folder to write into; it becomes `output` if the block succeeds, and is removed if not."""
     check_free(output)
     with whole_folder(output) as draft:
         yield draft
 
 
 def partial_of(output: Path) -> Path:
-    """Where the finished batches of what will become `output` are, and its lock."""
+    """The folder of the finished batches, and of the lock, of a run that will become `output`."""
     path = usable(output)
     return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
 def workplace(output: Path, settings: Mapping[str, Any], owner: bool = True) -> Iterator[Path]:
-    """A folder for the finished batches of what will become `output`, which no other run may write meanwhile.
+    """A folder for the finished batches of a run that will become `output`; no other run may write `output` meanwhile.
 
-    The output is tried first. The folder is kept until the result is written, or removed where nothing in it is
-    finished. Raises `InputError` where another run, with its own `settings`, is at work, and where `output` holds
-    something or cannot be written. Of several processes of one run one is the `owner`.
+    The output is tested first. The folder is kept until the result is written, or removed if nothing in it is
+    finished. Raises `InputError` if another run, with `settings` of its own, is at work, or if `output` is not
+    empty or cannot be written. Of several processes of one run, one is the `owner`.
     """
     folder = partial_of(output)
     if owner:
@@ -95,7 +96,7 @@ def workplace(output: Path, settings: Mapping[str, Any], owner: bool = True) -> 
         with _owned(folder / LOCK, output, settings) if owner else nullcontext():
             try:
                 if owner:
-                    check_free(output)  # a run that held the lock until now may have written it
+                    check_free(output)  # a run that held the lock until now may have written the output
                     check_writable(output)
                 yield folder
             except InputError:
@@ -104,9 +105,9 @@ def workplace(output: Path, settings: Mapping[str, Any], owner: bool = True) -> 
                 raise
             except KeyboardInterrupt:
                 if begun(folder):
-                    raise InputError(f"interrupted; the same command goes on from the batches in {folder}") from None
+                    raise InputError(f"interrupted; run the same command again to resume from the batches in {folder}") from None
                 _clear(folder)
-                raise InputError("interrupted before anything was finished; the same command begins anew") from None
+                raise InputError("interrupted before anything was finished; the same command starts from the beginning") from None
             _clear(folder)
         if owner:
             _name_strangers(folder)
@@ -117,16 +118,16 @@ def workplace(output: Path, settings: Mapping[str, Any], owner: bool = True) -> 
 
 @contextmanager
 def resumable(output: Path, request: Mapping[str, Any]) -> Iterator[OnDisk]:
-    """Finished batches of what will become `output`, in its `workplace`."""
+    """The ledger of finished batches of a run that will become `output`, in its `workplace`."""
     with workplace(output, request) as folder:
         yield OnDisk(folder, request)
 
 
 @contextmanager
 def adding(path: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """A finished run that no other command adds files to meanwhile; `path` is the first that this one adds.
+    """Hold a finished run so that no other command adds files to it; `path` is the first file that this one adds.
 
-    Raises `InputError` where another adds some already, and where it cannot be written.
+    Raises `InputError` if another command is adding files, or if the run cannot be written.
     """
     check_writable(path)
     with _owned(path.parent / ADDING, path.parent, settings):
@@ -134,7 +135,7 @@ def adding(path: Path, settings: Mapping[str, Any]) -> Iterator[None]:
 
 
 def begun(folder: Path) -> bool:
-    """Whether anything is finished there that a repeated command can go on from."""
+    """Whether anything is finished from which a repeated command can resume."""
     return bool(batches(folder)) or (folder / ACTIVATIONS).exists()
 
 
@@ -148,7 +149,7 @@ def _owned(lock: Path, output: Path, settings: Mapping[str, Any]) -> Iterator[No
 
 
 def _clear(folder: Path) -> None:
-    """What a ledger and a training put there goes; what others did stays, in a folder that stays then too."""
+    """Remove what a ledger and a training wrote; a folder with anything else stays, with a warning."""
     for name in (ACTIVATIONS, CHECKPOINTS):
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in [*batches(folder), *folder.glob("request.json"), *folder.glob("*.damaged")]:
@@ -158,12 +159,12 @@ def _clear(folder: Path) -> None:
 def _name_strangers(folder: Path) -> None:
     if names := sorted(path.name for path in folder.glob("*")):
         warnings.warn(
-            f"{folder} stays, as it holds what featcircuits did not write: {', '.join(names[:3])}", stacklevel=2
+            f"{folder} was not removed, because it holds files that featcircuits did not write: {', '.join(names[:3])}", stacklevel=2
         )
 
 
 def check_run(folder: Path) -> None:
-    """Refuse a folder that `featcircuits trace` did not write; finish what a killed command had ready for it."""
+    """Raise `InputError` unless `featcircuits trace` wrote the folder; finish moves that a killed command began."""
     recover(folder)
     for name in (CIRCUIT, CONFIG):
         if not (folder / name).is_file():

@@ -1,7 +1,7 @@
-"""Finished batches: which are still to do, what is kept of the others, and who computes which.
+"""Ledgers of finished batches: which batches are still to do, the results of the others, and who computes which.
 
-A stage's result is a sum over batches. What each adds is a few small tensors, and they are put together
-in the order of batches: neither an interruption nor the number of processes changes a bit of the result.
+A stage's result is a sum over batches. Each batch adds a few small tensors, which are combined
+in the order of batches, so neither an interruption nor the number of processes changes a bit of the result.
 """
 
 from __future__ import annotations
@@ -28,87 +28,96 @@ from featcircuits.files.writing import check_space, make_folder, write_errors, w
 from featcircuits.runs.processes import check_alike, exchange
 
 Part = Mapping[str, Tensor]
-"""What one batch adds, by name"""
+"""The tensors that one batch adds, by name."""
 
 REQUEST = "request.json"
 FORMAT = 1
-"""Of request.json and of the batches"""
+"""The format of request.json and of the batches."""
 _BATCH = re.compile(r".+-\d{6}\.safetensors")
 
 
 class Ledger(Protocol):
+    """Keeps the finished batches of each stage of a computation."""
+
     def todo(self, stage: str, count: int) -> Sequence[int]:
-        """The numbers of the batches, of `count`, that this process has to compute."""
+        """The numbers of the batches, out of `count`, that this process must compute."""
         ...
 
     def put(self, stage: str, number: int, part: Part) -> None:
-        """Keep what a batch added."""
+        """Store what a batch added."""
         ...
 
     def parts(self, stage: str, count: int) -> dict[int, Part]:
-        """What each of `count` batches added, in order; raises `InputError` where one is missing."""
+        """What each of `count` batches added, in order; raises `InputError` if one is missing."""
         ...
 
 
 class Own(Ledger, Protocol):
-    """The ledger of one process among several: some batches may be with others."""
+    """The ledger of one process among several; other processes may hold some batches."""
 
     def kept(self, stage: str, count: int) -> dict[int, Part]:
-        """Those of `count` batches that are here, in order."""
+        """The batches out of `count` that this ledger holds, in order."""
         ...
 
     @property
     def digest(self) -> str:
-        """A hash of what is computed: equal in processes that may share their batches."""
+        """A hash of the request; processes may share their batches if it is equal."""
         ...
 
 
 @dataclass
 class InMemory:
-    """For one process and one sitting."""
+    """A ledger in memory, for one process without interruptions."""
 
     _parts: dict[str, dict[int, Part]] = field(default_factory=dict)
 
     def todo(self, stage: str, count: int) -> Sequence[int]:
+        """The numbers of the batches that are not stored."""
         return [number for number in range(count) if number not in self._parts.get(stage, {})]
 
     def put(self, stage: str, number: int, part: Part) -> None:
+        """Store what a batch added."""
         self._parts.setdefault(stage, {})[number] = part
 
     def kept(self, stage: str, count: int) -> dict[int, Part]:
+        """The stored batches, in order."""
         return {number: part for number, part in sorted(self._parts.get(stage, {}).items()) if number < count}
 
     def parts(self, stage: str, count: int) -> dict[int, Part]:
+        """All batches, in order; raises `InputError` if one is missing."""
         return complete(self.kept(stage, count), stage, count)
 
     @property
     def digest(self) -> str:
+        """An empty text: what is in memory belongs to this process alone."""
         return ""
 
 
 @dataclass(frozen=True)
 class OnDisk:
-    """A folder with a file for each finished batch, made when the first is.
+    """A ledger in a folder with one file per finished batch, which is made with the first batch.
 
-    `request` says what is being computed, batch size included. A folder of another request is refused, and
-    each batch carries the hash of its request and a checksum: what is damaged or does not belong there is
-    set aside with a warning, as `NAME.damaged`, and computed again.
+    `request` says what is being computed, batch size included. A folder of another request is refused. Each
+    batch carries the hash of its request and a checksum; a file that is damaged or does not belong there is
+    renamed to `NAME.damaged`, with a warning, and its batch is computed again.
     """
 
     folder: Path
     request: Mapping[str, Any]
     _left: dict[str, int] = field(default_factory=dict, compare=False)
-    """Batches of a stage that are not written yet, where the space they take is not known."""
+    """Stage -> how many batches are still to be written, until the space that they take is known."""
 
     def __post_init__(self) -> None:
         self._compare()
 
     def todo(self, stage: str, count: int) -> Sequence[int]:
+        """The numbers of the batches without an undamaged file."""
         todo = [number for number in range(count) if self._read(stage, number) is None]
         self._left[stage] = len(todo)
         return todo
 
     def put(self, stage: str, number: int, part: Part) -> None:
+        """Write what a batch added to its file; raises `InputError` if the disk has no room for the others."""
         from safetensors.torch import save
 
         if not (self.folder / REQUEST).exists():
@@ -120,18 +129,21 @@ class OnDisk:
         write_whole(self._path(stage, number), content)
 
     def kept(self, stage: str, count: int) -> dict[int, Part]:
+        """The batches with an undamaged file, in order."""
         found = {number: self._read(stage, number) for number in range(count)}
         return {number: part for number, part in found.items() if part is not None}
 
     def parts(self, stage: str, count: int) -> dict[int, Part]:
+        """All batches, in order; raises `InputError` if one is missing."""
         return complete(self.kept(stage, count), stage, count)
 
     @property
     def digest(self) -> str:
+        """The sha256 of the request."""
         return hashlib.sha256(json.dumps(self.request, sort_keys=True).encode()).hexdigest()
 
     def begin(self) -> None:
-        """The folder and the request in it; another process may have been quicker, with the same request."""
+        """Make the folder with the request in it, unless another process with the same request was faster."""
         with write_errors(self.folder):
             make_folder(self.folder)
         content = json.dumps({"format": FORMAT, "request": self.request}, indent=1).encode()
@@ -143,7 +155,7 @@ class OnDisk:
             self._compare()
 
     def _compare(self) -> None:
-        """Refuse a folder of another request."""
+        """Raise `InputError` for a folder of another request."""
         found = recorded(self.folder)
         if found is None:
             self._check_unsigned()
@@ -155,7 +167,7 @@ class OnDisk:
             )
 
     def _check_unsigned(self) -> None:
-        """Without a request that can be read, the batches tell whose they are."""
+        """Without a readable request, check by the batches that the folder belongs to this run."""
         for path in batches(self.folder):
             if _header(path).get("request", self.digest) != self.digest:
                 raise InputError(
@@ -163,7 +175,7 @@ class OnDisk:
                     "or damaged; remove the folder, or choose another output"
                 )
         if (self.folder / REQUEST).exists():
-            set_aside(self.folder / REQUEST, "it is damaged, and is written anew")
+            set_aside(self.folder / REQUEST, "it is damaged and is written again")
 
     def _belonging(self, stage: str, number: int) -> dict[str, str]:
         return {"format": str(FORMAT), "request": self.digest, "stage": stage, "number": str(number)}
@@ -176,7 +188,7 @@ class OnDisk:
         if header.get("checksum") != checksums.of_tensors(part):
             return set_aside(path, "it is damaged; its batch is computed again")
         if any(header.get(name) != value for name, value in self._belonging(stage, number).items()):
-            return set_aside(path, "it is another batch, or of another run; its batch is computed again")
+            return set_aside(path, "it holds another batch or belongs to another run; its batch is computed again")
         return part
 
     def _path(self, stage: str, number: int) -> Path:
@@ -184,12 +196,12 @@ class OnDisk:
 
 
 def batches(folder: Path) -> list[Path]:
-    """The files of a folder that are called as finished batches are."""
+    """The files of a folder that have names of finished batches."""
     return sorted(path for path in folder.glob("*.safetensors") if _BATCH.fullmatch(path.name))
 
 
 def recorded(folder: Path) -> Mapping[str, Any] | None:
-    """The request whose batches a folder holds; None where there is none that can be read."""
+    """The request whose batches a folder holds; None if there is none that can be read."""
     try:
         found = read_json(folder / REQUEST)
         request, version = found["request"], found["format"]
@@ -204,7 +216,7 @@ def recorded(folder: Path) -> Mapping[str, Any] | None:
 
 
 def set_aside(path: Path, why: str) -> None:
-    """Rename what is damaged or does not belong, and say so; another process may have been quicker."""
+    """Rename a file that is damaged or does not belong, with a warning; another process may have been faster."""
     aside = path.with_name(f"{path.name}.damaged")
     with suppress(FileNotFoundError), write_errors(aside):
         os.replace(path, aside)
@@ -212,17 +224,17 @@ def set_aside(path: Path, why: str) -> None:
 
 
 def complete(parts: dict[int, Part], stage: str, count: int) -> dict[int, Part]:
-    """The parts, if those of all batches are there."""
+    """The parts of all batches in order; raises `InputError` if one is missing."""
     if missing := [number for number in range(count) if number not in parts]:
         raise InputError(
             f"batch {missing[0]} of {stage} was finished, and is missing or damaged now; "
-            "repeat the command, which computes it again"
+            "repeat the command to compute it again"
         )
     return parts
 
 
 def check_examples(parts: Mapping[int, Part], count: int) -> None:
-    """Refuse parts of batches that were cut with another size: they do not cover the task's examples once each."""
+    """Raise `InputError` for batches of another size, which do not cover the task's examples exactly once."""
     found = sum(int(part["examples"]) for part in parts.values())
     if found != count:
         raise InputError(
@@ -236,7 +248,7 @@ def _header(path: Path) -> Mapping[str, str]:
 
 
 def _header_and_part(path: Path) -> tuple[Mapping[str, str], Part]:
-    """The metadata and the tensors of a batch's file, both empty where it cannot be read."""
+    """The metadata and the tensors of a batch's file; both are empty if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -248,28 +260,30 @@ def _header_and_part(path: Path) -> tuple[Mapping[str, str], Part]:
 
 @dataclass(frozen=True)
 class AcrossProcesses:
-    """Splits the batches of a ledger over the processes of torch.distributed's default group, or another.
+    """Splits the batches of a ledger over the processes of a group of torch.distributed.
 
-    Processes that compute different things are refused, in all of them.
+    If the processes compute different things, all of them raise `InputError`.
     """
 
     own: Own
     group: Any = None
 
     def todo(self, stage: str, count: int) -> Sequence[int]:
+        """This process's share of the batches that no process has finished."""
         import torch.distributed as dist
 
         first = dist.get_rank(self.group) == 0
-        todo = list(self.own.todo(stage, count)) if first else None  # all agree with the first on what is finished
+        todo = list(self.own.todo(stage, count)) if first else None  # all take the first one's list
         everyones = exchange((todo, {"request": self.own.digest, "stage": stage, "batches": count}), self.group)
         check_alike([record for _, record in everyones])
         return everyones[0][0][dist.get_rank(self.group) :: dist.get_world_size(self.group)]
 
     def put(self, stage: str, number: int, part: Part) -> None:
+        """Store what a batch added in this process's ledger."""
         self.own.put(stage, number, part)
 
     def parts(self, stage: str, count: int) -> dict[int, Part]:
-        """Every batch comes from the first process that has it."""
+        """All batches, in order; each comes from the first process that has it."""
         import torch.distributed as dist
 
         mine = self.own.kept(stage, count)
@@ -281,24 +295,27 @@ class AcrossProcesses:
 
 @dataclass(frozen=True)
 class Stamped:
-    """A ledger whose batches carry a mark of what was asked for; batches of anything else are refused.
+    """A ledger whose batches carry a mark of their request; it refuses batches with another mark.
 
-    So a ledger that was filled with one model, task or method does not answer for another.
+    So a ledger that was filled with one model, task or estimator is not used for another.
     """
 
     own: Ledger
     mark: str
-    """A sha256 in hexadecimal"""
+    """A sha256 in hexadecimal digits."""
 
     def todo(self, stage: str, count: int) -> Sequence[int]:
+        """The numbers of the batches still to compute; raises `InputError` if stored ones have another mark."""
         if isinstance(self.own, InMemory):
             self._check(stage, self.own.kept(stage, count))
         return self.own.todo(stage, count)
 
     def put(self, stage: str, number: int, part: Part) -> None:
+        """Store what a batch added, with the mark."""
         self.own.put(stage, number, {**part, _MARK: torch.frombuffer(bytearray.fromhex(self.mark), dtype=torch.uint8)})
 
     def parts(self, stage: str, count: int) -> dict[int, Part]:
+        """All batches, in order; raises `InputError` for another mark."""
         return self._check(stage, self.own.parts(stage, count))
 
     def _check(self, stage: str, parts: dict[int, Part]) -> dict[int, Part]:
@@ -315,5 +332,5 @@ _MARK = "asked"
 
 
 def columns(parts: Mapping[int, Part], name: str) -> list[Tensor]:
-    """One tensor of every part that has it, in order."""
+    """The tensor of this name from every part that has it, in order."""
     return [part[name] for part in parts.values() if name in part]

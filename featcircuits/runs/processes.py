@@ -1,7 +1,7 @@
-"""Several processes for one command: what `torchrun` or `accelerate launch` starts.
+"""Several processes for one command, as `torchrun` or `accelerate launch` start them.
 
-They must compute one thing. What each was asked for is compared before the first batch, and an error of one
-ends all of them.
+They must compute the same thing. Their requests are compared before the first batch, and an error in one
+process ends all of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMPUTING = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's number among how many, and its number on its machine; `group` is torch.distributed's."""
+    """This process's rank, the number of processes, and its rank on its machine; `group` is torch.distributed's."""
 
     rank: int = 0
     count: int = 1
@@ -34,20 +34,20 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """The one that prints and writes."""
+        """Whether this process is the first, which prints and writes."""
         return self.rank == 0
 
     def device(self, wanted: str | None) -> str | None:
-        """A CUDA device of its own for every process of a machine."""
+        """The device of this process; every process of a machine gets a CUDA device of its own."""
         return f"cuda:{self.local}" if wanted == "cuda" and self.count > 1 else wanted
 
     def each(self, value: Any) -> list[Any]:
-        """The value of every process."""
+        """The values of all processes, by rank."""
         return [value] if self.count == 1 else exchange(value, self.group)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """All leave the block well, or all with an error: their own, or the first of another process."""
+        """A block that all processes leave without an error, or all with one: their own or another process's."""
         failed = None
         try:
             yield
@@ -61,27 +61,27 @@ class Processes:
                 raise InputError(f"process {number} of this run: {message}")
 
     def agree(self, record: Mapping[str, Any]) -> None:
-        """Refuse processes whose records differ, in all of them, naming what differs."""
+        """Raise `InputError` in all processes if their records differ, naming what differs."""
         check_alike(self.each(json.loads(json.dumps(record))))
 
 
 def exchange(value: Any, group: Any = None) -> list[Any]:
-    """The value of every process of a group of torch.distributed, by rank."""
+    """The values of all processes of a torch.distributed group, by rank."""
     import torch.distributed as dist
 
     everyones: list[Any] = [None] * dist.get_world_size(group)
     try:
         dist.all_gather_object(everyones, value, group=group)
-    except RuntimeError:  # the connection to a process that ended
+    except RuntimeError:  # a process ended and closed the connection
         raise InputError(
             "another process of this run ended before it was done, and its own message says why; "
-            "finished batches are kept, so the same command goes on from them"
+            "finished batches are kept, so the same command resumes from them"
         ) from None
     return everyones
 
 
 def check_alike(records: list[Mapping[str, Any]]) -> None:
-    """Refuse records of which one is not as the first process's."""
+    """Raise `InputError` if a record differs from the first process's."""
     for number, record in enumerate(records):
         if record != records[0]:
             found = differences(records[0], record, "in process 0", f"in process {number}")
@@ -92,7 +92,7 @@ def check_alike(records: list[Mapping[str, Any]]) -> None:
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """The group that the launcher's environment describes; a single process where there is none."""
+    """The group that the launcher's environment describes; a single process if there is none."""
     count = _number("WORLD_SIZE", 1)
     if count <= 1:
         yield Processes()
@@ -100,7 +100,7 @@ def joined() -> Iterator[Processes]:
     import torch.distributed as dist
 
     try:
-        dist.init_process_group("gloo", timeout=JOINING)  # small tensors of results travel, never activations
+        dist.init_process_group("gloo", timeout=JOINING)  # exchanges only small tensors
         group = dist.new_group(timeout=COMPUTING)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -38,8 +38,8 @@ def site_of_hook(hook_name: str, hook_name_out: str | None = None) -> Site:
     """The site of a dictionary that reads `hook_name` and, if it is a transcoder, explains `hook_name_out`.
 
     Raises `InputError` for places that are not sites: the stream between attention and MLP, single
-        heads, queries, keys and values, the inputs of norms. `blocks.0.hook_resid_pre` is `embed`; in a
-        model that adds learned positions (GPT-2) the hook is after this sum and the site before it.
+    heads, queries, keys and values, the inputs of norms. `blocks.0.hook_resid_pre` is `embed`; in a
+    model that adds learned positions (GPT-2) the hook is after this sum and the site before it.
     """
     if hook_name_out is not None:
         return _transcoder(hook_name, hook_name_out)

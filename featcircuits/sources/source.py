@@ -56,7 +56,7 @@ class SourceInfo:
     """A dictionary's description, without its weights.
 
     `hook_name`, `hook_name_out` and `model_name` are as in the files; `hook_name_out` is None
-        if the dictionary explains what it reads.
+    if the dictionary explains what it reads.
     """
 
     source: str

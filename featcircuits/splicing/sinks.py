@@ -1,8 +1,8 @@
-"""Sink tokens: those that models park attention at, whose activations are far larger than all others.
+"""Sink tokens, which absorb idle attention and whose activations are far larger than all others.
 
-At a site a token is a sink where the norm of its activation is over `OUTLIER` times the median norm
-of the text's tokens there; and the BOS token at the head of a row is one at every site. One sink
-can weigh more than all other tokens together: it would decide a share of variance alone, and take
+A token is a sink at a site if the norm of its activation is over `OUTLIER` times the median norm
+of the text's tokens there. The BOS token at the start of a row is a sink at every site. One sink
+can weigh more than all other tokens together: it would dominate the variance, and take
 most of the features of a batch. So dictionaries are trained and measured on the other tokens.
 """
 
@@ -23,26 +23,26 @@ from featcircuits.progress import Progress, silent
 from featcircuits.splicing.spliced import SplicedModel, check_finite
 
 OUTLIER = 10.0
-"""A token whose activation is so many times the median's size is a sink."""
+"""A token whose activation has more than this times the median norm is a sink."""
 
 
 @dataclass(frozen=True)
 class UsualTokens:
-    """Which tokens of a text are no sinks; without arguments all are usual."""
+    """Tells which tokens of a text are not sinks; without arguments all are usual."""
 
     bos: frozenset[int] = frozenset()
     limits: Mapping[Site, float] = field(default_factory=dict)
-    """The largest norm at each site that is no sink's."""
+    """The largest norm of a token that is not a sink, by site."""
 
     def at(self, site: Site, x: Tensor, tokens: Tokens) -> Tensor:
-        """[row, slot]: which tokens are no sinks, nor padding, at a site whose activation is x [row, slot, width]."""
+        """Which tokens are neither sinks nor padding [row, slot], at a site with activation x [row, slot, width]."""
         return usual_anywhere(tokens, self.bos) & (norms(x) <= self.limits.get(site, math.inf))
 
 
 def usual_tokens(
     spliced: SplicedModel, batches: list[Tokens], sites: Iterable[Site], progress: Progress = silent
 ) -> UsualTokens:
-    """Finds the sinks of a text by one forward a batch; the medians are those of all batches together.
+    """Find the sinks of a text with one forward pass per batch; medians are taken over all batches together.
 
     Raises `InputError` for activations that are NaN or infinite.
     """
@@ -59,18 +59,18 @@ def usual_tokens(
 
 
 def norms(x: Tensor) -> Tensor:
-    """[..., width] -> [...], in float32 at least."""
+    """The norms [...] of activations [..., width], in float32 or wider."""
     return wide(x).norm(dim=-1)
 
 
 def limit_of(sizes: Tensor) -> float:
-    """The largest norm that is no sink's among tokens with these norms [token]; infinite where most are 0."""
+    """The largest norm of a token that is not a sink, given all norms [token]; infinite if most are 0."""
     median = sizes.median().item() if len(sizes) else 0.0
     return OUTLIER * median if median > 0 else math.inf
 
 
 def usual_anywhere(tokens: Tokens, bos: Iterable[int]) -> Tensor:
-    """[row, slot]: which tokens are neither padding nor a BOS at the head of their row."""
+    """Which tokens are neither padding nor a BOS at the start of their row [row, slot]."""
     real = tokens.mask > 0
     named = torch.tensor(sorted(bos), dtype=tokens.ids.dtype, device=tokens.ids.device)
     return real & ~((tokens.positions == 0) & torch.isin(tokens.ids, named))

@@ -1,9 +1,9 @@
 """Splicing: forward passes of the unmodified model with its sites read and edited by hooks.
 
-One primitive carries patching, ablation, interpolation and steering: an **edit**, a pure function
+One primitive is enough for patching, ablation, interpolation and steering: an **edit**, a pure function
 from (site, activation) to activation. Because a dictionary's decoder is affine, changing a feature
-by `a` is adding `a` times its decoder row, and the error term stays what it is without being
-touched; so an edit works on the activation itself, and an edit that returns its argument leaves
+by `a` adds `a` times its decoder row and leaves the error unchanged. So an edit works on the activation
+itself, and an edit that returns its argument leaves
 the model's own tensor in place. The unedited splice is therefore exact to the last bit.
 """
 
@@ -37,24 +37,24 @@ if TYPE_CHECKING:
     from featcircuits.suites import Suite
 
 _ROW_BYTES = 1 << 29
-"""How much memory the rows of one forward may take on the CPU."""
+"""The most memory, in bytes, for the rows of one forward pass on the CPU."""
 _PER_LAYER = 34
-"""Activations that a layer keeps for its backward pass, in widths of the residual stream."""
+"""The activations that a layer stores for its backward pass, in widths of the residual stream."""
 
 _PER_LOGIT = 6
-"""The same of a token's logits with their loss: as they are, in float32, and as log-probabilities."""
+"""The same for a token's logits with their loss: the logits, in float32, and as log-probabilities."""
 
 Edit = Callable[[Site, Tensor], Tensor]
-"""(site, activation [row, slot, width]) -> the activation to go on with."""
+"""(site, activation [row, slot, width]) -> the activation to continue with."""
 
 ReadingEdit = Callable[[Site, Tensor, Tensor], Tensor]
-"""(site, activation, what the site's dictionary reads [row, slot, read_width]) -> the activation to go on with."""
+"""(site, activation, what its dictionary reads [row, slot, read_width]) -> the activation to continue with."""
 
 
 class Start(NamedTuple):
-    """Where a partial forward begins: the layers before `layer` are skipped and `stream` enters it.
+    """The start of a partial forward pass: it skips the layers before `layer`, and `stream` enters `layer`.
 
-    Sites before `layer` are not edited; an edit of `resid_{layer-1}` belongs into `stream`.
+    Sites before `layer` are not edited; apply an edit of `resid_{layer-1}` to `stream`.
     """
 
     layer: int
@@ -64,7 +64,7 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SplicedModel:
-    """A causal language model with a dictionary at each of some sites; `dictionaries["resid_2"]` is one of them."""
+    """A causal language model with dictionaries at some of its sites, such as `dictionaries["resid_2"]`."""
 
     model: PreTrainedModel
     architecture: Architecture
@@ -72,9 +72,9 @@ class SplicedModel:
     tokenizer: Any = None
     suite: Suite | None = None
     remembered: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary, repr=False)
-    """Fingerprints taken so far (`featcircuits.provenance.belonging`): of the model, its tokenizer and dictionaries."""
+    """Fingerprints of model, tokenizer and dictionaries taken so far (`featcircuits.provenance.belonging`)."""
     modules: tuple[Module, ...] = field(default=(), repr=False)
-    """The model's modules as they were when it was loaded; every forward makes sure that they still are."""
+    """The model's modules as they were when it was loaded; every forward pass checks that they have not changed."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dictionaries", Keyed(Site.parse, "dictionary", self.dictionaries))
@@ -88,19 +88,20 @@ class SplicedModel:
 
     @property
     def device(self) -> torch.device:
+        """The device of the input embedding, where edits compute."""
         return device_of(self.model.get_input_embeddings())
 
     def read_site(self, site: Site) -> Site:
-        """Where the site's dictionary reads: the MLP's input for a transcoder, else the site itself."""
+        """The site that the dictionary at `site` reads: the MLP's input for a transcoder, else `site` itself."""
         return Site(site.layer, "mlp_in") if self.dictionaries[site].transcodes else site
 
     def with_reads(self, sites: Iterable[Site]) -> tuple[Site, ...]:
-        """The sites, and where the dictionaries among them read."""
+        """The sites, and the sites that their dictionaries read."""
         sites = set(sites)
         return tuple(sorted(sites | {self.read_site(site) for site in sites if site in self.dictionaries}))
 
     def only(self, sites: Iterable[Site | str]) -> SplicedModel:
-        """The same model with these of its sites spliced."""
+        """The same model with only these of its sites spliced."""
         if isinstance(sites, (str, Site)):
             raise InputError(f"sites is {shortened(sites)}; give a list, such as ['resid_2']")
         kept = {Site.parse(site) for site in sites}
@@ -118,9 +119,9 @@ class SplicedModel:
     ) -> Tensor:
         """One forward pass; `edit` is called at each of `sites` (default: the spliced ones).
 
-        Returns the logits [row, slot, vocabulary], or [row, vocabulary] at each prompt's last
-        token with `answers_only`, which spares the unembedding of all other tokens (and to all
-        others than `tokens.vocabulary`). Hooks are gone when this returns or raises. Raises `InputError` where
+        Returns the logits [row, slot, vocabulary]. With `answers_only` it returns [row, vocabulary] at each prompt's
+        last token, and unembeds no other token (and only into `tokens.vocabulary`, if given).
+        Hooks are gone when this returns or raises. Raises `InputError` if
         the model was compiled, or a forward or module in it replaced, since it was loaded.
         """
         check_unchanged(self.modules)
@@ -141,7 +142,7 @@ class SplicedModel:
                 position_ids=tokens.positions,
                 use_cache=False,
             )
-        logits = output.logits.to(self.device)  # a model spread over devices has its head elsewhere
+        logits = output.logits.to(self.device)  # a model spread over devices may have its head on another one
         if missed := [str(site) for site in edited if site not in passed]:
             raise InputError(_not_passed(missed[0]))
         if answers_only and logits.shape[1] != 1:
@@ -151,7 +152,7 @@ class SplicedModel:
     def run_reading(
         self, tokens: Tokens, edit: ReadingEdit, *, sites: Iterable[Site] | None = None, **options: Any
     ) -> Tensor:
-        """`run`, for edits that also need what each site's dictionary reads in that very run."""
+        """`run`, for edits that also need what each site's dictionary reads in the same run."""
         chosen = self.sites if sites is None else tuple(sites)
         reads: dict[Site, Tensor] = {}
 
@@ -164,7 +165,7 @@ class SplicedModel:
         return self.run(tokens, both, sites=self.with_reads(chosen), **options)
 
     def run_until(self, tokens: Tokens, site: Site, edit: ReadingEdit, **options: Any) -> tuple[Tensor, Tensor]:
-        """The activation that arrives at a site, and what its dictionary reads; the forward ends there."""
+        """The activation that arrives at a site, and what its dictionary reads; the forward pass ends there."""
 
         def before(at: Site, x: Tensor, read: Tensor) -> Tensor:
             if at == site:
@@ -175,10 +176,10 @@ class SplicedModel:
             self.run_reading(tokens, before, **options)
         except _Arrived as arrived:
             return arrived.x, arrived.read
-        raise AssertionError(f"a forward did not come by {site}")
+        raise AssertionError(f"the forward pass did not reach {site}")
 
     def record(self, tokens: Tokens, sites: Iterable[Site] | None = None) -> tuple[Tensor, dict[Site, Tensor]]:
-        """An unedited forward without gradients: answer logits and the activation at each site."""
+        """An unedited forward pass without gradients: answer logits and the activation at each site."""
         seen: dict[Site, Tensor] = {}
 
         def keep(site: Site, x: Tensor) -> Tensor:
@@ -190,9 +191,9 @@ class SplicedModel:
         return logits, seen
 
     def rows_at_once(self, slots: int, most: int, gradients: bool = False, all_logits: bool = False) -> int:
-        """How many rows of `slots` tokens one forward takes within a fixed memory; 1 to `most`.
+        """How many rows of `slots` tokens one forward pass can take within a fixed memory; 1 to `most`.
 
-        `all_logits`: those of every token are computed, and a loss of them.
+        `all_logits`: the logits of every token are computed, and a loss of them.
         """
         config, layers = self.model.config.get_text_config(), self.architecture.n_layers if gradients else 2
         heads = getattr(config, "num_attention_heads", 1)
@@ -205,19 +206,19 @@ class SplicedModel:
         return max(1, min(most, budget // (numbers * self.model.dtype.itemsize)))
 
     def copies_at_once(self, tokens: Tokens, most: int, gradients: bool = False) -> int:
-        """How many copies of a batch that makes, at least 1."""
+        """How many copies of a batch fit into the rows of one forward pass, at least 1."""
         return max(1, self.rows_at_once(tokens.ids.shape[1], most, gradients) // len(tokens))
 
     def entry(self, site: Site) -> Site:
-        """Where a move of x at `site` may as well be put: the stream it is added to, if nothing else reads it."""
+        """The site where a move of x at `site` can be applied instead: the stream, if nothing else reads `site`."""
         if site.kind in ("embed", "attn_z") or (site.kind == "attn" and self.architecture.sequential):
             return site
         return resid(site.layer)
 
     def start_at(self, site: Site, stream: Callable[[Site], Tensor], edit: Edit) -> Start | None:
-        """Where a partial forward begins whose first edited site is `site`; None where all layers run.
+        """The start of a partial forward pass whose first edited site is `site`; None if all layers must run.
 
-        `stream` gives the residual stream at a residual site; it is edited where that is `site` itself.
+        `stream` returns the residual stream at a residual site; if that is `site` itself, it is edited.
         """
         if site.start == 0:
             return None
@@ -232,7 +233,7 @@ _NAN_REMEDY = (
 
 
 def check_finite(logits: Tensor, activations: Mapping[Site, Tensor]) -> None:
-    """Refuse a model that computes NaN or infinity, naming the first site where it does."""
+    """Raise `InputError` for NaN or infinity, naming the first site that has it."""
     for site, x in activations.items():
         if not torch.isfinite(x).all():
             raise InputError(f"the model's activation at {site} holds NaN or infinity; {_NAN_REMEDY}")
@@ -241,7 +242,7 @@ def check_finite(logits: Tensor, activations: Mapping[Site, Tensor]) -> None:
 
 
 class _Arrived(Exception):
-    """Ends a forward pass at the site that was waited for."""
+    """Ends a forward pass at the requested site."""
 
     def __init__(self, x: Tensor, read: Tensor) -> None:
         super().__init__()
@@ -249,7 +250,7 @@ class _Arrived(Exception):
 
 
 def _noting(passed: set[Site], edit: Edit) -> Edit:
-    """The edit, and which sites it was called at."""
+    """The edit, and the set of sites at which it was called."""
 
     def noted(site: Site, x: Tensor) -> Tensor:
         passed.add(site)
@@ -260,7 +261,7 @@ def _noting(passed: set[Site], edit: Edit) -> Edit:
 
 def _not_passed(where: str) -> str:
     return (
-        f"a forward did not come by the hook at {where}: something computes that module's work without calling it; "
+        f"the forward pass did not reach the hook at {where}: something does that module's work without calling it; "
         "load the model without compiled or replaced forwards"
     )
 
@@ -285,9 +286,9 @@ def _hooked(module: nn.Module, site: Site, edited: Callable[[Any], Any]) -> Remo
 
 
 def _edited(edit: Edit, site: Site, home: torch.device, value: Any) -> Any:
-    """A module's arguments or output with the activation edited; None where it stays as it is.
+    """A module's arguments or output with the activation edited; None if it does not change.
 
-    Edits compute on one device, wherever in a model that is spread over several the site is.
+    Edits compute on one device, even if the model is spread over several.
     """
     x = value[0] if isinstance(value, tuple) else value
     edited = edit(site, x.to(home))
@@ -299,7 +300,7 @@ def _edited(edit: Edit, site: Site, home: torch.device, value: Any) -> Any:
 
 @contextmanager
 def _reading(unembedding: nn.Module, tokens: Tokens) -> Iterator[None]:
-    """Let the unembedding see only the last token of each row, and compute only the wanted logits."""
+    """Pass only the last token of each row to the unembedding, and compute only the wanted logits."""
     slots, wanted = tokens.last, tokens.vocabulary
 
     def last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -311,7 +312,7 @@ def _reading(unembedding: nn.Module, tokens: Tokens) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.callback(unembedding.register_forward_pre_hook(last).remove)
-        # a plain linear map need not compute the rest; anything else (quantised, offloaded) computes all
+        # only a plain linear map can skip the rest; anything else (quantised, offloaded) computes all logits
         if wanted is not None and type(unembedding) is nn.Linear and "forward" not in vars(unembedding):
             ids, bias = wanted.to(unembedding.weight.device), unembedding.bias
             weight, bias = unembedding.weight[ids], None if bias is None else bias[ids]
@@ -324,9 +325,9 @@ def _reading(unembedding: nn.Module, tokens: Tokens) -> Iterator[None]:
 
 @contextmanager
 def _starting(architecture: Architecture, model: PreTrainedModel, start: Start) -> Iterator[None]:
-    """Make the layers before `start.layer` pass their input on, the last of them the given stream.
+    """Make the layers before `start.layer` pass on their input, and the last of them the given stream.
 
-    `forward` is replaced on the instances and put back, also where something else (accelerate, a
+    `forward` is replaced on the instances and restored, even if something else (accelerate, a
     hub kernel) had replaced it before.
     """
     skipped, tuples = architecture.layers(model)[: start.layer], architecture.family.tuples
@@ -357,7 +358,7 @@ def gradients(
     edit: Edit | None = None,
     edited: Iterable[Site] = (),
 ) -> dict[Site, Tensor]:
-    """d objective(logits).sum() / d activation at every site, one forward and one backward.
+    """d objective(logits).sum() / d activation at every site, by one forward and one backward pass.
 
     The gradient passes a spliced site unchanged (Marks et al., section 3.1): it is the bare
     model's, whatever the dictionary explains. `edit` is called at the sites `edited` before the

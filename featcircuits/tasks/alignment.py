@@ -23,8 +23,8 @@ def finest_common(examples: Sequence[Example]) -> str:
     """The finest kind of places that prompts have in common.
 
     "position" if all lengths agree; else "role" if every prompt has a role that another one has too;
-        else the distance "from the end"; "anywhere" if more than half of the tokens that differ are at a
-        distance that no other prompt has.
+    else the distance "from the end"; "anywhere" if more than half of the tokens that differ are at a
+    distance that no other prompt has.
     """
     if len({len(example.clean) for example in examples}) == 1:
         return POSITION
@@ -79,9 +79,9 @@ class Alignment(NamedTuple):
     """Numbered places that the prompts of a task have in common.
 
     `kind`: "position", "role", "from the end" or "anywhere". Tokens whose role no other prompt has count as
-        tokens without a role; tokens further from the end than any other prompt reaches have the last place.
-        The first `beginning` positions, at which all prompts hold the same tokens, have places of their own in every
-        kind, so that a BOS, whose activations differ from those of all words, is not averaged with words.
+    tokens without a role; tokens further from the end than any other prompt reaches have the last place.
+    The first `beginning` positions, at which all prompts hold the same tokens, have places of their own in every
+    kind, so that a BOS, whose activations differ from those of all words, is not averaged with words.
     """
 
     kind: str

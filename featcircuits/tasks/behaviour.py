@@ -31,8 +31,8 @@ class Behaviour:
     is above every corrupted answer's on the clean prompt (without corrupted answers: whether a clean answer is
     among the `AMONG` likeliest tokens). `right_corrupted`: the reverse on the corrupted prompt (without
     corrupted answers: whether F is lower there). `unknown`: how many tokens of both prompts are words outside
-        the vocabulary. `first_difference`: the position where the prompts first differ. The fields of the corrupted
-        prompt are empty for single prompts.
+    the vocabulary. `first_difference`: the position where the prompts first differ. The fields of the corrupted
+    prompt are empty for single prompts.
     """
 
     task: str

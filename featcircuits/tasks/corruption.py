@@ -26,7 +26,7 @@ class Noise:
     """Gaussian noise on the embedding of every token, or of one role's tokens.
 
     Its standard deviation is `scale` times that of the entries of the prompt's embeddings. Each
-        example has noise of its own, which does not depend on the batch.
+    example has noise of its own, which does not depend on the batch.
     """
 
     scale: float = 3.0

@@ -26,7 +26,7 @@ class Prompt:
     """A prompt as the model takes it.
 
     `own`: the ids of its text, at the end of `ids`; the first `shared` of these may also be tokens that the
-        tokenizer puts in front.
+    tokenizer puts in front.
     """
 
     text: str

@@ -21,7 +21,7 @@ from featcircuits.errors import InputError
 class Answers:
     """The right and wrong answers of examples.
 
-        `clean`, `corrupted`: token ids [example, set], padded with -1; `corrupted` may be empty.
+    `clean`, `corrupted`: token ids [example, set], padded with -1; `corrupted` may be empty.
     `reference`: the unedited model's logits [example, vocabulary] on the clean prompts.
     """
 
