@@ -75,8 +75,8 @@ OTHERS = {
     swapped: r"dictionary of resid_0 \(the one that was there is at resid_1 now\) and of 1 more sites is another",
     noised: "the model's weights differ from those that it was made with",
     one_weight: "the model's weights differ",
-    other_suite: "the dictionary of embed and of 4 more sites is another than it was made with",
-    scaled: "the dictionary of resid_1 is another than it was made with",
+    other_suite: "the dictionary of embed and of 4 more sites is not the one that it was made with",
+    scaled: "the dictionary of resid_1 is not the one that it was made with",
 }
 DOORS: dict[str, Callable[..., Any]] = {
     "evaluate": lambda model, made, **o: fc.evaluate(model, made.circuit, made.task, sizes=(), **o),

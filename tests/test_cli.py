@@ -158,8 +158,9 @@ def test_evaluate_says_first_whether_prompts_are_held_out(command: Command, run_
         assert " ".join(found.out.split()).startswith(line), found.out
         assert json.loads((run_folder / "report.json").read_text())["notes"] == [line]
     found = command("evaluate", run_folder, "--task", within, "--limit", 12, "--overwrite")
-    assert "Other sentences than the circuit was traced on: prompts have 5 tokens instead of 6" in " ".join(
-        found.out.split()
+    assert (
+        "These sentences differ from those that the circuit was traced on: prompts have 5 tokens instead of 6"
+        in " ".join(found.out.split())
     )
 
 
@@ -653,11 +654,17 @@ def test_an_evaluation_refuses_another_model_unless_told_otherwise(
     (run_folder / "config.json").write_text(json.dumps({**config, "suite": str(other)}))
     settings = ("--task", "agreement_rc", "--limit", 8, "--sizes", "20", "--draws", 0)
     found = command("evaluate", run_folder, *settings)
-    assert (found.code, "circuit: the dictionary of mlp_1 is another than it was made with" in found.err) == (2, True)
+    assert (found.code, "circuit: the dictionary of mlp_1 is not the one that it was made with" in found.err) == (
+        2,
+        True,
+    )
     assert not (run_folder / "report.json").exists()
     assert command("evaluate", run_folder, *settings, "--no-check").code == 0
     found = command("audit", run_folder, "--limit", 2)
-    assert (found.code, "circuit: the dictionary of mlp_1 is another than it was made with" in found.err) == (2, True)
+    assert (found.code, "circuit: the dictionary of mlp_1 is not the one that it was made with" in found.err) == (
+        2,
+        True,
+    )
 
 
 def scale(suite: Path) -> None:

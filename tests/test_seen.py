@@ -69,7 +69,7 @@ def test_of_very_many_prompts_a_sample_is_kept(monkeypatch: pytest.MonkeyPatch) 
     assert compared(record, many).held_out is False
     other = compared(record, sentences(THE, None, nouns=range(200, 210), paired=False))
     assert (other.held_out, other.n_seen) == (None, 0)
-    assert "as far as its sample of the prompts tells" in other.notes[0]
+    assert "as far as its sample of prompts tells" in other.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_of_very_many_prompts_a_sample_is_kept(monkeypatch: pytest.MonkeyPatch) 
 def test_other_sentences_are_told(words: tuple[int | None, ...], nouns: range, note: str) -> None:
     found = compared(manifest(TRAINED), sentences(*words, nouns=nouns))
     assert found.held_out is True
-    assert found.notes[1].startswith("Other sentences than the circuit was traced on: ")
+    assert found.notes[1].startswith("These sentences differ from those that the circuit was traced on: ")
     assert note in found.notes[1]
 
 

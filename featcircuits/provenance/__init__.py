@@ -1,1 +1,1 @@
-"""What a result was made with, and whether a model, a task, effects and a circuit belong together."""
+"""The provenance of results, and whether a model, a task, effects and a circuit belong together."""

@@ -1,4 +1,4 @@
-"""Do a model, a task, effects and a circuit belong together? Asked wherever two of them meet, before any forward."""
+"""Checks, before any forward pass, that a model, a task, effects and a circuit belong together."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from featcircuits.tasks.task import Task
 T = TypeVar("T")
 
 _GLANCE = 1 << 6
-"""How many numbers of a tensor tell whether it has changed since its fingerprint was taken."""
+"""How many numbers of a tensor are compared to tell whether it has changed since its fingerprint was taken."""
 _SUMMED = 1 << 17
-"""Numbers of a tensor, up to which all of them are added up too."""
+"""Up to this many numbers, the weighted sum of the whole tensor is compared too."""
 _ROWS, _COLUMNS = 4, 16
-"""Of a larger tensor only the first of each are: every edit of a whole row or column meets them."""
+"""The rows and columns of a larger tensor that are summed; every edit of a whole row or column changes them."""
 
 
 class Identity(NamedTuple):
-    """What tells a spliced model from another; what is None or left out is not known."""
+    """The fingerprints that tell one spliced model from another; what is None or missing is unknown."""
 
     weights: str | None
     dtype: str | None
     dictionaries: Mapping[str, str]
-    """Site -> fingerprint"""
+    """Site -> fingerprint of its dictionary."""
 
 
 def identity_of(spliced: SplicedModel) -> Identity:
-    """Fingerprints are taken once, and again where weights have changed since.
+    """The identity of a model; fingerprints are taken once, and again for weights that have changed since.
 
-    Raises `InputError` where modules were replaced or compiled since the model was loaded.
+    Raises `InputError` if modules were replaced or compiled since the model was loaded.
     """
     check_unchanged(spliced.modules)
     weights = dict(sorted(spliced.model.state_dict().items()))
     return Identity(
-        # in bfloat16, which all that a model is loaded in can be rounded to, but for float16
+        # in bfloat16, to which every dtype of a loaded model except float16 can be rounded
         _remembered(spliced, spliced.model, weights, lambda: fingerprint_of(weights.items(), torch.bfloat16)),
         str(spliced.model.dtype).removeprefix("torch."),
         {str(site): _mark(spliced, dictionary) for site, dictionary in spliced.dictionaries.items()},
@@ -56,7 +56,7 @@ def identity_of(spliced: SplicedModel) -> Identity:
 
 
 def _mark(spliced: SplicedModel, dictionary: Dictionary) -> str:
-    if isinstance(dictionary, Offloaded):  # a look at its weights would read them all
+    if isinstance(dictionary, Offloaded):  # looking at its weights would read them all
         return _remembered(spliced, dictionary, {}, lambda: fingerprint_of(dictionary.tensors().items()))
     tensors = dictionary.tensors()
     return _remembered(spliced, dictionary, tensors, lambda: fingerprint_of(tensors.items()))
@@ -73,25 +73,25 @@ def _remembered(spliced: SplicedModel, owner: Any, tensors: Mapping[str, torch.T
 def _glance(tensors: Mapping[str, torch.Tensor]) -> tuple[Any, ...]:
     here = [tensor.detach() for tensor in tensors.values() if not tensor.is_meta]
     where = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors.values() if not t.is_meta]
-    # an edit by way of `.data` counts no version, and may fall between the numbers of a sample
+    # an edit through `.data` does not change the version, and a sample of the numbers may miss it
     sums = [_weighted_sum(part) for tensor in here if tensor.numel() for part in _summed(tensor)]
     return fingerprint_of(tensors.items(), sample=_GLANCE), *where, *sums
 
 
 def _summed(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The numbers [row, column] that are added up."""
+    """The parts of a tensor [row, column] that are summed."""
     table = tensor.reshape(tensor.shape[0] if tensor.ndim > 1 else 1, -1)
     return [table] if tensor.numel() <= _SUMMED else [table[:_ROWS], table[:, :_COLUMNS]]
 
 
 def _weighted_sum(table: torch.Tensor) -> float:
-    """Of all numbers, each with a weight of its row and one of its column: moving any of them changes it."""
+    """A sum of all numbers with weights by row and column, so that moving any number changes it."""
     rows, columns = (torch.linspace(1, 2, size, device=table.device) for size in table.shape)
     return (rows @ table.float() @ columns).item()
 
 
 def tokenizer_of(spliced: SplicedModel) -> str | None:
-    """The fingerprint of a model's tokenizer; None where it has none."""
+    """The fingerprint of a model's tokenizer; None if it has none."""
     tokenizer = spliced.tokenizer
     if tokenizer is None:
         return None
@@ -101,13 +101,13 @@ def tokenizer_of(spliced: SplicedModel) -> str | None:
 
 
 def request_of(identity: Identity, task: Task, *settings: Any) -> str:
-    """A sha256 of a model, its dictionaries, a task and the settings of what is computed on them."""
+    """A sha256 of a model, its dictionaries, a task and the settings of a computation on them."""
     whole = [list(identity), task.sha256, task.aggregate, *map(repr, settings)]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
 def identity_in(manifest: Mapping[str, Any]) -> Identity:
-    """What a circuit's manifest says of the model that it was traced on; nothing where it has none."""
+    """The identity, in a circuit's manifest, of the model that it was traced on; empty without a manifest."""
     model, suite = _table(manifest, "model"), _table(manifest, "suite")
     marks = {site: _text(entry, "fingerprint") for site, entry in _table(suite, "sites").items()}
     known = {site: mark for site, mark in marks.items() if mark is not None}
@@ -125,9 +125,9 @@ def _text(table: Any, name: str) -> str | None:
 
 
 def check_task(spliced: SplicedModel, task: Task, check: bool = True) -> None:
-    """Refuse a task that was tokenised for another model, and prompts that are too long for this one.
+    """Raise `InputError` for a task that was tokenised for another model, or with prompts that are too long.
 
-    Without `check` tokenizers are not compared; ids that the model does not have are refused in any case.
+    Without `check` tokenizers are not compared, but ids that the model does not have are still refused.
     """
     expect("model", spliced, SplicedModel)
     expect("task", task, Task)
@@ -152,15 +152,15 @@ def check_task(spliced: SplicedModel, task: Task, check: bool = True) -> None:
     own = tokenizer_of(spliced) if check and task.tokenizer is not None else None
     if own is not None and own != task.tokenizer:
         raise InputError(
-            f"{task.name}: the task was tokenised with another tokenizer than the model's, so that its ids stand for "
-            f"other words; {again}, or pass check=False"
+            f"{task.name}: the task was tokenised with a tokenizer other than the model's, so its ids mean other "
+            f"words; {again}, or pass check=False"
         )
 
 
 def checked_rows(spliced: SplicedModel, rows: Any) -> list[list[int]]:
-    """Rows of token ids as lists; refuses what is none, and ids that the model does not have."""
+    """Rows of token ids as lists; raises `InputError` for anything else, and for ids that the model does not have."""
     if isinstance(rows, str) or not isinstance(rows, Sequence):
-        raise InputError(f"text is {shortened(rows)}; give a Task, or rows of token ids as of tokenizer(lines)")
+        raise InputError(f"text is {shortened(rows)}; give a Task, or rows of token ids such as those from a tokenizer")
     count = _vocabulary(spliced)
     for number, row in enumerate(rows, 1):
         if isinstance(row, str) or not isinstance(row, Sequence) or not all(type(token) is int for token in row):
@@ -180,9 +180,9 @@ def _vocabulary(spliced: SplicedModel) -> int:
 
 
 def check_same(what: str, made_on: Identity, spliced: SplicedModel, *, whole: bool = False) -> None:
-    """Refuse what was computed on another model, naming what differs.
+    """Raise `InputError` for a result that was computed on another model, naming what differs.
 
-    `whole`: the suite may have no more and no fewer sites than it had then. What is not known is not compared.
+    `whole`: the suite must have exactly the same sites. What is unknown is not compared.
     """
     here = identity_of(spliced)
     found = [*_weights_differ(made_on, here), *_dictionaries_differ(made_on.dictionaries, here.dictionaries)]
@@ -190,7 +190,7 @@ def check_same(what: str, made_on: Identity, spliced: SplicedModel, *, whole: bo
         found = _sites_differ(made_on.dictionaries, here.dictionaries)
     if found:
         raise InputError(
-            f"{what}: {'; '.join(found)}. Load what it was made with, make it again with this model, "
+            f"{what}: {'; '.join(found)}. Load the model it was made with, make it again with this one, "
             "or pass check=False"
         )
 
@@ -213,7 +213,7 @@ def _dictionaries_differ(before: Mapping[str, str], here: Mapping[str, str]) -> 
     elsewhere = next((site for site, mark in here.items() if mark == before[wrong[0]]), None)
     moved = f" (the one that was there is at {elsewhere} now)" if elsewhere else ""
     others = f" and of {len(wrong) - 1} more sites" if len(wrong) > 1 else ""
-    return [f"the dictionary of {wrong[0]}{moved}{others} is another than it was made with"]
+    return [f"the dictionary of {wrong[0]}{moved}{others} is not the one that it was made with"]
 
 
 def _sites_differ(before: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
@@ -230,7 +230,7 @@ def _sites_differ(before: Mapping[str, str], here: Mapping[str, str]) -> list[st
 
 
 def check_circuit(spliced: SplicedModel, circuit: Circuit, what: str = "circuit", *, check: bool, whole: bool) -> None:
-    """Refuse a circuit of another model or suite; nodes that the suite does not have are refused in any case."""
+    """Raise `InputError` for a circuit of another model or suite, and always for nodes that the suite does not have."""
     expect(what, circuit, Circuit)
     if check:
         check_same(what, identity_in(circuit.manifest), spliced, whole=whole)
@@ -238,7 +238,7 @@ def check_circuit(spliced: SplicedModel, circuit: Circuit, what: str = "circuit"
 
 
 def check_nodes(spliced: SplicedModel, nodes: Iterable[Node], places: tuple[Place, ...] = ()) -> None:
-    """Refuse nodes at sites without a dictionary, features that it does not have, and places that are not there."""
+    """Raise `InputError` for nodes at sites without a dictionary, and for features and places that do not exist."""
     index = NodeIndex.of(spliced, places)
     for node in nodes:
         index.check(node) if places else check_exists(node, index.n_features)

@@ -1,4 +1,4 @@
-"""Provenance: the hashes and versions that a result can be repeated and checked by."""
+"""Manifests: the hashes and versions with which a result can be repeated and checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "networkx")
 
 
 def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What went into a result: model, dictionaries, data, settings and versions."""
+    """The record of everything that went into a result: model, dictionaries, data, settings and versions."""
     return {
         **origins_of(spliced),
         "task": {
@@ -36,7 +36,7 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
 
 
 def origins_of(spliced: SplicedModel) -> dict[str, Any]:
-    """The versions, the model and the dictionaries that any result is made with."""
+    """The part of the record that does not depend on a task: versions, model and dictionaries."""
     model, suite, identity = spliced.model, spliced.suite, identity_of(spliced)
     return {
         "featcircuits": _version("featcircuits"),
@@ -62,7 +62,7 @@ def made_on(spliced: SplicedModel, task: Task) -> dict[str, Any]:
 
 
 def dictionaries_of(spliced: SplicedModel, identity: Identity | None = None) -> dict[str, dict[str, Any]]:
-    """Each site's dictionary: kind, size, fingerprint, and the hash of its file or its origin on the hub, if any."""
+    """The record of each site's dictionary: kind, size, fingerprint, and its file's hash or its origin on the hub."""
     marks = (identity or identity_of(spliced)).dictionaries
     files = {} if spliced.suite is None else spliced.suite.hashes()
     origins = {} if spliced.suite is None else spliced.suite.origins()
@@ -80,13 +80,13 @@ def dictionaries_of(spliced: SplicedModel, identity: Identity | None = None) -> 
 
 
 _SHOWN = 3
-"""How many of a place's words are recorded."""
+"""How many words of a place are recorded."""
 
 
 def words_at(task: Task, tokenizer: Any) -> dict[str, str]:
     """Place -> the words there in clean prompts, the most frequent first: "boy | girl | editor | ...".
 
-    Nothing where the task does not keep places apart, or there is no tokenizer.
+    Empty if the task sums positions, or without a tokenizer.
     """
     if tokenizer is None or task.aggregate == "sum":
         return {}
@@ -111,7 +111,7 @@ def _shown(text: str, most: int = 24) -> str:
 
 
 def _stated_place(spliced: SplicedModel, site: Site) -> dict[str, str]:
-    """What the dictionary's files say where they name another place, and it was taken as given all the same."""
+    """The place that a dictionary's files name, if it is not its site and the user accepted it."""
     said = elsewhere(site, spliced.dictionaries[site], spliced.model, spliced.architecture)
     return {} if said is None else {"files_say": said}
 

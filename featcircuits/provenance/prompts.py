@@ -1,7 +1,7 @@
-"""What a manifest keeps of a task's prompts, and how those of another task compare with them.
+"""The record of a task's prompts in a manifest, and the comparison of another task's prompts with it.
 
-A record tells whether a prompt was among those traced on, and which words stood at a position: a circuit
-whose nodes stand at positions means nothing where the same positions hold other words.
+A record tells whether a prompt was traced on, and which words were at a position: a circuit
+with nodes at positions means nothing if the same positions hold other words.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from featcircuits.errors import InputError, shortened
 from featcircuits.tasks.task import Task
 
 MOST_PROMPTS = 8192
-"""How many prompts a record names; of more, those with the smallest hashes, which is a fair sample."""
+"""How many prompts a record names; if there are more, it names those with the smallest hashes, a fair sample."""
 MOST_WORDS = 32
-"""How many tokens a record lists for a position, and at most `MOST_TOKENS` for all positions together."""
+"""How many tokens a record lists per position; `MOST_TOKENS` limits all positions together."""
 MOST_TOKENS = 4096
 _BYTES = 6
-"""Of a prompt's hash: among 10,000 prompts two are taken for one another once in millions of tasks."""
+"""Bytes of a prompt's hash: two of 10,000 prompts are confused only once in millions of tasks."""
 _MOST_IDS = 1 << 31
 _ENOUGH = 4
-"""From how many prompts on a token that all of them share is taken for a part of the sentence."""
+"""A token shared by all prompts counts as a part of the sentence from this many prompts on."""
 
 
 def prompts_of(task: Task) -> dict[str, Any]:
     """A record of a task's prompts, as plain JSON values of bounded size.
 
-    `hashes`: of its prompts, clean and corrupted, base64; `complete`: whether of all of them. `longest`: tokens
-    of the longest prompt. `words`: for each position the tokens that stand there, None for too many.
+    `hashes`: those of its prompts, clean and corrupted, in base64; `complete`: whether these are all prompts.
+    `longest`: the tokens of the longest prompt. `words`: the tokens at each position, None if there are too many.
     """
     hashes = sorted(set(map(_hash, _prompts(task))))
     kept = hashes[:MOST_PROMPTS]
@@ -49,8 +49,8 @@ def prompts_of(task: Task) -> dict[str, Any]:
 class Comparison:
     """How a task's prompts compare with those that a circuit was traced on.
 
-    `held_out`: whether none of them was traced on; None where that is unknown. `n_seen`: how many examples
-    have a prompt that was, clean or corrupted. `notes`: sentences for a reader, the first of them about this.
+    `held_out`: whether none of them was traced on; None if that is unknown. `n_seen`: how many examples
+    have a clean or corrupted prompt that was traced on. `notes`: sentences for readers, the first about this.
     """
 
     held_out: bool | None
@@ -65,7 +65,7 @@ def compared(manifest: Mapping[str, Any], task: Task, tokenizer: Any = None) -> 
     """
     traced = manifest.get("task")
     if not isinstance(traced, Mapping) or "prompts" not in traced:
-        unknown = "The circuit does not say which prompts it was traced on: whether these are held out is unknown."
+        unknown = "The circuit has no record of the prompts that it was traced on, so these may not be held out."
         return Comparison(None, None, (unknown,))
     try:
         record, name, count = traced["prompts"], str(traced["name"]), int(traced["n_examples"])
@@ -89,7 +89,7 @@ def _on_seen(n_seen: int, complete: bool, task: Task, traced: str) -> str:
     if n_seen:
         which = "these very prompts" if n_seen == len(task) else f"{n_seen} of these {len(task)} prompts"
         return f"Not held out: the circuit was traced on {which} ({traced})."
-    among = "none" if complete else "none, as far as its sample of the prompts tells,"
+    among = "none" if complete else "none, as far as its sample of prompts tells,"
     return f"Held out: {among} of these {len(task)} prompts was traced on ({traced})."
 
 
@@ -132,7 +132,7 @@ def _words(task: Task, most: int) -> list[list[int] | None]:
 
 
 def _seen(record: Mapping[str, Any], task: Task) -> int:
-    """How many examples have a prompt, clean or corrupted, that a record names."""
+    """How many examples have a clean or corrupted prompt that a record names."""
     flat = base64.b64decode(record["hashes"], validate=True)
     known = {flat[begin : begin + _BYTES] for begin in range(0, len(flat), _BYTES)}
     return sum(
@@ -142,10 +142,10 @@ def _seen(record: Mapping[str, Any], task: Task) -> int:
 
 
 def _other_words(record: Mapping[str, Any], task: Task, count: int) -> dict[int, tuple[list[int], int]]:
-    """Positions that hold one token in all prompts of one task, and most often not in those of the other.
+    """Positions that hold one token in all prompts of one task, but mostly another in those of the other task.
 
-    By position the tokens that stood there and one that stands there now. A few prompts may share their
-    words by chance: then most of such positions have to differ.
+    Position -> the tokens that were there and one that is there now. A few prompts may share their
+    words by chance; then most of such positions must differ.
     """
     differing, fixed = {}, 0
     for position, before in enumerate(record["words"][: task.longest]):
