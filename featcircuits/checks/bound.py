@@ -1,9 +1,9 @@
-"""How large an effect may have been missed: the subset-sampling bound of AtP* (Kramar et al. 2024, section 4.2).
+"""A bound on effects that may have been missed: the subset sampling of AtP* (Kramar et al. 2024, section 4.2).
 
 Random subsets of the nodes that were not verified are patched jointly. For each node, runs whose
-subset holds it are compared with those whose subset does not (Welch's t), which gives a confidence
-that its mean effect is below a threshold; the bound is the smallest threshold at which every node
-is. Rejecting all of them together is one claim, so no correction for their number is needed.
+subset holds it are compared with the other runs (Welch's t), which gives a confidence
+that its mean effect is below a threshold. The bound is the smallest threshold that holds for every
+node. Rejecting all of them together is one claim, so no correction for their number is needed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CAVEAT = (
 
 @dataclass(frozen=True)
 class Bound:
-    """With `confidence`, no unverified node has a mean |effect| above `theta` in random contexts."""
+    """The bound: with `confidence`, no unverified node has a mean |effect| above `theta` in random contexts."""
 
     theta: float
     confidence: float
@@ -43,7 +43,7 @@ class Bound:
     samples: int
     share: float
     suspects: tuple[tuple[Node, float], ...]
-    """The nodes with the largest estimated effects in context, for patching alone."""
+    """The nodes with the largest estimated effects in random contexts, to patch one by one."""
     caveat: str = CAVEAT
 
 
@@ -64,10 +64,10 @@ def bound_missed(
 ) -> Bound:
     """Bound the effects of all nodes that move between the runs of a pair and are not in `verified`.
 
-    `effects`: any estimator's result on the task; it says which nodes move. Each of the `samples`
+    `effects`: any estimator's result on the task, which says which nodes move. Each of the `samples`
     random subsets holds a node with probability `share` and runs on every example of the task, so
-    a few examples will do. Raises `InputError` for unpaired tasks, settings out of range, and, unless `check` is
-    False, effects of another model.
+    a few examples are enough. Raises `InputError` for tasks without pairs, settings out of range, and, unless
+    `check` is False, effects of another model.
     """
     check_task(spliced, task, check)
     check_effects(spliced, task, effects, check)
@@ -103,9 +103,9 @@ def _sampled(ablated: AblatedModel, task: Task, nodes: list[Node], coins: Tensor
 def bound_of(results: np.ndarray, coins: np.ndarray, confidence: float) -> tuple[float, np.ndarray]:
     """(bound, each node's estimated effect) from results [sample] and memberships [sample, node].
 
-    For one node the threshold at which |effect| >= theta is rejected is |estimate| + t * standard
-    error, with Welch's degrees of freedom; the bound is the largest. Infinite where a node was in
-    fewer than two samples, or out of fewer than two.
+    For one node, |effect| >= theta is rejected from theta = |estimate| + t * standard
+    error on, with Welch's degrees of freedom; the bound is the largest such theta. It is infinite if a node was in
+    fewer than two samples, or outside fewer than two.
     """
     from scipy.stats import t
 
@@ -117,7 +117,7 @@ def bound_of(results: np.ndarray, coins: np.ndarray, confidence: float) -> tuple
         squares = (masks * (results[None, :, None] - means[:, None]) ** 2).sum(1)
         variance = squares / (counts - 1) / counts
         degrees = variance.sum(0) ** 2 / (variance**2 / (counts - 1)).sum(0)
-    estimates = means[1] - means[0]  # F falls where a node that carries the behaviour is patched
+    estimates = means[1] - means[0]  # patching a node that carries the behaviour lowers F
     known = (counts >= 2).all(0)
     thresholds = np.full(coins.shape[1], np.inf)
     spread = np.sqrt(variance.sum(0)[known])
@@ -127,7 +127,7 @@ def bound_of(results: np.ndarray, coins: np.ndarray, confidence: float) -> tuple
 
 
 def _subsets(spliced: SplicedModel, places: tuple[Place, ...], nodes: list[Node], coins: Tensor) -> Iterator[Ranks]:
-    """For each row of `coins` [subset, node], rank 0 for the nodes that it holds."""
+    """The ranks for each row of `coins` [subset, node]: 0 for the nodes that the subset holds."""
     index = NodeIndex.of(spliced, places)
     by_site = index.by_site(nodes)
     for coin in coins:

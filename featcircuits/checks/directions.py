@@ -1,6 +1,6 @@
-"""Patches along directions, and what is left of them once dormant parts are taken away.
+"""Patches along directions, and their parts that readers see.
 
-The three numbers of the subspace-illusion check (Makelov et al. 2023), free of any model: a caller
+These are the three numbers of the subspace-illusion check (Makelov et al. 2023), independent of any model: the caller
 gives activations and a function that runs the rest of the network.
 """
 
@@ -13,7 +13,7 @@ _TINY = 1e-12
 
 
 def along(change: Tensor, direction: Tensor) -> Tensor:
-    """The part of a change [..., width] that lies along a direction [..., width]: a one-dimensional patch."""
+    """The part of a change [..., width] along a direction [..., width]: a one-dimensional patch."""
     size = direction.square().sum(-1, keepdim=True).clamp(min=_TINY)
     return (change * direction).sum(-1, keepdim=True) / size * direction
 
@@ -21,7 +21,7 @@ def along(change: Tensor, direction: Tensor) -> Tensor:
 def row_part(direction: Tensor, readers: Tensor, cut: float = 1e-3) -> Tensor:
     """The part of directions [n, width] that readers [n, k, width] can see.
 
-    Singular values below `cut` times the largest count as unread. Where nothing reads, nothing is left.
+    Singular values below `cut` times the largest count as unread. Without readers the part is 0.
     """
     _, sizes, rows = torch.linalg.svd(readers, full_matrices=False)
     kept = (sizes > cut * sizes.amax(-1, keepdim=True)) & (sizes > _TINY)
@@ -30,7 +30,7 @@ def row_part(direction: Tensor, readers: Tensor, cut: float = 1e-3) -> Tensor:
 
 
 def outside(values: Tensor, natural: Tensor, margin: float = 0.05) -> float:
-    """Share of the coordinates of `values` [n, width] outside the range that `natural` [m, width] spans.
+    """The share of the coordinates of `values` [n, width] that are outside the range of `natural` [m, width].
 
     The range is widened by `margin` of its width on either side.
     """
@@ -40,7 +40,7 @@ def outside(values: Tensor, natural: Tensor, margin: float = 0.05) -> float:
 
 
 def ratio(part: Tensor, whole: Tensor) -> float:
-    """Mean over mean; infinite where only the part does anything, NaN where neither does."""
+    """The mean of one effect over that of another; infinite if only the first is not 0, NaN if both are 0."""
     top, bottom = float(part.mean()), float(whole.mean())
     least = 1e-6 * max(float(part.abs().mean()), float(whole.abs().mean()), _TINY)
     if abs(bottom) > least:

@@ -1,12 +1,12 @@
-"""Patching nodes in both directions: is a node needed, is it enough (Heimersheim & Nanda 2024)?
+"""Patching of nodes in both directions: is a node needed, is it enough (Heimersheim & Nanda 2024)?
 
-**Noising** gives a node of the clean run its corrupted value: how much of the behaviour falls says
-whether the node is needed. **Denoising** gives a node of the corrupted run its clean value: how
-much comes back says whether it is enough. The two differ where nodes act together (AND: noising any
-of them hurts, denoising one alone brings little back) or stand in for each other (OR, backup:
-denoising one is enough, noising it alone does nothing, since another does its work).
+**Noising** gives a node of the clean run its corrupted value; the behaviour that is lost shows
+whether the node is needed. **Denoising** gives a node of the corrupted run its clean value; the
+behaviour that comes back shows whether it is enough. The two differ where nodes act together (AND: noising any
+of them hurts, denoising one alone restores little) or replace each other (OR, backup:
+denoising one is enough, noising it alone does nothing, since another one does its work).
 
-Patching is do(node := value): at each site the activation that arrives is encoded anew and patched
+Patching is do(node := value): at each site the activation that arrives is encoded again, and patched
 nodes take the other run's value, whatever reaches them. All positions of a node's place are patched
 together.
 """
@@ -29,40 +29,40 @@ from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.task import Task
 
 NEEDED = 0.1
-"""From which share of the total effect on a direction counts as acting."""
+"""A direction counts as acting from this share of the total effect on."""
 CONTRAST = 2.0
-"""How many times larger one direction must be for a note."""
+"""How many times larger than the other one direction must be for a note."""
 
 
 class Direction(NamedTuple):
     """One direction of one patch under one metric.
 
-    Shares are of F(clean) - F(corrupted): for noising what is lost, for denoising what comes back.
+    Shares are of F(clean) - F(corrupted): what noising loses, and what denoising restores.
     """
 
     change: float
-    """Mean change of F, positive where the patch does what the direction says (loses, restores)."""
+    """The mean change of F; positive if noising loses, or denoising restores, some of the behaviour."""
     standard_error: float
     share: float
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A node, or several together, patched in both directions; by metric."""
+    """A node, or several together, patched in both directions, by metric."""
 
     nodes: tuple[Node, ...]
     noising: dict[str, Direction]
     denoising: dict[str, Direction]
 
     def note(self, metric: str, needed: float = NEEDED, contrast: float = CONTRAST) -> str:
-        """What the two directions say together.
+        """What the two directions mean together.
 
-        "and": needed, but alone not enough. "or / backup": enough, but something else stands in for
-        it. "needed and enough", or "" where neither direction reaches `needed`. A note is about
-        this task and metric; it names no partner, which only patching nodes together can do.
+        "and": needed, but not enough alone. "or / backup": enough, but something else can replace
+        it. "needed and enough", or "" if neither direction reaches `needed`. A note is about
+        this task and metric; it names no partner, which only patching nodes together can find.
         """
         lost, restored = self.noising[metric].share, self.denoising[metric].share
-        if not max(lost, restored) >= needed:  # shares are NaN where there is no total effect
+        if not max(lost, restored) >= needed:  # shares are NaN without a total effect
             return ""
         if lost > contrast * max(restored, 0.0):
             return "and"
@@ -73,7 +73,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Patching:
-    """Every node patched alone, and all of them together."""
+    """The results for every node alone, and for all of them together."""
 
     task: str
     F_clean: dict[str, float]
@@ -82,7 +82,7 @@ class Patching:
     joint: Patch
 
     def synergy(self, metric: str) -> tuple[float, float]:
-        """(noising, denoising): the joint share less the sum of the single ones; 0 where nodes act apart."""
+        """(noising, denoising): the joint share minus the sum of the single shares; 0 if nodes act independently."""
         return (
             self.joint.noising[metric].share - sum(patch.noising[metric].share for patch in self.single),
             self.joint.denoising[metric].share - sum(patch.denoising[metric].share for patch in self.single),
@@ -102,8 +102,8 @@ def patch(
 ) -> Patching:
     """Noise and denoise each node alone and all together, under several metrics side by side.
 
-    `metrics`: names (default: the task's own). Raises `InputError` for unpaired tasks, unknown
-    nodes and metrics, metrics that need corrupted answers where there are none, and a task of another model
+    `metrics`: names (default: the task's own). Raises `InputError` for tasks without pairs, unknown
+    nodes and metrics, metrics whose corrupted answers are missing, and a task of another model
     (`check=False`: its tokenizer is not compared).
     """
     check_task(spliced, task, check)
@@ -159,13 +159,13 @@ def _directions(task: Task, metric: str) -> tuple[Task, Task]:
 
 
 def swapped(task: Task) -> Task:
-    """The same pairs with the prompts exchanged; the answers stay, so F means the same."""
+    """The same pairs with the prompts swapped; the answers stay, so F means the same."""
     examples = tuple(replace(e, clean=e.corrupted, corrupted=e.clean) for e in task.examples if e.corrupted is not None)
     return replace(task, examples=examples)
 
 
 def _subgraphs(spliced: SplicedModel, task: Task, order: list[Node]) -> list[Subgraph]:
-    """All but one node each, then all but all of them."""
+    """One subgraph per node that leaves out only this node, then one that leaves out all of them."""
     ranks = ranks_of(spliced, task.places, order)
     alone = [Subgraph(ranks, number + 1, complement=True, first=number) for number in range(len(order))]
     return [*alone, Subgraph(ranks, len(order), complement=True)]
@@ -174,6 +174,6 @@ def _subgraphs(spliced: SplicedModel, task: Task, order: list[Node]) -> list[Sub
 def _direction(change: Tensor, total: Tensor) -> Direction:
     mean, whole = float(change.mean()), float(total.mean())
     error = float(change.std() / len(change) ** 0.5) if len(change) > 1 else float("nan")
-    # a total effect within its own noise is nothing to take shares of
+    # shares of a total effect within its own noise mean nothing
     noise = float(total.std() / len(total) ** 0.5) if len(total) > 1 else 0.0
     return Direction(mean, error, mean / whole if abs(whole) > 2 * noise and whole else float("nan"))

@@ -1,13 +1,13 @@
 """The path-hypothesis test (Goldowsky-Dill et al. 2023): do a circuit's paths carry the behaviour?
 
 The hypothesis says that only the circuit's edges matter. So every node of the circuit is computed
-from what its parents in the circuit hold, with everything else that its site reads taken from the
+from the values of its parents in the circuit, and everything else that its site reads comes from the
 corrupted run; the metric reads its parents in the same way. Inputs of the circuit are clean.
 
     ATE = E |F(clean) - F(corrupted)|,  AUE = E |F(clean) - F(hypothesis)|,  explained = 1 - AUE / ATE
 
-Each node holds one value, so this is the treeified test for hypotheses that a graph can state. It
-measures sufficiency: a circuit that explains everything may still hold nodes that nothing needs.
+Each node has one value, so this is the treeified test for hypotheses that a graph can express. It
+measures sufficiency: a circuit that explains everything may still have nodes that nothing needs.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from featcircuits.tasks.task import Batch, Task
 
 @dataclass(frozen=True, eq=False)
 class PathTest:
-    """The three metrics are F per example [example]."""
+    """The result of the test; the three metrics are F per example [example]."""
 
     aue: float
-    """Average unexplained effect"""
+    """The average unexplained effect."""
     ate: float
-    """Average total effect"""
+    """The average total effect."""
     clean: Tensor
     corrupted: Tensor
     hypothesis: Tensor
 
     @property
     def explained(self) -> float:
-        """1: the hypothesis does what the model does; 0: no better than nothing; NaN without an effect."""
+        """1 - AUE / ATE: 1 if the hypothesis acts like the model, 0 if it explains nothing; NaN without an effect."""
         return 1 - self.aue / self.ate if self.ate else float("nan")
 
 
@@ -62,11 +62,11 @@ def explained_effect(
     check: bool = True,
     progress: Progress = silent,
 ) -> PathTest:
-    """Test that a circuit's nodes and edges carry the task's behaviour.
+    """Test how much of the task's behaviour a circuit's nodes and edges carry.
 
-    One forward row for each example and each distinct set of parents at a site. Connections through
-    sites without a dictionary belong to the node that they lead to and read the clean prompt.
-    Raises `InputError` for unpaired tasks and circuits of other sites or places, and, unless `check` is False,
+    It runs one forward row per example and distinct set of parents at a site. Connections through
+    sites without a dictionary belong to the node that they lead to, and read the clean prompt.
+    Raises `InputError` for tasks without pairs and circuits of other sites or places, and, unless `check` is False,
     of another model.
     """
     check_task(spliced, task, check)
@@ -95,7 +95,7 @@ def explained_effect(
 
 @dataclass(frozen=True, eq=False)
 class _Hypothesis:
-    """One batch: corrupted values everywhere, and how far each node has moved from them."""
+    """The hypothesis on one batch: corrupted values everywhere, and each node's move from them."""
 
     spliced: SplicedModel
     batch: Batch
@@ -105,7 +105,7 @@ class _Hypothesis:
     corrupted_metric: Tensor
     corrupted: Mapping[Site, Tensor]
     moves: dict[Node, Tensor]
-    """[example, slot, width]: the node's value under the hypothesis less its corrupted one, as a move of x"""
+    """Node -> its value under the hypothesis minus its corrupted one, as a move of x [example, slot, width]."""
 
     @classmethod
     def of(cls, spliced: SplicedModel, task: Task, batch: Batch) -> _Hypothesis:
@@ -135,7 +135,7 @@ class _Hypothesis:
         return tuple(-m.cpu() for m in (self.clean_metric, self.corrupted_metric, self.objective(logits)))  # type: ignore[return-value]
 
     def _holding(self, sets: list[frozenset[Node]]) -> tuple[Tokens, ReadingEdit]:
-        """Clean prompts, once for each set of parents, and the edit that lets every site hold what a set says."""
+        """The clean prompts, once per set of parents, and the edit that sets every site to the values of its set."""
         rows = torch.arange(len(self.batch.index), device=self.spliced.device).repeat(len(sets))
 
         def hold(at: Site, x: Tensor, read: Tensor) -> Tensor:
@@ -149,13 +149,13 @@ class _Hypothesis:
 
     def _held(self, site: Site, given: frozenset[Node]) -> Tensor:
         x = self.corrupted[site]
-        for node in sorted(given, key=str):  # a set has no order, and rounding would tell
+        for node in sorted(given, key=str):  # sort the set, since the order of a sum changes its rounding
             if node.site == site:
                 x = x + self.moves[node].to(x.dtype)
         return x
 
     def _read(self, site: Site, nodes: Iterable[Node], x: Tensor, read: Tensor) -> None:
-        """Each node's value in what arrived, less its corrupted one."""
+        """Each node's value in the activation that arrived, minus its corrupted value."""
         dictionary = self.spliced.dictionaries[site]
         change = moved_between(dictionary, self.corrupted[site], self._corrupted_read(site), x, read)
         for node in nodes:

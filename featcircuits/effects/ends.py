@@ -1,4 +1,4 @@
-"""The ends of edges: which nodes of a batch edges are drawn between."""
+"""The ends of edges: the nodes of a batch between which edges are computed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from featcircuits.states.states import States
 
 
 class SiteEnds(NamedTuple):
-    """One site's part: feature entries of its `SiteState` and errors at rows (example * slots + slot).
+    """The ends at one site: masks of feature entries of its `SiteState` and of errors at rows (example * slots + slot).
 
-    Targets are nodes that edges lead to, sources nodes that they start from; all are masks.
+    Targets are nodes that edges lead to, sources nodes that they start from.
     """
 
     target_entries: Tensor
@@ -32,12 +32,12 @@ Ends = Mapping[Site, SiteEnds]
 
 
 def ends_above(spliced: SplicedModel, states: States, coefficients: Mapping[Site, Tensor], threshold: float) -> Ends:
-    """Targets: nodes whose |effect| in their example and position exceeds `threshold`; sources: all nodes."""
+    """Targets are the nodes whose |effect| in their example and position exceeds `threshold`; sources are all nodes."""
     ends = {}
     for site, state in states.sites.items():
         features, errors = contract(state, spliced, site, coefficients[site])
         ends[site] = SiteEnds(
-            # an inactive feature passes nothing on, so no edge leads to it
+            # an inactive feature passes on nothing, so no edge leads to it
             target_entries=(features.abs() > threshold) & state.active,
             target_errors=(errors.abs() > threshold).flatten(),
             source_entries=torch.ones_like(state.active),
@@ -61,7 +61,7 @@ class NodeSet:
         self._numbers = {site: number.sort().values for site, (number, _) in self.index.by_site(nodes).items()}
 
     def ends(self, states: States) -> Ends:
-        """The set's nodes in this batch's examples: both targets and sources."""
+        """The set's nodes in this batch's examples, both as targets and as sources."""
         places = states.batch.places.flatten()
         ends = {}
         for site, state in states.sites.items():
@@ -72,7 +72,7 @@ class NodeSet:
         return ends
 
     def occurrences(self, states: States, site: Site) -> Occurrences:
-        """Every position at which a node of the set is in this batch, active or not."""
+        """Every position of this batch at which a node of the set is, active or not."""
         places = states.batch.places.flatten()
         place, node = self.index.split(site, self._numbers[site].to(places.device))
         row, turn = (places[:, None] == place).nonzero(as_tuple=True)

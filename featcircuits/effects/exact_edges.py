@@ -1,11 +1,11 @@
 """Exact edge effects by path patching (Goldowsky-Dill et al. 2023): the ground truth for edges.
 
-    E(u -> d) = m(x | d moves by what u alone brings it directly) - m(x)
+    E(u -> d) = m(x | d moves by what u alone directly changes in it) - m(x)
 
-In a first run the upstream node takes its patched value, every other spliced site before the
-downstream one is held at its clean value, and what arrives at the downstream site is read there: a
-feature by its encoder, gate and all, an error as what the features leave over. In a second run the
-downstream node moves by that difference and everything after it is computed anew. Paths through
+In a first run the upstream node takes its patched value and every other spliced site before the
+downstream one is held at its clean value. The downstream node then reads what arrives at its site: a
+feature through its encoder with its gate, an error as what the features leave over. In a second run the
+downstream node moves by the difference, and everything after it is computed again. Paths through
 sites without a dictionary belong to the edge (see `featcircuits.model.connections`).
 """
 
@@ -29,11 +29,11 @@ from featcircuits.states.states import SiteState, States
 from featcircuits.states.tally import pieces
 
 _NUMBERS = 1 << 24
-"""How many numbers the features of one piece may be."""
+"""The most numbers in the features of one piece."""
 
 
 class Arrivals(NamedTuple):
-    """What sources bring to a site: which source each is of, where it arrives, and how it moves x there."""
+    """What arrives at a site from sources: from which source, at which row, and how it moves x there."""
 
     source: Tensor
     row: Tensor
@@ -44,7 +44,7 @@ class Arrivals(NamedTuple):
 def batch_exact_edges(
     spliced: SplicedModel, states: States, nodes: NodeSet, arcs: Iterable[Connection], max_rows: int
 ) -> Iterator[tuple[Connection, Edges]]:
-    """Every edge among the nodes, and from them to the metric, in one batch."""
+    """The effects of every edge among the nodes, and from them to the metric, in one batch."""
     for arc in arcs:
         sources, vectors = _moving(spliced, states, nodes, arc.upstream)
         targets = None if arc.downstream is None else nodes.occurrences(states, arc.downstream)
@@ -60,14 +60,14 @@ def batch_exact_edges(
 
 
 def _piece(spliced: SplicedModel, states: States, arc: Connection, max_rows: int) -> int:
-    """How many sources a forward has at once, with the dense features of the downstream site."""
+    """How many sources one forward pass takes, given the dense features of the downstream site."""
     slots = states.batch.clean.ids.shape[1]
     width = 1 if arc.downstream is None else spliced.dictionaries[arc.downstream].n_features + 1
     return spliced.rows_at_once(slots, max(1, min(max_rows, _NUMBERS // (slots * width))))
 
 
 def _moving(spliced: SplicedModel, states: States, nodes: NodeSet, site: Site) -> tuple[Occurrences, Tensor]:
-    """The occurrences of nodes that patching moves, and how x moves [n, width] when each takes its patched value."""
+    """The occurrences of nodes that patching moves, and the move of x [n, width] when each takes its patched value."""
     state, dictionary = states.sites[site], spliced.dictionaries[site]
     at = nodes.occurrences(states, site)
     vectors = state.error_change.flatten(0, 1)[at.row]
@@ -84,9 +84,9 @@ def _moving(spliced: SplicedModel, states: States, nodes: NodeSet, site: Site) -
 
 
 def _steps(state: SiteState, entries: Tensor, wanted: Tensor) -> Tensor:
-    """The state's `step` at the wanted of its `entries`, which are sorted; 0 at what is not among them.
+    """The state's `step` at the wanted ones of its sorted `entries`; 0 for those that are not among them.
 
-    A feature that is active in neither run has no entry, and does not move.
+    A feature that is active in neither run has no entry and does not move.
     """
     if not len(entries):
         return state.change.new_zeros(len(wanted))
@@ -95,7 +95,7 @@ def _steps(state: SiteState, entries: Tensor, wanted: Tensor) -> Tensor:
 
 
 class _Held(NamedTuple):
-    """A run in which `site` moves and all other nodes are held; a bypass is no node and goes on with what arrives."""
+    """A run in which `site` moves and all other nodes are held fixed, while a bypass passes on what arrives."""
 
     tokens: Tokens
     edit: ReadingEdit
@@ -130,7 +130,7 @@ def _metric_edges(spliced: SplicedModel, states: States, site: Site, at: Occurre
 def _arrivals(
     spliced: SplicedModel, states: States, arc: Connection, sources: Occurrences, vectors: Tensor, targets: Occurrences
 ) -> Arrivals:
-    """How each source moves each target of its example, where it does."""
+    """How each source moves each target of its example, for the pairs that move."""
     assert arc.downstream is not None
     state, dictionary = states.sites[arc.downstream], spliced.dictionaries[arc.downstream]
     slots = state.slots
@@ -146,7 +146,7 @@ def _arrivals(
         x, read = spliced.run_until(held.tokens, arc.downstream, held.edit, start=held.start)
     change = moved_between(dictionary, state.x[example], state.read[example], x, read)
 
-    # of which each target of the example is read
+    # from which each target of the example reads its part
     source, target = (example[:, None] == targets.row // slots).nonzero(as_tuple=True)
     row, node = targets.row[target], targets.node[target]
     vector = change.error[source, row % slots]
@@ -162,7 +162,7 @@ def _arrivals(
 def _edges_of(
     spliced: SplicedModel, states: States, site: Site, sources: Occurrences, arrivals: Arrivals, max_rows: int
 ) -> Edges:
-    """The second run: each target moves by what arrives of one source, and all after it is computed anew."""
+    """The second run: each target moves by what arrives from one source, and everything after it is computed again."""
     values = [
         patched_metric(spliced, states, site, arrivals.row[part], arrivals.vector[part])
         for part in pieces(torch.arange(len(arrivals.row), device=arrivals.row.device), max_rows)

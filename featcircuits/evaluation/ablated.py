@@ -1,8 +1,8 @@
-"""The model with everything outside a circuit ablated; many circuits in one forward.
+"""The model with everything outside a circuit ablated, for many circuits in one forward pass.
 
-At each site in forward order the activation that arrives, already changed by earlier sites, is
-encoded anew; nodes outside the circuit take their ablation value; kept nodes keep what they
-compute (Marks et al. 2024, section 4). Rows of a forward are circuits x examples.
+At each site, in forward order, the activation that arrives, already changed by earlier sites, is
+encoded again. Nodes outside the circuit take their ablation value, and kept nodes keep the value that they
+compute (Marks et al. 2024, section 4). Rows of a forward pass are circuits x examples.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ ERROR_NODES = ("as-circuit", "keep", "remove")
 
 
 def check_error_nodes(error_nodes: str) -> None:
-    """Refuse an unknown treatment of error terms."""
+    """Raise `InputError` for an unknown treatment of error nodes."""
     if error_nodes not in ERROR_NODES:
         raise InputError(f"error_nodes is {shortened(error_nodes)}; {known(ERROR_NODES, error_nodes)}")
 
 
 NEVER = torch.iinfo(torch.int32).max
-"""The rank of a node that no circuit of a ranking holds."""
+"""The rank of a node that is in no circuit of a ranking."""
 
 Ranks = Mapping[Site, Tensor]
-"""Per site [place, n_features + 1] int32: each node's rank, the error's last."""
+"""Each node's rank, by site [place, n_features + 1] int32; the error node is last."""
 
 
 @dataclass(frozen=True, eq=False)
 class Subgraph:
-    """The nodes of rank `first` to below `size`, or all others; the node of rank `toggled` the other way round."""
+    """The nodes with ranks from `first` to below `size`, or all others, with the node of rank `toggled` switched."""
 
     ranks: Ranks
     size: int
@@ -56,7 +56,7 @@ class Subgraph:
     toggled: int | None = None
 
     def keeps(self, site: Site, error_nodes: str, places: Tensor) -> Tensor:
-        """[n, n_features + 1] for places [n]: True where a node is not ablated."""
+        """Which nodes are not ablated [n, n_features + 1], for places [n]."""
         ranks = self.ranks[site][places]
         keep = ((ranks >= self.first) & (ranks < self.size)) ^ self.complement
         if self.toggled is not None:
@@ -67,7 +67,7 @@ class Subgraph:
 
 
 def ranks_of(spliced: SplicedModel, places: tuple[Place, ...], order: Sequence[Node]) -> Ranks:
-    """Nodes ranked in the given order. Nodes of sites that are not ablated take up their rank, and no more.
+    """The ranks of nodes in the given order. Nodes of sites that are not ablated use up a rank but are in no tensor.
 
     Raises `InputError` for a node that does not exist.
     """
@@ -83,7 +83,7 @@ def ranks_of(spliced: SplicedModel, places: tuple[Place, ...], order: Sequence[N
 
 
 def circuit_subgraph(spliced: SplicedModel, circuit: Circuit, places: tuple[Place, ...]) -> Subgraph:
-    """A circuit's own nodes."""
+    """The subgraph of a circuit's own nodes."""
     return Subgraph(ranks_of(spliced, places, list(circuit.nodes)), len(circuit.nodes))
 
 
@@ -96,7 +96,7 @@ class Prepared(NamedTuple):
     model: Tensor
     """F of the unedited model [example]"""
     start: Start | None = None
-    """Where runs begin: the layers before it run as in the unedited model, once."""
+    """Where runs begin; the layers before it run only once, as in the unedited model."""
 
 
 def metric_model(spliced: SplicedModel, task: Task, batch_size: int) -> Tensor:
@@ -124,14 +124,14 @@ class AblatedModel:
     start_layer: int = 0
     batch_size: int = 32
     max_rows: int = 1024
-    """Rows (subgraphs x examples) of one forward."""
+    """The most rows (subgraphs x examples) of one forward pass."""
 
     def __post_init__(self) -> None:
         check_error_nodes(self.error_nodes)
         check_number("max_rows", self.max_rows, ROWS)
 
     def metric(self, task: Task, subgraphs: Sequence[Subgraph], progress: Progress = silent) -> Tensor:
-        """F of each subgraph on each example: [subgraph, example], float64 on the CPU."""
+        """F of each subgraph on each example [subgraph, example], float64 on the CPU."""
         metrics = torch.empty(len(subgraphs), len(task), dtype=torch.float64)
         n_batches = task.count_batches(self.batch_size)
         for prepared in progress(self.prepared(task), "ablated runs", n_batches):
@@ -153,7 +153,7 @@ class AblatedModel:
             yield Prepared(batch, values, objective, -objective(logits), start)
 
     def _forward(self, prepared: Prepared, subgraphs: Sequence[Subgraph]) -> Tensor:
-        """[subgraph, example] of one forward, whose rows are subgraphs x examples."""
+        """F [subgraph, example] by one forward pass, whose rows are subgraphs x examples."""
         batch, start = prepared.batch, prepared.start
         n_examples, places = len(batch.index), batch.places.flatten()
         rows = torch.arange(n_examples, device=self.spliced.device).repeat(len(subgraphs))
@@ -164,7 +164,7 @@ class AblatedModel:
             x_at, read_at = (t.unflatten(0, (len(subgraphs), n_examples)).flatten(1, 2) for t in (x, read))
             ablated = x_at.clone()
 
-            # dense features exist for a few positions at a time; padding is at no place and stays as it is
+            # dense features exist for a few positions at a time; padding has no place and does not change
             size = max(1, DENSE_NUMBERS // (len(subgraphs) * (dictionary.n_features + 1)))
             for at in (places >= 0).nonzero()[:, 0].split(size):
                 kept = torch.stack([subgraph.keeps(site, self.error_nodes, places[at]) for subgraph in subgraphs])
@@ -180,20 +180,20 @@ class AblatedModel:
 def _ablated(dictionary: Dictionary, x: Tensor, read: Tensor, value: Patched, rows: Tensor, kept: Tensor) -> Tensor:
     """x [subgraph, n, width] with every node that is not `kept` [subgraph, n, n_features + 1] at its ablation value.
 
-    Write x = decode(f) + bypass(read) + error for what arrives, and y, f' for the same of the ablation value.
-    Decode being affine with rows d_i, nothing needs decoding but the features that differ:
+    Write x = decode(f) + bypass(read) + error for what arrives, and y, f' for the ablation value.
+    Since decode is affine with rows d_i, only the features that differ need decoding:
 
         error kept:     x + sum over ablated i of (f'_i - f_i) d_i
         error ablated:  y + bypass(read) + sum over kept i of (f_i - f'_i) d_i
 
-    The bypass is no node and passes on what arrives. Where a dictionary normalises what it reads, d_i is in the
+    The bypass is not a node and passes on what arrives. If a dictionary normalises its input, d_i is in the
     units of x in the first case, and in those of y in the second.
     """
     x, read = x.to(precision(x.dtype)), read.to(precision(x.dtype))
     y, bypass = value.x_at(dictionary, rows, read).to(x.dtype), dictionary.bypass(read)
     feature_kept, error_kept = kept[..., :-1], kept[..., -1:]
 
-    # f' - f, turned round where the sum begins at y, and 0 for the features that are there already
+    # f' - f, negated where the sum begins at y, and 0 for the features that are already right
     change = value.features_at(dictionary, rows) - dictionary.encode(read)
     change = torch.where(error_kept, change, -change).masked_fill(feature_kept == error_kept, 0)
 
@@ -204,7 +204,7 @@ def _ablated(dictionary: Dictionary, x: Tensor, read: Tensor, value: Patched, ro
         y_scale = x_scale if value.scale is None else value.scale.flatten(0, 1)[rows].to(x_scale.dtype)
         change = change * torch.where(error_kept, x_scale, y_scale)
 
-    # circuits keep few features or ablate few, so the sum is sparse
+    # circuits keep or ablate few features, so the sum is sparse
     change = change.flatten(0, 1)
     row, feature = change.nonzero(as_tuple=True)
     sum_of_changes = dictionary.write(change[row, feature], row, feature, len(change)).view_as(x)

@@ -1,4 +1,4 @@
-"""Ablations: what a node outside the circuit is set to.
+"""Ablations: the values of nodes outside the circuit.
 
 Values are states of the unedited model on the reference prompts: the corrupted prompts of a paired
 task, the prompts themselves otherwise. A new ablation is a class, here or in a file of its own, and a row in
@@ -22,16 +22,16 @@ from featcircuits.tasks.alignment import POSITION
 from featcircuits.tasks.task import Batch, Task
 
 Values = Callable[[Site], Patched]
-"""site -> what ablated nodes become there."""
+"""site -> the values of ablated nodes there."""
 
 
 class Ablation(ABC):
-    """Values for nodes outside the circuit, ready for the examples of one task."""
+    """The values of ablated nodes. `places`: the kind of places at which values differ; None if they never do."""
 
     @property
     @abstractmethod
     def places(self) -> str | None:
-        """At which places of the prompts values are told apart; None where they are the same everywhere."""
+        """The kind of places at which values differ, or None."""
 
     @classmethod
     def check(cls, task: Task) -> None:
@@ -50,7 +50,7 @@ class Ablation(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Zero(Ablation):
-    """Features and error 0: a site with everything ablated emits its decoder's bias."""
+    """Features and error are 0, so a site with everything ablated emits its decoder's bias."""
 
     @property
     def places(self) -> None:
@@ -61,6 +61,7 @@ class Zero(Ablation):
         return cls()
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
+        """Zero at every site."""
         return lambda site: patched_by_zero(spliced, site)
 
 
@@ -75,6 +76,7 @@ class Mean(Ablation):
 
     @property
     def places(self) -> str:
+        """The kind of the prompts' common places."""
         return self.means.alignment.kind
 
     @classmethod
@@ -82,6 +84,7 @@ class Mean(Ablation):
         return cls(mean_states(spliced, task, batch_size))
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
+        """The means at the places of the batch's tokens."""
         return self.means.values(task, batch)
 
 
@@ -112,7 +115,8 @@ class Resample(Ablation):
         return cls(draw.tolist())
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
-        # all runs happen here: the values are asked for inside another forward's hooks
+        """The states of the chosen reference prompts."""
+        # run everything here, since the values are needed inside the hooks of another forward pass
         if isinstance(self.rows, Mapping):
             found = {
                 site: _values(spliced.only([site]), task, batch, self.rows[str(site)])[site] for site in spliced.sites

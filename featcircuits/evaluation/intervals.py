@@ -1,6 +1,6 @@
-"""Disjoint parts of a task, and intervals from the spread of what they give.
+"""Disjoint parts of a task, and intervals from the spread of their results.
 
-Each part draws its own ablation values, so that an interval includes that draw.
+Each part draws its own ablation values, so an interval includes the variation of that draw.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _T_95 = 2.776
 
 
 def parts(task: Task) -> list[Task]:
-    """Five interleaved parts, at the places of the whole task; none where they would be too small."""
+    """Five interleaved parts, with the places of the whole task; none if they would be too small."""
     if len(task) < FOLDS * _SMALLEST_FOLD:
         return []
     return [task.part(task.examples[fold::FOLDS]) for fold in range(FOLDS)]
 
 
 def interval(center: float, values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of a mean, from the spread of the folds' values; None unless all are valid."""
+    """The 95 % interval of a mean, from the spread of the folds' values; None unless all are valid."""
     if len(values) < FOLDS or not all(map(math.isfinite, values)):
         return None
     half = _T_95 * float(np.std(values, ddof=1)) / math.sqrt(len(values))

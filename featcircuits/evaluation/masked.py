@@ -1,8 +1,8 @@
 """The ablated model under masks of real numbers, and the gradient of the behaviour at them.
 
-A node at mask z takes z of what it computes and 1 - z of its ablation value, so masks of 0 and 1 are
-circuits (`featcircuits.evaluation.ablated`). dF/dz of a node at 1 is what the circuit would lose
-without it, to first order, with everything outside the circuit ablated.
+A node with mask z takes z times its computed value plus 1 - z times its ablation value, so masks of 0 and 1 are
+circuits (`featcircuits.evaluation.ablated`). dF/dz of a node at 1 is, to first order, what the circuit would lose
+without it, with everything outside the circuit ablated.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from featcircuits.splicing.spliced import frozen
 from featcircuits.states.baselines import Patched
 
 Masks = Mapping[Site, Tensor]
-"""Per site [place, n_features + 1], the error's last."""
+"""Each node's mask, by site [place, n_features + 1]; the error node is last."""
 
 
 def masked_metric(ablated: AblatedModel, prepared: Prepared, masks: Masks) -> Tensor:
-    """F [example], differentiable in the masks."""
+    """F [example], differentiable with respect to the masks."""
     places = prepared.batch.places
     rows = torch.arange(places.numel(), device=places.device).view_as(places)
 
@@ -52,7 +52,7 @@ def mask_gradients(ablated: AblatedModel, prepared: Prepared, masks: Masks) -> d
 def _mixed(dictionary: Dictionary, x: Tensor, read: Tensor, value: Patched, rows: Tensor, mask: Tensor) -> Tensor:
     """x [example, slot, width] under a mask [example, slot, n_features + 1]: multilinear between all circuits.
 
-    With z_i the mask of feature i, z_e that of the error, and x, y, f, f' and d_i as in
+    If z_i is the mask of feature i, z_e that of the error, and x, y, f, f' and d_i are as in
     `featcircuits.evaluation.ablated`, the two cases there become one:
 
         z_e x + (1 - z_e) (y + bypass(read)) + sum over i of (z_e (1 - z_i) - (1 - z_e) z_i) (f'_i - f_i) d_i

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def plot_curve(report: Report, path: str | Path) -> None:
-    """`draw_curve` as a PNG, PDF or SVG file, as the suffix of `path` says. Raises `InputError` for another."""
+    """Write `draw_curve` as PNG, PDF or SVG, by the suffix of `path`; raises `InputError` for another suffix."""
     save(draw_curve(report), Path(path))
 
 
 def draw_curve(report: Report) -> Figure:
-    """Faithfulness and completeness over circuit sizes, beside random circuits and the circuit itself.
+    """Draw faithfulness and completeness over circuit sizes, with random circuits and the circuit itself.
 
-    Bands and the circuit's bar are 95 % intervals, where there are enough examples; the band around random
+    Bands and the circuit's bar are 95 % intervals, if there are enough examples. The band around random
     circuits is their standard deviation over draws.
     """
     from matplotlib.figure import Figure
@@ -80,7 +80,7 @@ def _draw_random(axes: Axes, curve: Curve) -> None:
 
 
 def _draw_circuit(axes: Axes, report: Report) -> None:
-    """The circuit, with its interval as a bar; a circuit without nodes has no place on a logarithmic axis."""
+    """Draw the circuit with its interval as a bar; without nodes it has no place on a logarithmic axis."""
     if not report.n_nodes:
         return
     bar: Any = None

@@ -1,1 +1,1 @@
-"""A batch at every site: what patching would change, feature by feature."""
+"""The states of a batch at every site: what patching changes, feature by feature."""

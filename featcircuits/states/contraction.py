@@ -10,7 +10,7 @@ from featcircuits.states.states import SiteState
 
 
 def contract(state: SiteState, spliced: SplicedModel, site: Site, coefficient: Tensor) -> tuple[Tensor, Tensor]:
-    """change . coefficient, feature by feature (through its decoder row) and for the error vector."""
+    """change . coefficient for every feature (through its decoder row) and for the error vector."""
     coefficient = coefficient.to(state.change.dtype)
     at_features = spliced.dictionaries[site].gradient_at(coefficient.flatten(0, 1), state.row, state.feature)
     features = state.step * at_features

@@ -1,7 +1,7 @@
-"""The nodes of every site, numbered: the one place that knows how a node and an integer belong together.
+"""The numbers of the nodes of every site: the only module that converts between a node and its number.
 
-The nodes of a site at one place are its features 0 to n_features - 1 and, last, its error term. A site has
-these at every place of a task, so its nodes are numbered
+The nodes of a site at one place are its features 0 to n_features - 1 and, last, its error node. A site has
+these at every place of a task, so its nodes have the numbers
 
     number = place * (n_features + 1) + node
 
@@ -25,36 +25,36 @@ from featcircuits.splicing.spliced import SplicedModel
 
 
 class Numbered(NamedTuple):
-    """Those of a list of nodes that are at one site."""
+    """The nodes of a list that are at one site."""
 
     number: Tensor
-    """[n]: their numbers there"""
+    """Their numbers at the site [n]."""
     turn: Tensor
-    """[n]: where they are in the list"""
+    """Their indices in the list [n]."""
 
 
 @dataclass(frozen=True, eq=False)
 class NodeIndex:
-    """The numbers of a task's nodes. `places`: the task's; `n_features`: of each site's dictionary."""
+    """Numbers the nodes of a task. `places`: the task's; `n_features`: those of each site's dictionary."""
 
     places: tuple[Place, ...]
     n_features: Mapping[Site, int]
 
     @classmethod
     def of(cls, spliced: SplicedModel, places: tuple[Place, ...]) -> NodeIndex:
-        """Of the sites of a spliced model."""
+        """The index of the sites of a spliced model."""
         return cls(places, n_features_of(spliced))
 
     def shape(self, site: Site) -> tuple[int, int]:
-        """(places, n_features + 1): of a tensor that has one entry per node of the site."""
+        """The shape (places, n_features + 1) of a tensor with one entry per node of the site."""
         return len(self.places), self.n_features[site] + 1
 
     def count(self, site: Site) -> int:
-        """How many nodes the site has; their numbers are below it."""
+        """How many nodes the site has; all their numbers are smaller."""
         return len(self.places) * (self.n_features[site] + 1)
 
     def place(self, node: Node) -> int:
-        """The number of a node's place; raises `InputError` for a node that does not exist."""
+        """The index of a node's place; raises `InputError` for a node that does not exist."""
         self.check(node)
         return self._place_numbers[node.place]
 
@@ -64,23 +64,23 @@ class NodeIndex:
         return self.place(node) * (n_features + 1) + (n_features if node.feature is None else node.feature)
 
     def node(self, site: Site, number: int) -> Node:
-        """The inverse of `number`."""
+        """The node with this number at the site: the inverse of `number`."""
         place, node = divmod(number, self.n_features[site] + 1)
         return Node(site, None if node == self.n_features[site] else node, self.places[place])
 
     def numbers(self, site: Site, place: Tensor, node: Tensor | int) -> Tensor:
-        """`number` of many: places [n] and nodes [n], where node n_features is the error.
+        """The numbers of many nodes: places [n] and nodes [n], where node n_features is the error.
 
-        Also of positions in place of places: then nodes of one site at each position of a batch.
+        It also takes positions in place of places, for the nodes of one site at each position of a batch.
         """
         return place * (self.n_features[site] + 1) + node
 
     def split(self, site: Site, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of `numbers`: (place, node)."""
+        """(place, node) of numbers: the inverse of `numbers`."""
         return numbers // (self.n_features[site] + 1), numbers % (self.n_features[site] + 1)
 
     def by_site(self, nodes: Iterable[Node], device: torch.device | None = None) -> dict[Site, Numbered]:
-        """A list of nodes, site by site; raises `InputError` for a node that does not exist."""
+        """A list of nodes grouped by site; raises `InputError` for a node that does not exist."""
         lists: dict[Site, tuple[list[int], list[int]]] = {site: ([], []) for site in self.n_features}
         for turn, node in enumerate(nodes):
             number = self.number(node)
@@ -109,9 +109,9 @@ def n_features_of(spliced: SplicedModel) -> dict[Site, int]:
 
 
 def check_exists(node: Node, n_features: Mapping[Site, int]) -> None:
-    """Refuse a node at a site without a dictionary, or of a feature that the dictionary does not have.
+    """Raise `InputError` for a node at a site without a dictionary, or of a feature that the dictionary does not have.
 
-    A dictionary without features still has its error.
+    A dictionary without features still has an error node.
     """
     if node.site not in n_features:
         raise InputError(f"node {node} does not exist here: the suite has no dictionary at {node.site}")

@@ -1,4 +1,4 @@
-"""Sparse sums over integer keys: what effects are collected in, dense in nothing."""
+"""Sparse sums over integer keys, in which effects are collected without any dense tensor."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def pieces(indices: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Consecutive parts of at most `size`; of nothing there are none."""
+    """Consecutive parts of at most `size`; an empty tensor gives no parts."""
     return indices.split(size) if len(indices) else ()
 
 
 def group_sum(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct keys in order, and the sum of the values of each."""
+    """The distinct keys in order, and the sum of each key's values."""
     distinct, group = keys.unique(return_inverse=True)
     sums = torch.zeros(len(distinct), *values.shape[1:], dtype=values.dtype, device=values.device)
     return distinct, sums.index_add_(0, group, values)
@@ -23,9 +23,9 @@ def group_sum(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Tally:
-    """Means over examples of values that most examples do not have (and that count 0 there).
+    """Means over examples of values that most examples lack, where they count as 0.
 
-    Sums are float64 on the CPU, so the order of batches changes nothing that shows.
+    Sums are float64 on the CPU, so the order of batches makes no visible difference.
     """
 
     count: int = 0
@@ -35,14 +35,14 @@ class Tally:
     def add(self, example: Tensor, key: Tensor, value: Tensor, n_keys: int) -> None:
         """Add one piece of a batch; entries of one example with the same key (< n_keys) are summed.
 
-        All entries of an example and key must come in one piece. `count` is the caller's to raise.
+        All entries of an example and key must come in one piece. The caller has to raise `count`.
         """
         pair, total = group_sum(example.cpu() * n_keys + key.cpu(), value.cpu().double())
         rows = torch.stack([total, total**2, total.abs()], dim=-1)
         self.keys, self.sums = group_sum(torch.cat([self.keys, pair % n_keys]), torch.cat([self.sums, rows]))
 
     def strongest(self, n_sources: int, count: int) -> Tally:
-        """For each target (key // n_sources) its `count` sources of largest total |value|."""
+        """The `count` sources of largest total |value| for each target (key // n_sources)."""
         order = self.sums[:, 2].argsort(descending=True, stable=True)
         order = order[(self.keys[order] // n_sources).argsort(stable=True)]
         target = self.keys[order] // n_sources
@@ -52,20 +52,22 @@ class Tally:
 
     @classmethod
     def total(cls, keys: Sequence[Tensor], sums: Sequence[Tensor], count: int) -> Tally:
-        """Of the keys and sums of several tallies, over `count` examples."""
+        """The total of several tallies' keys and sums, over `count` examples."""
         return cls(count, *group_sum(torch.cat([*keys]), torch.cat([*sums]))) if keys else cls(count)
 
     @property
     def mean(self) -> Tensor:
+        """The mean value of each key over examples."""
         return self.sums[:, 0] / self.count
 
     @property
     def mean_abs(self) -> Tensor:
+        """The mean |value| of each key over examples."""
         return self.sums[:, 2] / self.count
 
     @property
     def standard_error(self) -> Tensor:
-        """Of the mean over examples; NaN for a single example, whose spread is unknown."""
+        """The standard error of each mean over examples; NaN for a single example."""
         if self.count < 2:
             return torch.full_like(self.mean, torch.nan)
         variance = (self.sums[:, 1] / self.count - self.mean**2).clamp(min=0) * self.count / (self.count - 1)
