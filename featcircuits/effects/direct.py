@@ -1,16 +1,16 @@
-"""Direct connections of one batch: a forward cut at every site, and products through the pieces.
+"""Direct connections of one batch: a forward pass cut at every site, and products through the pieces.
 
-In the cut forward each site's activation is replaced by an equal leaf, so that a vector-Jacobian
-product from one site stops at the sites before it and sees direct connections alone, whatever the
+In the cut pass each site's activation is replaced by an equal leaf. So a vector-Jacobian
+product from one site stops at the sites before it and contains only direct connections, in any
 architecture. A connection that passes only the skip has an identity Jacobian and needs no
-backward pass. For the others one batched product serves a downstream node of every example at
-once, and through an MLP, where positions do not mix, one of every position of every example.
+backward pass. For the others one batched product covers one downstream node of every example
+and, through an MLP, where positions do not mix, one of every position of every example.
 
 Symbols, in this module:
 
     c        the estimator's coefficient at the downstream site, dm/dx for gradients
-    v_d      what of c a downstream node d passes back to where its site reads
-    J        the Jacobian of one direct connection, of what is read there by the upstream x
+    v_d      the part of c that a downstream node d passes back to where its site reads
+    J        the Jacobian of one direct connection: of what is read there, with respect to the upstream x
     v_d J    a row of `Products`; the edge from u to d is v_d J . (change of x by u)
 """
 
@@ -30,11 +30,11 @@ from featcircuits.splicing.spliced import SplicedModel, frozen
 from featcircuits.states.states import SiteState, States
 
 _NUMBERS = 1 << 24
-"""How many numbers one batched backward or one gather may hold."""
+"""The most numbers in one batched backward pass or one gather."""
 
 
 class Edges(NamedTuple):
-    """Edges of one connection in one batch, as columns: rows are example * slots + slot."""
+    """The edges of one connection in one batch, as columns; rows are example * slots + slot."""
 
     target_row: Tensor
     target_node: Tensor
@@ -44,7 +44,7 @@ class Edges(NamedTuple):
 
 
 class _Arrival(NamedTuple):
-    """A site's activation, and what its dictionary reads where that is another one."""
+    """A site's activation, and what its dictionary reads if that is another activation."""
 
     x: Tensor
     read: Tensor | None
@@ -61,7 +61,7 @@ class _Cut(NamedTuple):
 class _Targets(NamedTuple):
     """Downstream nodes [n] of one site, with v_d [n, width] in two parts: at x, and at what its dictionary reads.
 
-    The second is None where the dictionary reads x itself.
+    The second is None if the dictionary reads x itself.
     """
 
     row: Tensor
@@ -76,20 +76,20 @@ class Products(NamedTuple):
     connection: Connection
     slots: int
     target_row: Tensor
-    """[target]"""
+    """The row of each target [target]."""
     target_node: Tensor
-    """[target]"""
+    """The node of each target [target]."""
     table: Tensor
-    """[m, width]: all products, in the order of the backward passes"""
+    """All products [m, width], in the order of the backward passes."""
     first: Tensor
-    """[target]: where in the table its products begin; through a skip each target has one alone"""
+    """Where each target's products begin in the table [target]; through a skip each target has only one."""
 
     def number(self, target: Tensor, row: Tensor) -> Tensor:
-        """[n]: where in the table the product of each (target, upstream row) is."""
+        """The indices in the table of the products of (target, upstream row) [n]."""
         return self.first[target] + (0 if self.connection.through == Through.SKIP else row)
 
     def pairs(self, row: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """(i, j): every target i and upstream row[j] that it reads, in pieces; `row` is sorted.
+        """(i, j) for every target i and upstream row[j] that it reads, in pieces; `row` is sorted.
 
         Attention reads every position of the example, other modules only the target's own.
         """
@@ -104,7 +104,7 @@ def batch_edges(
     ends: Ends,
     arcs: Sequence[Connection],
 ) -> Iterator[tuple[Connection, Edges]]:
-    """Every edge among the chosen ends in one batch, connection by connection."""
+    """Every edge between the chosen ends in one batch, connection by connection."""
     for products in all_products(spliced, states, coefficients, ends, arcs):
         upstream = products.connection.upstream
         sources = (spliced.dictionaries[upstream], states.sites[upstream], ends[upstream])
@@ -133,8 +133,8 @@ def metric_gradients(
 ) -> dict[Site, Tensor]:
     """The coefficient of each site's direct connection to the metric.
 
-    A site that nothing but the metric reads has the node's whole effect there, so the estimator's
-    own coefficient; for others it is the clean run's direct gradient.
+    If only the metric reads a site, this connection has a node's whole effect, so its coefficient is the
+    estimator's own; for other sites it is the clean run's direct gradient.
     """
     to_metric = [arc.upstream for arc in arcs if arc.downstream is None]
     read_by_sites = {arc.upstream for arc in arcs if arc.downstream is not None}
@@ -167,7 +167,7 @@ def cut_forward(spliced: SplicedModel, states: States) -> _Cut:
             return leaves[site]
         past = dictionary.bypass(read.to(states.sites[site].change.dtype))
         assert past is not None
-        # the wire past the features: no change of value, a way for the gradient
+        # the path past the features: it does not change the value, but passes the gradient
         return leaves[site] + (past - past.detach()).to(x.dtype)
 
     logits = spliced.run_reading(states.batch.clean, cut, answers_only=True)
@@ -175,7 +175,7 @@ def cut_forward(spliced: SplicedModel, states: States) -> _Cut:
 
 
 def _targets(dictionary: Dictionary, state: SiteState, coefficient: Tensor, ends: SiteEnds) -> _Targets:
-    """The targets of a site with v_d: what of the coefficient c each passes back to where its site reads.
+    """The targets of a site with v_d, the part of the coefficient c that each passes back to where its site reads.
 
     x = sum over i of f_i d_i + B(read) + error, with decoder rows d_i and bypass B. An active feature has the
     gradient e_i, its encoder row, and the error is what features and bypass leave over of x:
@@ -183,12 +183,12 @@ def _targets(dictionary: Dictionary, state: SiteState, coefficient: Tensor, ends
         feature i:  v_i = (c . d_i) e_i
         error:      v_error = c - sum over active i of v_i - c B
 
-    Of these c alone is at x, and all the rest at what the dictionary reads.
+    Of these only c is at x; all other terms are at what the dictionary reads.
     """
     c, read = (t.flatten(0, 1).to(state.change.dtype) for t in (coefficient, state.read))
     error_row = ends.target_errors.nonzero()[:, 0]
 
-    # v_i of the targets, and of all active features beside an error that is a target
+    # v_i of the targets, and of all active features at the row of an error that is a target
     beside_error = ends.target_errors[state.row] & state.active
     entries = (ends.target_entries | beside_error).nonzero()[:, 0]
     row, feature = state.row[entries], state.feature[entries]
@@ -250,14 +250,14 @@ def _passes(cut: _Cut, site: Site, inner: Sequence[Connection], targets: _Target
 
 
 def _placed(v: Tensor, at: Tensor, count: int, x: Tensor) -> Tensor:
-    """Zeros [count, *x.shape] but for vectors v [n, width] at flat positions `at` [n]."""
+    """Zeros [count, *x.shape], except for vectors v [n, width] at flat positions `at` [n]."""
     vectors = x.new_zeros(count * x.shape[:2].numel(), x.shape[-1])
     vectors[at] = v.to(x.dtype)
     return vectors.view(count, *x.shape)
 
 
 def _turn(group: Tensor) -> Tensor:
-    """0, 1, 2, ... within each group, in order."""
+    """The numbers 0, 1, 2, ... within each group, in order."""
     order = group.argsort(stable=True)
     first = torch.searchsorted(group[order].contiguous(), group[order].contiguous())
     turn = torch.empty_like(group)
@@ -285,7 +285,7 @@ def _contract(products: Products, dictionary: Dictionary, state: SiteState, ends
 
 
 def _pairs(group: Tensor, other: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All (i, j) with group[i] == other[j], in pieces of vectors that wide; `other` is sorted."""
+    """All (i, j) with group[i] == other[j], in pieces that fit for vectors of this width; `other` is sorted."""
     first = torch.searchsorted(other, group)
     count = torch.searchsorted(other, group, right=True) - first
     ends = count.cumsum(0)

@@ -1,9 +1,9 @@
-"""What the modules that read the residual stream do when one position of it moves, first hop only.
+"""First hops: how the modules that read the residual stream respond when one position of it moves.
 
 A node is read directly by every later attention (queries, keys, values), every later MLP and the
-unembedding. Everything a reader does to one moved position is computed from that position alone: a
-forward of single tokens in which each layer receives its clean stream plus the move. What the
-change of a reader's output means for the metric is then linear, with the clean run's gradient.
+unembedding. The response of a reader to one moved position depends only on that position, so a
+forward pass of single tokens computes it, in which each layer receives its clean stream plus the move. The effect
+of the reader's change on the metric is then linear, with the clean run's gradient.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Term(NamedTuple):
     """Gradients of m in the clean run, with one write dropped or none."""
 
     sites: Mapping[Site, Tensor]
-    """dm/dx at every site of the model [example, slot, width]"""
+    """dm/dx at every site of the model [example, slot, width]."""
     heads: Sequence[Tensor]
-    """dm/d(attention's heads) of each layer [example, head, slot, width]"""
+    """dm/d(attention's heads) of each layer [example, head, slot, width]."""
     through_pattern: Sequence[Tensor]
     """The part of dm/d(stream that enters a layer) that passes its queries and keys directly."""
 
 
 @dataclass(frozen=True, eq=False)
 class Readers:
-    """The clean run of a batch: activations at all sites, attention patterns, and gradients."""
+    """The clean run of a batch: activations at all sites, attention patterns and gradients."""
 
     clean: Mapping[Site, Tensor]
     patterns: Sequence[Pattern]
@@ -57,15 +57,15 @@ class FirstHop(NamedTuple):
     """Effects [term, n] through first-hop readers."""
 
     pattern: Tensor
-    """Queries and keys moved together, values held: finite."""
+    """The finite effect of moving queries and keys together, with values held fixed."""
     attention: Tensor
-    """Queries, keys and values moved: finite."""
+    """The finite effect of moving queries, keys and values."""
     mlp: Tensor
     metric: Tensor
 
 
 def read_clean(spliced: SplicedModel, states: States, dropped: Sequence[Site | None] = (None,)) -> Readers:
-    """The clean run, with gradients for every term of `dropped` (a write that passes none back)."""
+    """The clean run, with gradients for every term; each write in `dropped` passes no gradient back in its term."""
     runs = [_clean_run(spliced, states, write) for write in dropped]
     return Readers(runs[0][0], runs[0][1], [term for _, _, term in runs])
 
@@ -106,7 +106,7 @@ def _gradients(
     patterns: Sequence[Pattern],
     streams: Sequence[Tensor],
 ) -> Term:
-    """dm/d(sites) and dm/d(heads); and dm/d(stream of each layer) by way of its queries and keys alone."""
+    """dm/d(sites), dm/d(heads), and dm/d(stream of each layer) through its queries and keys alone."""
     queries_and_keys = [(pattern.query, pattern.key) for pattern in patterns]
     wanted = [*sites.values(), *heads, *(tensor for pair in queries_and_keys for tensor in pair)]
     gradients = iter(
@@ -123,7 +123,7 @@ def _gradients(
 
 @torch.no_grad()
 def in_stream(spliced: SplicedModel, states: States, moves: Moves) -> Moves:
-    """Moves of heads as what they move of the attention's output, through its projection; others as they are."""
+    """Moves of heads as moves of the attention's output, through its projection; other moves unchanged."""
     if moves.site.kind != "attn_z":
         return moves
     site, dtype = Site(moves.site.layer, "attn"), spliced.model.dtype
@@ -135,7 +135,7 @@ def in_stream(spliced: SplicedModel, states: States, moves: Moves) -> Moves:
 
 @torch.no_grad()
 def first_hop(spliced: SplicedModel, states: States, readers: Readers, moves: Moves) -> FirstHop:
-    """What every first-hop reader makes of each move, in every term."""
+    """The effect of each move through every first-hop reader, in every term."""
     slots = states.batch.clean.ids.shape[1]
     example, slot = moves.row // slots, moves.row % slots
     heard = _heard(spliced, states, readers, moves, example, slot)
@@ -150,29 +150,29 @@ def first_hop(spliced: SplicedModel, states: States, readers: Readers, moves: Mo
         for site, change in heard.mlps.items():
             mlp[number] += (change.to(dtype) * term.sites[site][example, slot]).sum(-1)
 
-    # the unembedding reads the last position alone, and m of it is finite in every term
+    # the unembedding reads only the last position, where the change of m is finite in every term
     is_last = (slot == states.batch.clean.last[example]).to(dtype)
     metric = is_last * (states.objective.select(example)(heard.logits) - states.metric_clean[example]).to(dtype)
     return FirstHop(pattern, attention, mlp, metric.expand(n_terms, -1))
 
 
 class _Heard(NamedTuple):
-    """What the first-hop readers of moved positions [n] compute from them."""
+    """The results of the first-hop readers of moved positions [n]."""
 
     tokens: Mapping[int, MovedToken]
-    """By layer, where its attention reads the site"""
+    """Layer -> the moved tokens in its attention, if it reads the site."""
     mlps: Mapping[Site, Tensor]
-    """[n, width]: how the output of each MLP that reads the site changes"""
+    """The change of the output of each MLP that reads the site [n, width]."""
     logits: Tensor
 
 
 def _heard(
     spliced: SplicedModel, states: States, readers: Readers, moves: Moves, example: Tensor, slot: Tensor
 ) -> _Heard:
-    """A forward of single tokens, whose stream enters every layer as the clean one plus the move.
+    """A forward pass of single tokens, in which every layer receives the clean stream plus the move.
 
-    So each module computes what it does as the first to read the move. What attention mixes into the token is
-    of no account, as every site is set.
+    So each module computes its response as the first reader of the move. What attention mixes into the token does
+    not matter, since every site is set.
     """
     site, n_layers = moves.site, spliced.architecture.n_layers
     layer_of, vector = spliced.architecture.layer_of(spliced.model), moves.vector.to(spliced.model.dtype)[:, None]

@@ -1,4 +1,4 @@
-"""What layers write to the residual stream, and which nodes those writers read."""
+"""The writes of layers to the residual stream, and which sites their modules read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from featcircuits.splicing.spliced import SplicedModel
 
 
 def writes(spliced: SplicedModel) -> list[Site]:
-    """Every attention and MLP output, spliced or not."""
+    """Every attention and MLP output, with or without a dictionary."""
     return [site for site in all_sites(spliced.architecture.n_layers) if site.kind in ("attn", "mlp")]
 
 
 def reads(spliced: SplicedModel, write: Site, site: Site) -> bool:
-    """Whether what `site` holds can reach the module that writes."""
+    """Whether the activation of `site` can reach the module that writes."""
     if write.layer != site.layer:
         return write.layer > site.layer
     sequential = spliced.architecture.sequential

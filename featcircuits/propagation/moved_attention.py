@@ -8,7 +8,7 @@ Symbols, of one head and one query q:
 
     p_k = sigmoid(s_k - S_k)    and    sum over j of p_j gamma_j = mu_k + p_k (gamma_k - mu_k)
 
-When key k alone moves, S_k and mu_k stay as they are, so its new s_k and gamma_k give the new output (Kramar et
+When only key k moves, S_k and mu_k do not change, so its new s_k and gamma_k give the new output (Kramar et
 al. 2024, section 3.1.1). A prime in comments is `_new` in the code.
 """
 
@@ -35,7 +35,7 @@ class MovedToken(NamedTuple):
 def attention_effects(pattern: Pattern, gradient: Tensor, moved: MovedToken) -> tuple[Tensor, Tensor]:
     """<gradient, change of the heads' output> [n] when a position takes this query, key and value.
 
-    Twice: with the values held, and with the value moved too. `gradient` [example, head, slot, width].
+    Returns two: with the values held fixed, and with the value moved too. `gradient` [example, head, slot, width].
     """
     s = pattern.logits()
     gamma = gradient @ pattern.value.transpose(-1, -2)
@@ -47,7 +47,7 @@ def attention_effects(pattern: Pattern, gradient: Tensor, moved: MovedToken) -> 
 def _other_queries(
     pattern: Pattern, gradient: Tensor, s: Tensor, gamma: Tensor, moved: MovedToken
 ) -> tuple[Tensor, Tensor]:
-    """(value held, value moved) [n]: the change at queries that look at the moved position, where one logit moves."""
+    """(value held, value moved) [n]: the change at queries that attend to the moved position, where one logit moves."""
     example, slot = moved.example, moved.slot
     S, mu = without_each(s, gamma)
 
@@ -93,9 +93,9 @@ def _own_query(
 def without_each(s: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
     """S and mu of every key, for logits s and values gamma [..., keys].
 
-    Subtracting a key from the sum is well conditioned where it has at most half of the weight; the one
-    key of a row that may have more is left out of a softmax of its own. So the result is exact on
-    saturated rows too, which is where it is needed.
+    Subtracting a key from the sum is well conditioned if the key has at most half of the weight. A row has at
+    most one key with more, and for this one a softmax without it is computed. So the result is exact even on
+    saturated rows, where it is needed most.
     """
     p = s.softmax(-1)
     total, mean = s.logsumexp(-1, keepdim=True), (p * gamma).sum(-1, keepdim=True)
@@ -114,9 +114,9 @@ def without_each(s: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def key_effect(s: Tensor, gamma: Tensor, change: Tensor) -> Tensor:
-    """Effect on sum over k of p_k gamma_k of moving each logit alone by `change`: [..., keys].
+    """The effect on the sum over k of p_k gamma_k of moving each logit alone by `change` [..., keys].
 
-    The closed form of the key fix of AtP*, equal to a softmax computed anew for every key.
+    This is the closed form of the key fix of AtP*, equal to a new softmax for every key.
     """
     S, mu = without_each(s, gamma)
     moved = torch.sigmoid(s - S + change) - torch.sigmoid(s - S)
