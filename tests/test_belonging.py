@@ -72,7 +72,7 @@ def scaled(model: SplicedModel) -> SplicedModel:
 
 
 OTHERS = {
-    swapped: r"dictionary of resid_0 \(the one that was there is at resid_1 now\) and of 1 more sites is another",
+    swapped: r"dictionary of resid_0 \(the one that was there is at resid_1 now\) and of 1 more sites is not the one",
     noised: "the model's weights differ from those that it was made with",
     one_weight: "the model's weights differ",
     other_suite: "the dictionary of embed and of 4 more sites is not the one that it was made with",
@@ -285,7 +285,7 @@ def test_a_task_of_another_tokenizer_is_refused(made: Made, tmp_path: Any) -> No
     fc.node_effects(model, task, "atp")
     fc.node_effects(model, fc.Task.from_jsonl(path, words("<unk>", "a", "b", "c")), "atp")
     for changed in (foreign, foreign.with_options(aggregate="sum"), foreign.take(1)):
-        with pytest.raises(fc.InputError, match="tokenised with another tokenizer than the model's"):
+        with pytest.raises(fc.InputError, match="tokenised with a tokenizer other than the model's"):
             fc.node_effects(model, changed, "atp")
     fc.node_effects(model, foreign, "atp", check=False)
     fc.node_effects(made.model, foreign, "atp")  # a model without a tokenizer has nothing to compare

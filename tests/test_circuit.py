@@ -122,7 +122,10 @@ def test_the_graph_carries_the_documented_attributes() -> None:
         ({"edges": {(A, C): math.inf}}, "weight of embed/3@0 -> resid_2/7@1 is inf"),
         ({"nodes": {A: NodeScore(math.nan)}, "edges": {}}, "the effect of embed/3@0 is nan"),
         ({"places": (1,)}, "embed/3@0 is at a place that is not among"),
-        ({"nodes": {A: NodeScore(1.0, -0.1)}, "edges": {}}, r"standard error of embed/3@0 is -0\.1; it is at least 0"),
+        (
+            {"nodes": {A: NodeScore(1.0, -0.1)}, "edges": {}},
+            r"standard error of embed/3@0 is -0\.1; give a number from 0 on",
+        ),
         ({"nodes": {A: NodeScore(1.0, math.inf)}, "edges": {}}, "standard error of embed/3@0 is inf"),
         ({"nodes": {A: NodeScore(10**400)}, "edges": {}}, "the effect of embed/3@0 is a number of about 400 digits"),
         ({"nodes": {A: NodeScore(cast(Any, "1"))}, "edges": {}}, "the effect of embed/3@0 is '1'"),

@@ -293,7 +293,7 @@ BAD_LINES = {
     "a number for a role": ({"roles": {"a": 3}}, "role 'a': 3 is neither text"),
     "nothing for a role": ({"roles": {"a": ""}}, "role 'a': '' is neither text"),
     "null for a role": ({"roles": {"a": None}}, "role 'a': None is neither text"),
-    "no roles": ({"roles": {}}, "field 'roles' must be an object of name: text or [start, end], found {}; leave the"),
+    "no roles": ({"roles": {}}, "field 'roles' must be an object of name: text or [start, end], found {}; leave out"),
     "null for roles": ({"roles": None}, "field 'roles' must be an object"),
     "false for roles": ({"roles": False}, "field 'roles' must be an object"),
     "roles that overlap by one word": ({"roles": {"a": [0, 5], "b": "author"}}, "role 'b' overlaps another role"),

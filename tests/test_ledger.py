@@ -154,7 +154,7 @@ def test_a_batch_that_is_damaged_or_foreign_is_named_set_aside_and_computed_agai
     folder = interrupted(work, tmp_path / "p")
     DAMAGE[damage](folder)
     counts: dict[str, int] = {}
-    with pytest.warns(UserWarning, match=r"nodes-000001.safetensors: it is .* is now nodes-000001\.\S*\.damaged"):
+    with pytest.warns(UserWarning, match=r"nodes-000001.safetensors: it .* is now nodes-000001\.\S*\.damaged"):
         again = traced(*work, ledger=OnDisk(folder, {"run": 1}), progress=counting(counts), **OPTIONS)
     assert counts == {"node effects": 2, "edge effects": 4}
     assert again.nodes == whole.nodes

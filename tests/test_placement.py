@@ -113,7 +113,7 @@ def test_a_partial_forward_of_an_offloaded_model(
 
 def test_an_offloaded_model_is_not_moved(tmp_path: Path) -> None:
     model = on_disk(tiny_model("gpt2"), tmp_path)
-    with pytest.raises(fc.InputError, match="leave device and dtype out"):
+    with pytest.raises(fc.InputError, match="leave out device and dtype"):
         fc.load(model, {"embed": fc.dictionaries.identity(WIDTH)}, dtype="float32")
 
 

@@ -65,7 +65,7 @@ def compared(manifest: Mapping[str, Any], task: Task, tokenizer: Any = None) -> 
     """
     traced = manifest.get("task")
     if not isinstance(traced, Mapping) or "prompts" not in traced:
-        unknown = "The circuit has no record of the prompts that it was traced on, so these may not be held out."
+        unknown = "The circuit does not record which prompts it was traced on: whether these are held out is unknown."
         return Comparison(None, None, (unknown,))
     try:
         record, name, count = traced["prompts"], str(traced["name"]), int(traced["n_examples"])
