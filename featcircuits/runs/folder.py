@@ -105,9 +105,13 @@ def workplace(output: Path, settings: Mapping[str, Any], owner: bool = True) -> 
                 raise
             except KeyboardInterrupt:
                 if begun(folder):
-                    raise InputError(f"interrupted; run the same command again to resume from the batches in {folder}") from None
+                    raise InputError(
+                        f"interrupted; run the same command again to resume from the batches in {folder}"
+                    ) from None
                 _clear(folder)
-                raise InputError("interrupted before anything was finished; the same command starts from the beginning") from None
+                raise InputError(
+                    "interrupted before anything was finished; the same command starts from the beginning"
+                ) from None
             _clear(folder)
         if owner:
             _name_strangers(folder)
@@ -159,7 +163,8 @@ def _clear(folder: Path) -> None:
 def _name_strangers(folder: Path) -> None:
     if names := sorted(path.name for path in folder.glob("*")):
         warnings.warn(
-            f"{folder} was not removed, because it holds files that featcircuits did not write: {', '.join(names[:3])}", stacklevel=2
+            f"{folder} was not removed, because it holds files that featcircuits did not write: {', '.join(names[:3])}",
+            stacklevel=2,
         )
 
 

@@ -1,4 +1,4 @@
-"""The page that lists what was tried and what is said."""
+"""The page that lists bad inputs and their messages."""
 
 from __future__ import annotations
 
@@ -21,27 +21,26 @@ GROUPS: Mapping[str, Sequence[Case]] = {
 ALL = [case for cases in GROUPS.values() for case in cases]
 BEGINNING, END = 140, 90
 MOST = 240
-"""Characters of a message that the page shows: all of it, or its beginning and its end."""
+"""The most characters of a message that the page shows; of a longer one it shows the beginning and the end."""
 
-INTRODUCTION = """# Bad inputs, and what is said
+INTRODUCTION = """# Bad inputs and their messages
 
-The tests try every input of this page, and `python -m tests.bad_inputs > docs/bad-inputs.md` writes it down.
-Each of them ends in one line: on the command line after `Error: ` and with exit code 2, in Python as a
-`featcircuits.InputError`, which is a `ValueError`. None ends in a traceback, and none passes in silence. Where an
-interrupted run goes on without a damaged or foreign file, the line is a warning.
+The tests try every input on this page, and `python -m tests.bad_inputs > docs/bad-inputs.md` writes the page.
+Each input ends in a message of one line: on the command line after `Error: ` and with exit code 2, in Python as a
+`featcircuits.InputError`, which is a `ValueError`. No input ends in a traceback, and none is accepted silently. If an
+interrupted run resumes without a damaged or foreign file, the message is a warning.
 
-Command lines are refused before a model is loaded. Names of files are those of the tests. `FOLDER` and `HERE` stand
-for folders whose names differ between machines, `N` for a number that is measured, and `...` for the middle of a
-long line.
+Command lines are refused before a model is loaded. Names of files are those of the tests. `FOLDER` and `HERE` replace
+folders whose names differ between machines, `N` a number that is measured, and `...` the middle of a long message.
 """
 
 
 def page(cell: Callable[[Case], str]) -> str:
-    """The whole page, with what is said about each case as a table's cell."""
+    """The whole page, with the message of each case as a table's cell."""
     parts = [INTRODUCTION]
     for group, cases in GROUPS.items():
         rows = [f"| {escaped(case.tried)} | {cell(case)} |" for case in cases]
-        parts.append("\n".join([f"## {group}\n", "| tried | said |", "| --- | --- |", *rows, ""]))
+        parts.append("\n".join([f"## {group}\n", "| input | message |", "| --- | --- |", *rows, ""]))
     return "\n".join(parts)
 
 
