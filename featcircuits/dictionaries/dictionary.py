@@ -30,6 +30,7 @@ class Normalisation(Protocol):
     def name(self) -> str:
         """The name that configs use."""
         ...
+
     @property
     def undone(self) -> bool:
         """Whether decoding undoes it (in transcoders it does not)."""
@@ -69,6 +70,7 @@ class Dictionary(Protocol):
     def kind(self) -> str:
         """The name of the kind, such as "relu"."""
         ...
+
     @property
     def width(self) -> int:
         """The width of the activation it explains."""

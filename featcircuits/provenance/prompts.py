@@ -102,13 +102,14 @@ def _on_sentences(
     for position, (before, now) in [*words.items()][:3]:
         others = "" if len(before) == 1 else " and others"
         differences.append(f"position {position} holds {decode(now)!r} instead of {decode(before[0])!r}{others}")
-    return f"Other sentences than the circuit was traced on: {', '.join(differences)}. {_MEANING[task.aggregate]}"
+    told = ", ".join(differences)
+    return f"These sentences differ from those that the circuit was traced on: {told}. {_MEANING[task.aggregate]}"
 
 
 _MEANING = {
-    "none": "Its nodes are at positions, which mean other words here.",
-    "role": "Its nodes are at roles, and what these words do may be something else here.",
-    "sum": "Its nodes are sums over all positions, and what they add up may be something else here.",
+    "none": "Its nodes are at positions, which hold other words here.",
+    "role": "Its nodes are at roles, whose words may have another function here.",
+    "sum": "Its nodes are sums over all positions, which may add up something else here.",
 }
 
 
