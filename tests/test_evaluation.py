@@ -71,7 +71,7 @@ def test_the_full_circuit_scores_one_and_the_empty_one_zero(
     options = {"ablation": ablation, "error_nodes": error_nodes, "start_layer": start_layer, "sizes": (), "seed": seed}
     full = fc.evaluate(spliced, circuit_of(every_node(spliced, task), task), task, **options)
     empty = fc.evaluate(spliced, circuit_of([], task), task, **options)
-    if error_nodes != "remove":  # without the error_nodes even all features are not the model
+    if error_nodes != "remove":  # without errors even all features are not the model
         assert full.F_circuit == pytest.approx(full.F_model, abs=EXACT)
         assert full.faithfulness == pytest.approx(1, abs=EXACT / abs(full.F_model - full.F_empty))
         assert full.F_complement == pytest.approx(full.F_empty, abs=EXACT)
@@ -80,9 +80,8 @@ def test_the_full_circuit_scores_one_and_the_empty_one_zero(
     assert empty.faithfulness == pytest.approx(0, abs=EXACT / abs(empty.F_model - empty.F_empty))
     assert [empty.F_circuit, empty.F_empty] == pytest.approx([full.F_empty] * 2, abs=EXACT)
     assert empty.F_complement == pytest.approx(full.F_circuit, abs=EXACT)
-    assert full.n_nodes == full.n_error_nodes * (
-        25 if error_nodes == "nodes" else 24
-    )  # error_nodes that are given do not count
+    # error nodes that are given do not count
+    assert full.n_nodes == full.n_error_nodes * (25 if error_nodes == "as-circuit" else 24)
 
 
 @given(family=families, ablation=ablations, size=st.integers(1, 60), seed=seeds)

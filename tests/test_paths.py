@@ -67,12 +67,14 @@ def slow_chain(spliced: SplicedModel, task: fc.Task, path: list[tuple[float, flo
 
 @pytest.mark.parametrize("names", [["embed", "attn_0", "mlp_1", "resid_1", "resid_2"], ["attn_1", "resid_0"]])
 @pytest.mark.parametrize("family", SOME)
-def test_the_chain_multiplies_mean_jacobians(family: str, names: list[str]) -> None:
+def test_the_chain_multiplies_mean_jacobians(family: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows go through the model at once."""
     spliced, task = spliced_model(tiny_model(family), sites=names), random_task(3, 4)
     expected = slow_chain(spliced, task, points("gauss", 3))
     states = batch_states(spliced, task)
     for max_rows in (512, 4):
-        found = fc.node_effects(spliced, task, "ig-chain", steps=3, max_rows=max_rows)
+        monkeypatch.setattr("featcircuits.estimators.ig_chain.ROWS", max_rows)
+        found = fc.node_effects(spliced, task, "ig-chain:steps=3")
         for site, state in states.sites.items():
             close(found.error(site), (state.error_change * expected[site]).sum(-1), 1e-9)
             rows = spliced.dictionaries[site].decoder_rows(state.feature)
