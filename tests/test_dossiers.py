@@ -320,7 +320,7 @@ def test_an_interrupted_pass_goes_on_and_ends_with_the_same(tmp_path: Path, monk
         return items
 
     whole = fc.features(spliced, rows, tmp_path / "whole")
-    with pytest.raises(fc.InputError, match="the same command goes on"):
+    with pytest.raises(fc.InputError, match="run the same command again"):
         fc.features(spliced, rows, tmp_path / "resumed", progress=interrupted)
     resumed = fc.features(spliced, rows, tmp_path / "resumed", progress=counted)
     assert totals[0] == 2  # of four chunks

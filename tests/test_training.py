@@ -136,7 +136,7 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
     options: dict[str, Any] = {"sites": SITES, "name": "mine", "licence": "MIT", "text": "random.txt"}
     out, begun = tmp_path / "mine", []
     kept = stage != "activations"
-    says = "interrupted; the same command goes on" if kept else "interrupted before anything was finished"
+    says = "interrupted; run the same command again" if kept else "interrupted before anything was finished"
     with pytest.raises(InputError, match=says):
         train_suite(bare_model(), random_rows(), out, RECIPE, progress=interrupting(stage, after, []), **options)
     assert [path.name for path in tmp_path.iterdir()] == [".mine.partial"] * kept

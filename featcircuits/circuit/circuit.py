@@ -1,4 +1,4 @@
-"""The circuit: scored nodes, weighted edges, and where they came from."""
+"""The circuit: nodes with effects, edges with weights, and their provenance."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Circuit:
     aggregate: str
     manifest: Mapping[str, Any] = field(default_factory=dict, compare=False)
     labels: Mapping[Endpoint, str] = field(default_factory=dict)
-    """What viewers show in place of the names of some nodes, inputs, or the metric. A feature's name without a
-    place stands for its nodes at all places."""
+    """Texts that viewers show in place of the names of some nodes, inputs, or the metric. A feature's name without a
+    place means its nodes at all places."""
 
     def __post_init__(self) -> None:
         for name in ("nodes", "edges", "manifest", "labels"):

@@ -1,18 +1,17 @@
 """A circuit as a networkx graph, and back.
 
-`to_networkx` gives a DiGraph whose node ids are node names. Its attributes, which every export
-format carries:
+`to_networkx` returns a DiGraph whose node ids are node names. Every export format carries its attributes:
 
 | on | attribute | meaning |
 |---|---|---|
 | node | kind | "feature", "error", "input" or "metric" |
 | node | site, site_kind, layer | "resid_3", "resid", 3; "", "", -1 for the metric and inputs |
-| node | feature | the feature's number; -1 where there is none |
-| node | place | position or role as text; "" where there is none |
+| node | feature | the feature's number; -1 if there is none |
+| node | place | position or role as text; "" if there is none |
 | node | effect | mean effect on m; 0.0 for the metric and inputs |
-| node | standard_error | of the effect; left out where it is unknown |
-| node | words | the clean prompts' words at its place, the most frequent first; "" where they are not known |
-| node | label | what a viewer shows: the circuit's own label, else the node's name (inputs: and their words) |
+| node | standard_error | of the effect; left out if it is unknown |
+| node | words | the clean prompts' words at its place, the most frequent first; "" if they are not known |
+| node | label | the text for viewers: the circuit's own label, else the node's name (for inputs with their words) |
 | edge | weight, sign | mean effect of the edge; 1 or -1 |
 | graph | aggregate, places, manifest | JSON texts |
 """
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def graph_of(circuit: Circuit) -> nx.DiGraph:
-    """With attributes as in the table at the top of this module."""
+    """The circuit as a graph, with the attributes in the table at the top of this module."""
     import networkx as nx
 
     graph = nx.DiGraph(
@@ -57,7 +56,7 @@ def graph_of(circuit: Circuit) -> nx.DiGraph:
 
 
 def circuit_of(graph: nx.DiGraph) -> Circuit:
-    """The inverse; raises `InputError` for a graph that is not a circuit's."""
+    """The circuit of a graph from `graph_of`; raises `InputError` for any other graph."""
     try:
         places, manifest = (parse_json(graph.graph[name], f"its {name}") for name in ("places", "manifest"))
         nodes = {
@@ -79,7 +78,7 @@ def circuit_of(graph: nx.DiGraph) -> Circuit:
 
 
 def _words(manifest: Mapping[str, Any]) -> Mapping[str, str]:
-    """Place -> words, where a trace recorded them."""
+    """Place -> words, if a trace recorded them."""
     task = manifest.get("task")
     words = task.get("words") if isinstance(task, Mapping) else None
     return {k: v for k, v in words.items() if isinstance(v, str)} if isinstance(words, Mapping) else {}

@@ -23,16 +23,16 @@ _LARGEST = 1e30
 
 
 class PruningRule(ABC):
-    """Which entries of an order are kept."""
+    """A rule that says which entries of an order are kept."""
 
     @abstractmethod
     def __call__(self, sizes: np.ndarray) -> np.ndarray:
-        """|effects| in the order in which entries are taken -> which to keep, as a mask."""
+        """The mask of the entries to keep, given |effects| in the order in which entries are taken."""
 
 
 @dataclass(frozen=True)
 class Top(PruningRule):
-    """The first `count`: a budget."""
+    """Keeps the first `count` entries."""
 
     count: int
 
@@ -48,7 +48,7 @@ class Top(PruningRule):
 
 @dataclass(frozen=True)
 class Threshold(PruningRule):
-    """|effect| strictly above `value`."""
+    """Keeps entries whose |effect| is strictly above `value`."""
 
     value: float
 
@@ -64,7 +64,7 @@ class Threshold(PruningRule):
 
 @dataclass(frozen=True)
 class Cumulative(PruningRule):
-    """The first that hold `share` of the total |effect| together."""
+    """Keeps the fewest first entries that together hold `share` of the total |effect|."""
 
     share: float
 
@@ -73,7 +73,7 @@ class Cumulative(PruningRule):
 
     def __call__(self, sizes: np.ndarray) -> np.ndarray:
         before = np.concatenate([[0.0], np.cumsum(sizes)[:-1]])
-        # rounding must not ask for entries beyond the last one that has an effect, nor do without the first
+        # in spite of rounding, keep at least the first entry, and none after the last one with an effect
         short = before < self.share * sizes.sum() * (1 - 1e-12)
         return (short | (np.arange(len(sizes)) == 0)) & (sizes > 0)
 
@@ -90,7 +90,7 @@ PRUNING_RULES: Mapping[str, tuple[Callable[[Any], PruningRule], type]] = {
 
 
 def parse_pruning(text: str | PruningRule) -> PruningRule:
-    """`"top=100"`, `"threshold=0.1"`, `"cumulative=0.8"`; a rule is returned as it is.
+    """The rule of `"top=100"`, `"threshold=0.1"` or `"cumulative=0.8"`; a rule is returned unchanged.
 
     Raises `InputError` for anything else.
     """

@@ -1,4 +1,4 @@
-"""Estimators of node effects: one file each, a base class, and the table of their names.
+"""Estimators of node effects: one file per estimator, a base class, and the table of their names.
 
 Nothing here needs PyTorch until an estimator is made.
 """
@@ -18,7 +18,7 @@ __all__ = ["ESTIMATORS", "default_estimator", "parse_estimator"]
 
 
 def parse_estimator(text: str | Estimator) -> Estimator:
-    """The estimator that a text describes: `ig`, or `ig:steps=5:quadrature=gauss`; an estimator is returned as it is.
+    """The estimator that a text describes: `ig`, or `ig:steps=5:quadrature=gauss`; an estimator is returned unchanged.
 
     Raises `InputError` for an unknown name or option, and for a value that the option cannot have.
     """
@@ -26,7 +26,7 @@ def parse_estimator(text: str | Estimator) -> Estimator:
 
 
 def default_estimator(task: Task, baseline: Baseline | None = None) -> Estimator:
-    """`secant` between the two runs of a pair, `relp` where there is one run: docs/frontier.md says why."""
+    """`secant` for pairs, and `relp` for tasks with a single run; docs/frontier.md gives the reasons."""
     return parse_estimator("secant" if task.paired and baseline in (None, "paired") else "relp")
 
 

@@ -14,7 +14,8 @@ from featcircuits.states.states import States
 
 @dataclass(frozen=True)
 class AttributionPatching(CoefficientEstimator):
-    """coefficient = dm/dx at the clean run: one forward and one backward for all sites."""
+    """coefficient = dm/dx at the clean run; one forward and one backward pass for all sites."""
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
+        """dm/dx at the clean run [example, slot, width], by site."""
         return gradients(spliced, states.batch.clean, states.objective, spliced.sites)

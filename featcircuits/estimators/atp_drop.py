@@ -1,4 +1,4 @@
-"""GradDrop (Kramar et al. 2024, AtP*, section 3.1.2): nodes whose contributions cancel are found."""
+"""GradDrop (Kramar et al. 2024, AtP*, section 3.1.2), which finds nodes whose contributions cancel."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from featcircuits.states.states import States
 
 @dataclass(frozen=True)
 class GradDrop(Estimator):
-    """|effect| = mean over terms of |change . dm/dx|, one term plain and one for each later write dropped.
+    """|effect| = mean over terms of |change . dm/dx|; one term drops nothing, the others drop one later write each.
 
-    A write is what a layer's attention or MLP adds to the residual stream; dropped, it carries no
-    gradient back, so that contributions which cancel through it show. The sign is plain AtP's. The
+    A write is what a layer's attention or MLP adds to the residual stream. A dropped write carries no
+    gradient back, so contributions that cancel through it become visible. The sign is that of plain AtP. The
     paper drops whole layers and averages over all of them; dropping a write before a node would
-    only repeat the plain term and dilute the mean, so those are left out here.
+    only repeat the plain term and dilute the mean, so those terms are left out here.
     """
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
+        """The mean |effect| over terms, with the sign of the plain effect, by site."""
         plain = gradients(spliced, states.batch.clean, states.objective, spliced.sites)
         at_clean = {site: contract(states.sites[site], spliced, site, plain[site]) for site in spliced.sites}
         sums = {site: [part.abs() for part in parts] for site, parts in at_clean.items()}
@@ -48,7 +49,7 @@ class GradDrop(Estimator):
 
 
 def _dropped_gradients(spliced: SplicedModel, states: States, chunk: list[Site]) -> dict[Site, Tensor]:
-    """[write, example, slot, width]: dm/dx at every site with one write dropped at a time."""
+    """dm/dx at every site with one write dropped at a time [write, example, slot, width]."""
     count = len(states.batch.index)
     rows = torch.arange(count, device=spliced.device).repeat(len(chunk))
     turn = {write: number for number, write in enumerate(chunk)}
@@ -69,5 +70,5 @@ def _dropped_gradients(spliced: SplicedModel, states: States, chunk: list[Site])
 
 
 def _signed(size: Tensor, sign: Tensor) -> Tensor:
-    """A plain effect of exactly 0 must not erase what the terms found."""
+    """The mean with the plain effect's sign; a plain effect of exactly 0 counts as positive, so that the mean stays."""
     return torch.where(sign < 0, -size, size)

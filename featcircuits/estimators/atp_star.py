@@ -1,8 +1,8 @@
 """AtP* (Kramar et al. 2024) for features, and its extension to every first-hop reader.
 
-A feature is no query and no key; later attentions read it as both. So the part of its AtP effect
-that passes queries and keys directly is taken out and put back as a finite change: norm, query, key
-and softmax are computed anew for the moved stream, and only what follows is linear.
+A feature is neither a query nor a key, but later attentions read it as both. So the part of its AtP effect
+that passes queries and keys directly is replaced by a finite change: norm, query, key
+and softmax are computed again for the moved stream, and only what follows is linear.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ from featcircuits.states.states import SiteState, States
 from featcircuits.states.tally import pieces
 
 Effect = Callable[[Readers, Moves, FirstHop], Tensor]
-"""-> [term, n]"""
+"""(clean run, moves, first-hop effects) -> effects [term, n]."""
 
 NODES = 256
-"""Nodes of one forward, which has one token per node."""
+"""The most nodes of one forward pass, which has one token per node."""
 
 
 @dataclass(frozen=True)
 class QueryKeyFix(Estimator):
-    """AtP with the direct way through queries and keys finite (both moved together)."""
+    """AtP with a finite change on the direct path through queries and keys (both moved together)."""
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
+        """AtP's effects with the query-key fix, by site."""
         readers = read_clean(spliced, states)
         return _by_site(spliced, states, readers, _fixed(spliced, states), lambda _, x: x[0])
 
 
 @dataclass(frozen=True)
 class AtPStar(Estimator):
-    """The query-key fix under GradDrop: |effect| = mean over terms of |fixed effect|, signed as the plain one.
+    """The query-key fix under GradDrop: |effect| = mean over terms of |fixed effect|, with the plain effect's sign.
 
-    Terms as in `GradDrop`: plain, and each later attention or MLP write dropped.
+    The terms are those of `GradDrop`: one that drops nothing, and one per later attention or MLP write.
     """
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
+        """The mean |fixed effect| over terms, with the sign of the plain one, by site."""
         dropped = writes(spliced)
         readers = read_clean(spliced, states, (None, *dropped))
 
@@ -58,12 +60,13 @@ class AtPStar(Estimator):
 
 @dataclass(frozen=True)
 class FiniteFirstHop(Estimator):
-    """Every first-hop reader finite (attention, MLPs, the final norm and unembedding), the rest linear.
+    """Finite changes through every first-hop reader (attention, MLPs, final norm and unembedding), then linear.
 
-    Our extension of the fix, not the paper's.
+    This extension of the fix is ours, not the paper's.
     """
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
+        """The effects with finite first hops, by site."""
         readers = read_clean(spliced, states)
 
         def effect(readers: Readers, moves: Moves, hop: FirstHop) -> Tensor:
@@ -73,7 +76,7 @@ class FiniteFirstHop(Estimator):
 
 
 def _fixed(spliced: SplicedModel, states: States) -> Effect:
-    """The linear effect, less its direct way through queries and keys, plus the finite one."""
+    """The linear effect, with its direct part through queries and keys replaced by the finite one."""
 
     def effect(readers: Readers, moves: Moves, hop: FirstHop) -> Tensor:
         terms = []
@@ -95,7 +98,7 @@ def _by_site(
     effect: Effect,
     combine: Callable[[Site, Tensor], Tensor],
 ) -> dict[Site, SiteEffects]:
-    """Effects of all feature entries and errors, `NODES` nodes at a time."""
+    """The effects of all feature entries and errors, `NODES` nodes at a time."""
 
     def of(site: Site, rows: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
         found = []

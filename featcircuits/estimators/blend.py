@@ -1,4 +1,4 @@
-"""Between two estimators: one that is right for small moves, and one that is right for large ones."""
+"""Blends of an estimator that is accurate for small moves and one that is accurate for large moves."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from featcircuits.tasks.task import Task
 
 @dataclass(frozen=True)
 class Blend(Estimator):
-    """effect = near + s (far - near), with s the node's share of what moves its residual stream.
+    """effect = near + s (far - near), where s is the node's share of the change of its residual stream.
 
-    A feature nudges the stream, and the gradient at the clean run is right for it; a whole output moves
-    it all the way, and there a secant is. With D the stream's change between the two runs just after
-    the site, s = <what the node writes, D> / <D, D>: second order along the one direction whose
-    curvature is known. The far estimate bends with the changes at all positions of the prompt, of which
-    a node is at one: `share="prompt"` divides by |D| at the position times |D| of all positions
-    together. It is the same where one position changes; where many do it ranks nodes better and
-    understates whole outputs. `near`, `far`: estimators by name, with their default options.
+    A feature moves the stream a little, and the gradient at the clean run is accurate for it; a whole output moves
+    it all the way, and there a secant is accurate. If D is the stream's change between the two runs just after
+    the site, s = <what the node writes, D> / <D, D>. This is second order along the only direction whose
+    curvature is known. The far estimate bends with the changes at all positions of the prompt, but
+    a node is at only one of them: `share="prompt"` divides by |D| at the position times |D| of all positions
+    together. The two agree if only one position changes; if many do, "prompt" ranks nodes better but
+    underestimates whole outputs. `near`, `far`: estimators by name, with their default options.
     """
 
     near: str = "atp"
@@ -41,16 +41,18 @@ class Blend(Estimator):
         others = [name for name in self.table if name != self.name]
         for name in (self.near, self.far):
             if name not in others:
-                raise InputError(f"estimator 'blend' knows no {name!r}; it goes between two of {', '.join(others)}")
+                raise InputError(f"estimator 'blend' cannot use {name!r}; it blends two of {', '.join(others)}")
         if self.share not in SHARES:
             raise InputError(f"estimator 'blend': share is {self.share!r}; known: {', '.join(SHARES)}")
 
     def check(self, task: Task, baseline: Baseline) -> None:
+        """Raise `InputError` if either of the two estimators cannot be used."""
         need_baseline(self, baseline, "paired")
         for part in self._parts():
             part.check(task, baseline)
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
+        """near + s (far - near), by site."""
         near, far = (part.effects(spliced, states) for part in self._parts())
         changes = _stream_changes(spliced, states)
         found: dict[Site, SiteEffects] = {}
@@ -75,13 +77,13 @@ def _prompt(size: Tensor) -> Tensor:
 
 
 SHARES: Mapping[str, Callable[[Tensor], Tensor]] = {"position": _position, "prompt": _prompt}
-"""|D|^2 [example, slot] -> what <node, D> is divided by."""
+"""Name -> function of |D|^2 [example, slot] that gives the divisor of <node, D>."""
 
 
 def _shares(
     spliced: SplicedModel, states: States, site: Site, changes: Mapping[Site, Tensor], share: str
 ) -> tuple[Tensor, Tensor]:
-    """s of each feature entry [n] and of the error [example, slot]; 0 where the stream does not move."""
+    """The share s of each feature entry [n] and of the error [example, slot]; 0 where the stream does not move."""
     state = states.sites[site]
     change, pulled = _change_after(spliced, states, site, changes)
     size = SHARES[share](change.square().sum(-1))
@@ -91,7 +93,7 @@ def _shares(
 
 
 def _stream_changes(spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
-    """At the sites that the shares need: corrupted less clean, bypasses included [example, slot, width]."""
+    """Corrupted minus clean activation [example, slot, width], with bypasses, at the sites that the shares need."""
     assert states.batch.corrupted is not None
     bypassed = {site for site, dictionary in spliced.dictionaries.items() if dictionary.has_bypass}
     needed = {_stream(spliced, site) for site in spliced.sites} | {site for site in bypassed if site.kind == "attn"}
@@ -105,7 +107,7 @@ def _stream_changes(spliced: SplicedModel, states: States) -> dict[Site, Tensor]
 
 
 def _stream(spliced: SplicedModel, site: Site) -> Site:
-    """The residual stream that has what the site writes, or that what it writes is yet to be added to."""
+    """The residual stream that contains what the site writes, or to which it is added next."""
     entry = spliced.entry(site)
     return resid(site.layer - 1) if entry.kind in ("attn", "attn_z") else entry
 
@@ -119,7 +121,7 @@ def _change_after(
         change = change + changes.get(site, state.x_change)
     if site.kind != "attn_z":
         return change, change
-    # what the heads write is linear in them but for a post-norm, whose slope at the clean run stands for it
+    # what the heads write is linear in them except for a post-norm, which is replaced by its slope at the clean run
     write = spliced.architecture.attention_write(spliced.model, site.layer)
     with torch.no_grad():
         moved = write(state.x + state.x_change.to(state.x.dtype)) - write(state.x)

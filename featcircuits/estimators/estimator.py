@@ -1,4 +1,4 @@
-"""What an estimator is: a frozen dataclass whose fields are its options, and what it makes of a batch."""
+"""The base classes of estimators (frozen dataclasses whose fields are the options), and their results."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from featcircuits.tasks.corruption import Noise
 from featcircuits.tasks.task import Task
 
 ROWS = 512
-"""Rows of one forward at most, where the memory allows so many."""
+"""The most rows of one forward pass, if memory allows so many."""
 
 
 class SiteEffects(NamedTuple):
-    """Effects of all nodes of one site, in one batch."""
+    """The effects of all nodes of one site, in one batch."""
 
     features: Tensor
-    """Of each feature entry [n]"""
+    """The effect of each feature entry [n]."""
     errors: Tensor
-    """Of the error term of each position [example, slot]"""
+    """The effect of the error node at each position [example, slot]."""
     coefficient: Tensor | None = None
-    """[example, slot, width]: an effect is a node's change times this; None where the estimator has none."""
+    """The coefficient [example, slot, width] that a node's change is multiplied by; None if there is none."""
 
 
 class Estimator(Variant, ABC):
-    """Gives every node of a batch its effect on m."""
+    """Computes the effect on m of every node of a batch."""
 
     table = ESTIMATORS
 
     compared: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
-    """The options with which `fc.agree` compares it with exact patching when it is given no list."""
+    """The options with which `fc.agree` compares it with exact patching by default."""
     has_edges: ClassVar[bool] = False
     """Whether `fc.edge_effects` can use it."""
 
     def check(self, task: Task, baseline: Baseline) -> None:
-        """Raise `InputError` for what it needs and the task or the baseline does not have; most need nothing."""
+        """Raise `InputError` if the task or baseline lacks something that the estimator needs; most need nothing."""
 
     @abstractmethod
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
@@ -54,22 +54,23 @@ class Estimator(Variant, ABC):
 
 
 class CoefficientEstimator(Estimator):
-    """An estimator with a coefficient per site: a node's effect is its change times that. Edges need one."""
+    """An estimator with a coefficient per site: a node's effect is its change times it. Edges need a coefficient."""
 
     has_edges = True
 
     @abstractmethod
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
-        """[example, slot, width] at every site."""
+        """The coefficient at every site [example, slot, width]."""
 
     def propagation(self, spliced: SplicedModel, states: States) -> AbstractContextManager[States]:
-        """The rules under which edges differentiate direct connections; without rules, gradients.
+        """A context with the rules under which edges differentiate direct connections; without rules, gradients.
 
-        Gives the states, with what else the estimator differentiates in them (secants: the metric).
+        It returns the states, changed if the estimator also differentiates the metric in its own way (secants).
         """
         return nullcontext(states)
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
+        """Each node's change times the coefficient, by site."""
         coefficients = self.coefficients(spliced, states)
         return {
             site: SiteEffects(*contract(state, spliced, site, coefficients[site]), coefficients[site])
@@ -78,7 +79,7 @@ class CoefficientEstimator(Estimator):
 
 
 def need_baseline(estimator: Estimator, baseline: Baseline, *known: str) -> None:
-    """Refuse a baseline under which there are no two runs for the estimator to go between."""
+    """Raise `InputError` for a baseline without a second run for the estimator."""
     given = "noise" if isinstance(baseline, Noise) else baseline
     if given not in known:
         raise InputError(
@@ -88,7 +89,7 @@ def need_baseline(estimator: Estimator, baseline: Baseline, *known: str) -> None
 
 
 def need_corrupted_prompts(estimator: Estimator, task: Task) -> None:
-    """Refuse a task without pairs."""
+    """Raise `InputError` for a task without pairs."""
     if not task.paired:
         raise InputError(
             f"{task.name}: estimator {estimator.name!r} moves the inputs to the corrupted prompt, and the task has "

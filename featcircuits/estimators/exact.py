@@ -1,4 +1,4 @@
-"""Exact activation patching: every node is patched alone and the change of m is read off."""
+"""Exact activation patching: every node is patched alone, and the change of m is its effect."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from featcircuits.states.tally import pieces
 
 @dataclass(frozen=True)
 class ExactPatching(Estimator):
-    """effect = m(x | node takes its patched value) - m(x); one forward row per node that moves, 0 for the others.
+    """effect = m(x | node takes its patched value) - m(x); one forward row per node that moves, 0 for other nodes.
 
-    Rows are batched and start right after the patched site. Editing feature i adds its change times its
-    decoder row: the error stays the clean run's.
+    Rows are batched and start right after the patched site. Patching feature i adds its change times its
+    decoder row; the error stays that of the clean run.
     """
 
     compared = ()
     has_edges = True
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
+        """The exact effect of every node, by site."""
         return {
             site: SiteEffects(_features(spliced, states, site, state), error_effects(spliced, states, site))
             for site, state in states.sites.items()
@@ -42,7 +43,7 @@ def _features(spliced: SplicedModel, states: States, site: Site, state: SiteStat
 
 
 def error_effects(spliced: SplicedModel, states: States, site: Site) -> Tensor:
-    """[example, slot]: m(x | the error there takes its patched value) - m(x), one forward row each."""
+    """m(x | the error there takes its patched value) - m(x) [example, slot], with one forward row each."""
     state = states.sites[site]
     changes = state.error_change.flatten(0, 1)
     effects = torch.zeros_like(changes[:, 0])

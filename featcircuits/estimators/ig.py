@@ -21,9 +21,9 @@ from featcircuits.states.states import States
 class IntegratedGradients(CoefficientEstimator):
     """coefficient = mean of dm/dx along the straight path of the whole site.
 
-    Decode being affine, the path of features and error is the path of x itself, so no dictionary
-    runs inside the loop. Sites that the same layer follows share forwards, which start there; a site that only the
-    stream reads moves the stream.
+    Since decode is affine, the path of features and error is the path of x itself, so no dictionary
+    runs inside the loop. Sites before the same layer share forward passes, which start at that layer; a site that
+    only the stream reads moves the stream.
     """
 
     steps: int = ranged(10, 1, MOST_STEPS)
@@ -36,6 +36,7 @@ class IntegratedGradients(CoefficientEstimator):
         check_quadrature(self.quadrature, self.steps)
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
+        """The mean gradient along the path [example, slot, width], by site."""
         totals = {site: torch.zeros_like(state.x) for site, state in states.sites.items()}
         path = points(self.quadrature, self.steps)
         by_start = sorted(spliced.sites, key=lambda site: (spliced.entry(site).start, site))
@@ -61,7 +62,7 @@ def _moved(spliced: SplicedModel, states: States, site: Site, alpha: float) -> T
 def _gradients_at(
     spliced: SplicedModel, states: States, start: int, stops: Sequence[tuple[Site, Tensor]]
 ) -> Sequence[Tensor]:
-    """dm/dx at each (entry, value of it), all in one forward from layer `start`."""
+    """dm/dx at each (entry, value of it), all in one forward pass from layer `start`."""
     n_examples = len(states.batch.index)
     rows = torch.arange(n_examples, device=spliced.device).repeat(len(stops))
     leaves = [value.detach().requires_grad_() for _, value in stops]

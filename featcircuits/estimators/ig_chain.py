@@ -1,4 +1,4 @@
-"""Integrated gradients with averaged Jacobians: one backward pass a point serves every site."""
+"""Integrated gradients with averaged Jacobians: one backward pass per point for all sites."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from featcircuits.tasks.task import Task
 
 @dataclass(frozen=True)
 class ChainedIntegratedGradients(CoefficientEstimator):
-    """coefficient = product of the mean Jacobians from site to site, and m's mean gradient at the end.
+    """coefficient = product of the mean Jacobians from site to site, and of m's mean gradient at the end.
 
-    At each point of the path every site stands on its own straight line between the two runs, whatever
-    arrives there; a coefficient that comes back to a site is averaged over the points before it goes
-    on. Per-site IG averages the Jacobian of all that follows instead, at a backward pass a point and
-    site. Effects of all nodes of a full cut add up to m(corrupted) - m(clean) as the points grow. Edges,
-    as with `ig`, see the clean run's Jacobian.
+    At each point of the path every site is on its own straight line between the two runs, whatever
+    arrives there. A coefficient that comes back to a site is averaged over the points before it goes
+    on. Per-site IG instead averages the Jacobian of everything that follows, with one backward pass per point and
+    site. The effects of all nodes of a full cut approach m(corrupted) - m(clean) as the number of points grows. Edges
+    use the clean run's Jacobian, as with `ig`.
     """
 
     steps: int = ranged(2, 1, 100)
@@ -37,9 +37,11 @@ class ChainedIntegratedGradients(CoefficientEstimator):
         check_quadrature(self.quadrature, self.steps)
 
     def check(self, task: Task, baseline: Baseline) -> None:
+        """Raise `InputError` unless there are two runs to go between."""
         need_baseline(self, baseline, "paired", "noise")
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
+        """The chained coefficients [example, slot, width], by site."""
         tokens, examples = states.batch.clean, torch.arange(len(states.batch.index), device=spliced.device)
         at_once = max(1, spliced.rows_at_once(tokens.ids.shape[1], ROWS, gradients=True) // self.steps)
         parts = [self._coefficients(spliced, states, part) for part in examples.split(at_once)]
@@ -51,7 +53,7 @@ class ChainedIntegratedGradients(CoefficientEstimator):
         rows, folded = examples.repeat(len(path)), (len(path), len(examples))
 
         def mean(x: Tensor) -> Tensor:
-            """Passes back the mean over the points, to each of them."""
+            """Pass back the mean over the points to each of them."""
             shared = weight.to(x.device, x.dtype) * x.unflatten(0, folded).sum(0)
             return shared.flatten(0, 1)
 

@@ -1,4 +1,4 @@
-"""Conductance (Dhamdhere et al. 2018): what of the inputs' integrated gradients flows through each node."""
+"""Conductance (Dhamdhere et al. 2018): the part of the inputs' integrated gradients that flows through each node."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from featcircuits.tasks.task import Task
 
 
 class _Along(NamedTuple):
-    """A site somewhere on the path: what its nodes write [example, slot, width], its entries' features [n]."""
+    """A site at a point of the path: what its nodes write [example, slot, width], and its entries' features [n]."""
 
     x: Tensor
     features: Tensor
@@ -35,10 +35,10 @@ class _Along(NamedTuple):
 class Conductance(Estimator):
     """effect = sum over the path of dm/dnode times the node's own increment.
 
-    The path is that of `ig-inputs`: the embeddings go from the clean prompt to the corrupted one. There
-    every site's whole change is used at every point; here each node moves as it does in those runs, so
-    effects of all nodes of a full cut add up to m(corrupted) - m(clean) as the points grow. Features
-    that are active nowhere but inside the path count as error.
+    The path is that of `ig-inputs`: the embeddings move from the clean prompt to the corrupted one. There
+    every point uses each site's whole change; here each node moves as it does in those runs, so the
+    effects of all nodes of a full cut approach m(corrupted) - m(clean) as the number of points grows. Features
+    that are active only inside the path count as error.
     """
 
     steps: int = ranged(5, 1, MOST_STEPS)
@@ -49,9 +49,11 @@ class Conductance(Estimator):
         check_quadrature(self.quadrature, self.steps)
 
     def check(self, task: Task, baseline: Baseline) -> None:
+        """Raise `InputError` for a task without pairs."""
         need_baseline(self, baseline, "paired")
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
+        """The conductance of every node, by site."""
         assert states.batch.corrupted is not None
         embed = spliced.architecture.module(spliced.model, EMBED)
         with torch.no_grad():
@@ -75,7 +77,7 @@ class Conductance(Estimator):
 
 
 def _along(spliced: SplicedModel, states: States, move: Tensor) -> dict[Site, _Along]:
-    """Every site in a run whose embeddings are moved."""
+    """Every site in a run with moved embeddings."""
     seen: dict[Site, Tensor] = {}
 
     def keep(site: Site, x: Tensor) -> Tensor:
@@ -101,7 +103,7 @@ def _site_along(spliced: SplicedModel, site: Site, state: SiteState, seen: Mappi
 
 
 def _moved(dictionary: Dictionary, state: SiteState, before: _Along, after: _Along) -> SiteState:
-    """The site as if patching brought this increment."""
+    """The state of the site as if patching changed it by this increment."""
     state = replace(state, change=after.features - before.features, x_change=after.x - before.x)
     explained = dictionary.write(state.step, state.row, state.feature, state.x.shape[:2].numel())
     return replace(state, error_change=state.x_change - explained.view(state.x_change.shape))

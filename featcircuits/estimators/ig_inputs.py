@@ -21,8 +21,8 @@ from featcircuits.tasks.task import Task
 class InputIntegratedGradients(CoefficientEstimator):
     """coefficient = mean of dm/dx while the embeddings move from the clean prompt to the corrupted one.
 
-    Every site rides along, so one backward pass a point serves all of them; `ig` needs one for each
-    point and site. The path is that of the pair, whatever patching puts in.
+    Every site moves along with the embeddings, so one backward pass per point is enough for all of them; `ig` needs
+    one per point and site. The path is always that of the pair, whatever the baseline.
     """
 
     steps: int = ranged(5, 1, MOST_STEPS)
@@ -35,9 +35,11 @@ class InputIntegratedGradients(CoefficientEstimator):
         check_quadrature(self.quadrature, self.steps)
 
     def check(self, task: Task, baseline: Baseline) -> None:
+        """Raise `InputError` for a task without pairs."""
         need_corrupted_prompts(self, task)
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
+        """The mean gradient along the inputs' path [example, slot, width], by site."""
         assert states.batch.corrupted is not None
         embed = spliced.architecture.module(spliced.model, EMBED)
         with torch.no_grad():

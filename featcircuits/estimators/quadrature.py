@@ -33,17 +33,17 @@ QUADRATURES: Mapping[str, Callable[[int], Points]] = {"left": left, "midpoint": 
 
 
 MOST_STEPS = 1000
-"""Gauss-Legendre solves an eigenproblem of this size, and each point is a backward pass."""
+"""The most steps: Gauss-Legendre solves an eigenproblem of this size, and each point is a backward pass."""
 
 
 def check_quadrature(quadrature: str, steps: int) -> None:
-    """Refuse an unknown quadrature, and more or fewer steps than integrated gradients can have."""
+    """Raise `InputError` for an unknown quadrature or a number of steps out of range."""
     if quadrature not in QUADRATURES:
         raise InputError(f"unknown quadrature {shortened(quadrature)}; {known(QUADRATURES, quadrature)}")
     check_number("steps", steps, Range(1, MOST_STEPS))
 
 
 def points(quadrature: str, steps: int) -> Points:
-    """Its points; an unknown quadrature or number of steps is an `InputError`."""
+    """The points of a quadrature; raises `InputError` for an unknown quadrature or number of steps."""
     check_quadrature(quadrature, steps)
     return QUADRATURES[quadrature](steps)

@@ -17,11 +17,11 @@ from featcircuits.states.states import States
 
 @dataclass(frozen=True)
 class RelevancePatching(CoefficientEstimator):
-    """coefficient = what a backward pass of m under the rules brings to x in the clean run.
+    """coefficient = result at x of a backward pass of m under the rules in the clean run.
 
     Relevance passes a spliced site unchanged, as gradients do: the coefficient at a feature is
-    that of x along its decoder row, and no rule is applied inside a dictionary. One forward and
-    one backward for all sites. `rules`: see `featcircuits.propagation`.
+    that of x along its decoder row, and no rule is applied inside a dictionary. It takes one forward and
+    one backward pass for all sites. `rules`: see `featcircuits.propagation`.
     """
 
     rules: str = "default"
@@ -32,10 +32,11 @@ class RelevancePatching(CoefficientEstimator):
 
     @contextmanager
     def propagation(self, spliced: SplicedModel, states: States) -> Iterator[States]:
-        """The rules on the model; edges differentiate direct connections under the same."""
+        """A context with the rules on the model, so that edges differentiate direct connections under them."""
         with propagation(spliced.model, self.rules, spliced.architecture):
             yield states
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
+        """The relevance coefficients [example, slot, width], by site."""
         with self.propagation(spliced, states):
             return gradients(spliced, states.batch.clean, states.objective, spliced.sites)

@@ -20,19 +20,20 @@ from featcircuits.tasks.task import Task
 
 @dataclass(frozen=True)
 class Secant(CoefficientEstimator):
-    """coefficient = what a backward pass of m brings to x, each module passing on its secant.
+    """coefficient = result at x of a backward pass of m in which each module passes on its secant.
 
-    A module's secant takes its change between the clean and the corrupted run exactly to that of its
-    output (`featcircuits.propagation.secant`), and so does m's. Effects of all nodes of a full cut
-    therefore add up to m(corrupted) - m(clean). Two forwards and one backward for all sites.
+    A module's secant takes the change of its input between the clean and the corrupted run exactly to that of its
+    output (`featcircuits.propagation.secant`), and so does m's. The effects of all nodes of a full cut
+    therefore add up to m(corrupted) - m(clean). It takes two forward passes and one backward pass for all sites.
     """
 
     def check(self, task: Task, baseline: Baseline) -> None:
+        """Raise `InputError` unless there are two runs to go between."""
         need_baseline(self, baseline, "paired")
 
     @contextmanager
     def propagation(self, spliced: SplicedModel, states: States) -> Iterator[States]:
-        """Secants on the model and in m."""
+        """A context with secants on the model and in m."""
         assert states.batch.corrupted is not None
         with secants(spliced.model, spliced.architecture):
             with torch.no_grad():
@@ -40,5 +41,6 @@ class Secant(CoefficientEstimator):
             yield replace(states, objective=states.objective._replace(toward=toward))
 
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
+        """The secant coefficients [example, slot, width], by site."""
         with self.propagation(spliced, states) as between:
             return gradients(spliced, states.batch.clean, between.objective, spliced.sites)

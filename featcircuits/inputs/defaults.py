@@ -3,6 +3,6 @@
 KEEP_NODES = "top=150"
 KEEP_EDGES = "top=1000"
 EDGE_NODES = 40
-"""Among how many nodes `fc.agree` compares edges"""
+"""How many nodes `fc.agree` takes to compare the edges among them."""
 DRAWS = 5
-"""Random circuits at each size of an evaluation's curve"""
+"""The number of random circuits at each size of an evaluation's curve."""

@@ -1,4 +1,4 @@
-"""Words of earlier versions: whoever uses one is told the word that took its place."""
+"""Words of earlier versions: a message tells their users the word of today."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 class New(NamedTuple):
-    """A word of today, and, where it takes the value in another form, an example of that."""
+    """A word of today and, if it takes its value in another form, an example."""
 
     word: str
     example: str = ""
@@ -34,11 +34,11 @@ RENAMED: Mapping[str, tuple[New, ...]] = {
     "node_threshold": (New("keep_nodes", "threshold=0.1"),),
     "edge_threshold": (New("keep_edges", "threshold=0.1"),),
 }
-"""Old word -> those that took its place; the first that exists where the old one was used is meant."""
+"""Old word -> the words of today that may replace it; the first one known at the place of use is meant."""
 
 
 def told(word: str, names: Iterable[str]) -> str | None:
-    """What to say of a word where only `names` are known; None where it is not an old one."""
+    """The message about an old word at a place where only `names` are known; None if the word is not an old one."""
     known = set(names)
     new = next((new for new in RENAMED.get(word, ()) if word not in known and new.word in known), None)
     if new is None:
@@ -49,7 +49,7 @@ def told(word: str, names: Iterable[str]) -> str | None:
 
 
 def takes_new_words(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, with an `InputError` that names the new word where an old one is given by keyword."""
+    """The function, but raising an `InputError` that names the new word if an old one is given by keyword."""
     names = list(signature(function).parameters)
 
     @wraps(function)

@@ -1,7 +1,7 @@
-"""Values chosen by name, with options after colons, as users write them: `ratio` or `ratio:positive=0.8`.
+"""Values that users choose by name, with options after colons: `ratio` or `ratio:positive=0.8`.
 
 A kind of value (estimators, selection rules, ...) has one `Table` of names, and each of its rows is a frozen
-dataclass that derives from `Variant`. Text is parsed once, where it comes in; from there on the value is passed.
+dataclass that derives from `Variant`. Text is parsed once, where it enters; after that only the value is passed on.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _COUNTS = Range(1, MOST)
 
 
 class Table(Mapping[str, type[V]], Generic[V]):
-    """Name -> class. A class is imported when it is first asked for, so that names alone cost nothing.
+    """Name -> class. A class is imported when it is first used, so that names alone cost nothing.
 
-    `what` the rows are, for messages. `rows`: name -> "module.Class", seen from the module `package`.
+    `what`: what the rows are, for messages. `rows`: name -> "module.Class", relative to the module `package`.
     """
 
     def __init__(self, what: str, package: str, rows: Mapping[str, str]) -> None:
@@ -43,7 +43,7 @@ class Table(Mapping[str, type[V]], Generic[V]):
         return name in self.rows
 
     def name_of(self, kind: type) -> str:
-        """The name of a row's class; of a class without a row its own name."""
+        """The name of a row's class; for a class without a row, the class's own name."""
         return next((name for name in self if self._place(name) == (kind.__module__, kind.__name__)), kind.__name__)
 
     def _place(self, name: str) -> tuple[str, str]:
@@ -51,14 +51,14 @@ class Table(Mapping[str, type[V]], Generic[V]):
         return f"{self.package}.{module}", kind
 
     def named(self, name: str) -> type[V]:
-        """The class of a name; an unknown name is an `InputError`."""
+        """The class of a name; raises `InputError` for an unknown name."""
         check_kind(self.what, name, str)
         if name not in self.rows:
             raise InputError(f"unknown {self.what} {shortened(name)}; {known(self, name)}")
         return self[name]
 
     def parse(self, value: str | V) -> V:
-        """The value that a text describes, such as `ig:steps=5`; a value is returned as it is.
+        """The value that a text describes, such as `ig:steps=5`; a value is returned unchanged.
 
         Raises `InputError` for an unknown name or option, an option given twice, and a value that the option cannot
         have.
@@ -78,7 +78,7 @@ class Table(Mapping[str, type[V]], Generic[V]):
         return self.named(name)(**options)
 
     def _option(self, name: str, key: str) -> Field[Any]:
-        """An option of a row by name; one that it does not have is refused, naming the rows that have it."""
+        """A row's option by name; raises `InputError`, naming rows that have the option, if this row does not."""
         own = {option.name: option for option in fields(self.named(name))}  # type: ignore[arg-type]
         if (message := told(key, own)) is not None:
             raise InputError(f"{self.what} {name!r}: {message}")
@@ -94,8 +94,8 @@ class Table(Mapping[str, type[V]], Generic[V]):
 class Variant:
     """A row of a table: a frozen dataclass whose fields, with their defaults, are the options.
 
-    `ranged` gives the number of an option its range. Options are checked whenever a value is made: a wrong type and
-    a number out of its range are an `InputError`.
+    `ranged` declares the range of a number. Options are checked whenever a value is made: a wrong type or
+    a number out of range raises `InputError`.
     """
 
     table: ClassVar[Table[Any]]
@@ -106,7 +106,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """In its table."""
+        """Its name in the table."""
         return self.table.name_of(type(self))
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Selection rules: the order in which a circuit takes its nodes. One file each, a base class, and the table of names.
+"""Selection rules: the order in which a circuit takes its nodes. One file per rule, a base class, a table of names.
 
 Nothing here needs PyTorch until a rule is made.
 """
@@ -18,7 +18,7 @@ DEFAULT_SELECTION = "effect"
 
 
 def parse_selection(text: str | SelectionRule) -> SelectionRule:
-    """The rule that a text describes: `ratio`, or `ratio:positive=0.8`; a rule is returned as it is.
+    """The rule that a text describes: `ratio`, or `ratio:positive=0.8`; a rule is returned unchanged.
 
     Raises `InputError` for an unknown name or option, and for a value that the option cannot have.
     """

@@ -1,4 +1,4 @@
-"""The strongest first, whichever way they push."""
+"""The strongest nodes first, whatever their sign."""
 
 from __future__ import annotations
 
@@ -14,4 +14,5 @@ class ByEffect(SelectionRule):
     """Descending |effect|."""
 
     def order(self, evidence: Evidence) -> list[Node]:
+        """The nodes by descending |effect|."""
         return evidence.by_effect()

@@ -1,4 +1,4 @@
-"""What a selection rule may look at, and the ablated model that searching rules run."""
+"""The data of a selection rule, and the ablated model that searching rules run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from featcircuits.tasks.task import Task
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """A model, a task, and the effects that an estimator gives its nodes.
+    """A model, a task, and the effects that an estimator gives the nodes.
 
-    `scores`: every node with an effect, in forward order. They are what a rule orders.
+    `scores`: every node with an effect, in forward order; a rule orders these.
     """
 
     spliced: SplicedModel
@@ -33,10 +33,10 @@ class Evidence:
     seed: int
     progress: Progress
     start_layer: int = 0
-    """Layers before it are given: they are never ablated, and no node of theirs is among the scores."""
+    """Layers before it are never ablated, and none of their nodes is among the scores."""
 
     def by_effect(self) -> list[Node]:
-        """Strongest |effect| first; equal ones in forward order."""
+        """The nodes with the strongest |effect| first, equal ones in forward order."""
         return strongest({node: score.effect for node, score in self.scores.items()})
 
     def ablated(self, ablation: str, error_nodes: str) -> AblatedModel:
@@ -47,7 +47,7 @@ class Evidence:
         return AblatedModel(scope, prepared, error_nodes, self.start_layer, batch_size)
 
     def searched(self, error_nodes: str) -> tuple[list[Node], list[Node]]:
-        """By effect: the nodes that a search decides on, and error nodes where all are kept or ablated."""
+        """(the nodes that a search decides on, error nodes that are all kept or ablated), each by |effect|."""
         ranked = self.by_effect()
         open_nodes = varying(ranked, self.spliced, error_nodes)
         decided = set(open_nodes)
@@ -55,12 +55,12 @@ class Evidence:
 
 
 def strongest(values: Mapping[Node, float]) -> list[Node]:
-    """Largest |value| first; equal ones keep their order."""
+    """The nodes with the largest |value| first; equal ones keep their order."""
     return sorted(values, key=lambda node: -abs(values[node]))
 
 
 def check_search(ablation: str, error_nodes: str, task: Task, baseline: Baseline) -> None:
-    """Refuse settings of a rule that runs ablated models, and ablations that the task cannot have."""
+    """Raise `InputError` for invalid settings of a searching rule, and for ablations unsuitable for the task."""
     check_error_nodes(error_nodes)
     ABLATIONS.named(_ablation_of(ablation, baseline)).check(task)
 

@@ -21,9 +21,9 @@ from featcircuits.tasks.task import Task
 class Greedy(SelectionRule):
     """From a circuit of the `pool` strongest nodes down to `smallest`, by exact effects inside it.
 
-    In each round every node of the circuit is ablated in it alone, and every one of the quarter as many
-    nodes that stand next is restored in it alone. These nodes are ordered anew by how much that changes F,
-    and the weakest `drop` share of the circuit leaves. One ablated run a node tried, round and example.
+    In each round every node of the circuit is ablated alone, and of the nodes that come next, a quarter as many
+    are each restored alone. These nodes are then ordered by how much that changes F,
+    and the weakest `drop` share of the circuit is removed. It takes one ablated run per node, round and example.
     `ablation`, `error_nodes`: as in `featcircuits.selection.iterated`.
     """
 
@@ -39,9 +39,11 @@ class Greedy(SelectionRule):
             raise InputError(f"pool={self.pool}, smallest={self.smallest}: give a pool that is at least as large")
 
     def check(self, task: Task, baseline: Baseline) -> None:
+        """Raise `InputError` for an ablation unsuitable for the task."""
         check_search(self.ablation, self.error_nodes, task, baseline)
 
     def order(self, evidence: Evidence) -> list[Node]:
+        """The nodes in the order of the last round that kept them."""
         ablated, (order, fixed) = evidence.ablated(self.ablation, self.error_nodes), evidence.searched(self.error_nodes)
         sizes = self._sizes(len(order))
         for size in evidence.progress(sizes, "greedy refinement", len(sizes)):
@@ -59,7 +61,7 @@ class Greedy(SelectionRule):
 
 
 def toggling(ablated: AblatedModel, task: Task, order: Sequence[Node], size: int, count: int) -> Tensor:
-    """F(the first `size`) less F of it with each of the first `count` the other way round: [node, example]."""
+    """F(the first `size` nodes) minus F with each of the first `count` nodes switched [node, example]."""
     ranks = ranks_of(ablated.spliced, task.places, order)
     circuits = [Subgraph(ranks, size), *(Subgraph(ranks, size, toggled=rank) for rank in range(count))]
     found = ablated.metric(task, circuits)

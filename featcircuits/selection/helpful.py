@@ -13,8 +13,9 @@ from featcircuits.selection.rule import SelectionRule
 class HelpfulFirst(SelectionRule):
     """Positive effects, strongest first, then negative ones, strongest first.
 
-    A circuit without what works against the answer may show more of the behaviour than the model does.
+    A circuit without nodes that work against the answer may show more of the behaviour than the model does.
     """
 
     def order(self, evidence: Evidence) -> list[Node]:
+        """The nodes with positive effects, strongest first, then the negative ones."""
         return sorted(evidence.by_effect(), key=lambda node: evidence.scores[node].effect < 0)

@@ -20,10 +20,10 @@ from featcircuits.tasks.task import Task
 
 @dataclass(frozen=True)
 class IteratedPruning(SelectionRule):
-    """Drops the `drop` share of smallest |dF/dz| again and again, down to `smallest` nodes.
+    """Drops the `drop` share of nodes with smallest |dF/dz| again and again, down to `smallest` nodes.
 
-    z = 1 keeps a node and 0 ablates it, so dF/dz is a node's effect inside the circuit that is left. What
-    was dropped later comes first. `ablation`: "same" as the baseline of the effects, or another by name.
+    z = 1 keeps a node and 0 ablates it, so dF/dz is a node's effect inside the circuit that is left. Nodes that
+    were dropped later come first. `ablation`: "same" as the baseline of the effects, or another by name.
     `error_nodes`: as in `featcircuits.evaluation.evaluate`.
     """
 
@@ -33,9 +33,11 @@ class IteratedPruning(SelectionRule):
     error_nodes: str = "as-circuit"
 
     def check(self, task: Task, baseline: Baseline) -> None:
+        """Raise `InputError` for an ablation unsuitable for the task."""
         check_search(self.ablation, self.error_nodes, task, baseline)
 
     def order(self, evidence: Evidence) -> list[Node]:
+        """The nodes, those that were dropped last first."""
         ablated = evidence.ablated(self.ablation, self.error_nodes)
         prepared = list(ablated.prepared(evidence.task))
         kept, dropped = evidence.searched(self.error_nodes)
@@ -47,7 +49,7 @@ class IteratedPruning(SelectionRule):
         return [*kept, *dropped]
 
     def _sizes(self, count: int) -> list[int]:
-        """How many are kept after each round; the last round drops none and only ranks."""
+        """How many nodes are kept after each round; the last round drops none and only ranks."""
         sizes = []
         while count > self.smallest:
             count = max(self.smallest, min(count - 1, int(count * (1 - self.drop))))
@@ -56,7 +58,7 @@ class IteratedPruning(SelectionRule):
 
 
 def effects_inside(ablated: AblatedModel, prepared: Iterable[Prepared], task: Task, nodes: list[Node]) -> list[float]:
-    """Each node's mean dF/dz at 1, everything but `nodes` ablated."""
+    """Each node's mean dF/dz at 1, with everything except `nodes` ablated."""
     masks = masks_of(ablated.spliced, task.places, nodes)
     total: Masks = {site: torch.zeros_like(mask) for site, mask in masks.items()}
     for batch in prepared:

@@ -1,4 +1,4 @@
-"""A learned mask: scores of nodes, such that the best of any number make a faithful circuit."""
+"""A learned mask: scores of nodes, such that at every size the nodes with the best scores make a faithful circuit."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LOW, _HIGH = -0.1, 1.1
 
 @dataclass(frozen=True)
 class LearnedMask(SelectionRule):
-    """Descending learned score; scores begin as -log(rank by |effect|).
+    """Orders nodes by descending learned score; scores begin as -log(rank by |effect|).
 
-    Each step draws a size k, evenly on a log axis from `smallest` to all nodes, lets the nodes of about
-    the k highest scores through, mask = sigmoid((score - score of rank k) / temperature), stretched and
-    cut, and takes a step of Adam down mean ((F(circuit) - F(model)) / (F(model) - F(empty)))^2. `ablation`,
+    Each step draws a size k, evenly on a log axis from `smallest` to all nodes, keeps about
+    the k nodes with the highest scores, mask = sigmoid((score - score of rank k) / temperature), stretched and
+    cut, and takes a step of Adam on the mean of ((F(circuit) - F(model)) / (F(model) - F(empty)))^2. `ablation`,
     `error_nodes`: as in `featcircuits.selection.iterated`.
     """
 
@@ -40,9 +40,11 @@ class LearnedMask(SelectionRule):
     error_nodes: str = "as-circuit"
 
     def check(self, task: Task, baseline: Baseline) -> None:
+        """Raise `InputError` for an ablation unsuitable for the task."""
         check_search(self.ablation, self.error_nodes, task, baseline)
 
     def order(self, evidence: Evidence) -> list[Node]:
+        """The nodes by descending learned score."""
         ablated, task = evidence.ablated(self.ablation, self.error_nodes), evidence.task
         nodes, fixed = evidence.searched(self.error_nodes)
         batches = list(ablated.prepared(task))
@@ -60,7 +62,7 @@ class LearnedMask(SelectionRule):
         return [*sorted(nodes, key=lambda node: -found[node]), *fixed]
 
     def _drawn(self, scores: Tensor, generator: torch.Generator) -> Tensor:
-        """Masks of about a drawn number of nodes; differentiable in the scores."""
+        """Masks that keep about the drawn number of nodes, differentiable with respect to the scores."""
         few = min(self.smallest, len(scores))
         size = round(few * (len(scores) / few) ** float(torch.rand(1, generator=generator)))
         threshold = scores.detach().topk(size).values[-1]
@@ -69,7 +71,7 @@ class LearnedMask(SelectionRule):
 
 
 def _gap(ablated: AblatedModel, batches: Sequence[Prepared], task: Task) -> float:
-    """mean F(model) - mean F(empty), and 1 where there is none to divide by."""
+    """The mean F(model) - mean F(empty), or 1 if it is too small to divide by."""
     empty = ablated.metric(task, [Subgraph(ranks_of(ablated.spliced, task.places, []), 0)]).mean()
     model = torch.cat([batch.model for batch in batches]).double().mean().cpu()
     return abs(float(model - empty)) or 1.0

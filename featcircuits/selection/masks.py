@@ -1,4 +1,4 @@
-"""Between lists of nodes and masks: per site [place, n_features + 1], the error's last."""
+"""Conversion between values of nodes in a list and masks, by site [place, n_features + 1], the error node last."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from featcircuits.states.index import NodeIndex
 def masks_of(
     spliced: SplicedModel, places: tuple[Place, ...], nodes: Sequence[Node], values: Tensor | None = None
 ) -> dict[Site, Tensor]:
-    """`values` [node], or 1, at the nodes and 0 elsewhere; differentiable in the values."""
+    """Masks with `values` [node], or 1, at the nodes and 0 elsewhere; differentiable with respect to the values."""
     values = torch.ones(len(nodes)) if values is None else values
     values = values.to(spliced.device, precision(spliced.model.dtype))
     index = NodeIndex.of(spliced, places)
@@ -29,7 +29,7 @@ def masks_of(
 
 
 def at_nodes(masks: Masks, spliced: SplicedModel, places: tuple[Place, ...], nodes: Sequence[Node]) -> Tensor:
-    """The masks' values at the nodes [node]."""
+    """The values of masks at the nodes [node]."""
     values = next(iter(masks.values())).new_zeros(len(nodes))
     for site, (number, turn) in NodeIndex.of(spliced, places).by_site(nodes, spliced.device).items():
         values[turn] = masks[site].flatten()[number]

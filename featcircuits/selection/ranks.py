@@ -17,10 +17,10 @@ from featcircuits.tasks.task import Task
 
 @dataclass(frozen=True)
 class MeanRank(SelectionRule):
-    """Ascending mean, over estimators, of a node's rank by |effect|; one without an effect ranks last.
+    """Orders nodes by the mean over estimators of their rank by |effect|; nodes without an effect rank last.
 
-    `estimators`: names joined by +, each with its default options. The estimator that was traced with counts
-    too, and is not run again.
+    `estimators`: names joined by +, each with its default options. The estimator of the trace also counts,
+    and is not run again.
     """
 
     estimators: str = "atp+relp+ig-inputs"
@@ -30,11 +30,12 @@ class MeanRank(SelectionRule):
         self._parsed()
 
     def check(self, task: Task, baseline: Baseline) -> None:
-        """Every estimator has to be one for the task and the baseline."""
+        """Raise `InputError` if an estimator cannot be used for the task and the baseline."""
         for estimator in self._parsed():
             estimator.check(task, baseline)
 
     def order(self, evidence: Evidence) -> list[Node]:
+        """The nodes by ascending mean rank."""
         effects, total = evidence.effects, dict.fromkeys(evidence.scores, 0.0)
         others = [one for one in self._parsed() if one.name != effects.estimator.name]
         for found in [effects, *(_run(evidence, estimator) for estimator in others)]:

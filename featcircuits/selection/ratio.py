@@ -17,23 +17,24 @@ from featcircuits.tasks.task import Task
 
 @dataclass(frozen=True)
 class Ratio(SelectionRule):
-    """At every size at least `positive` of the nodes are the most helpful ones; the rest go by |effect|.
+    """At every size at least the share `positive` of the nodes are the most helpful ones; the rest follow |effect|.
 
-    Nikankin et al. choose circuits of one size so, from edges whose sign a bootstrap over prompts confirms;
-    here sizes are nested. A node whose mean effect has its sign in less than `consistency` of the
-    bootstrap's draws comes after all others. That share is Phi(|mean| / standard error) of the means over
-    resampled prompts, by their normal limit: it needs the sums that effects are kept in anyway, and no draws.
+    Nikankin et al. use this rule to choose one circuit of a given size, from edges whose sign a bootstrap over
+    prompts confirms; here circuits of different sizes are nested. A node whose mean effect has its sign in less than
+    the share `consistency` of the bootstrap's draws comes after all others. By the normal limit of the means over
+    resampled prompts, this share is Phi(|mean| / standard error): it needs no resampling, only running sums.
     """
 
     positive: float = ranged(0.75, 0, 1)
     consistency: float = ranged(0.95, 0, 1)
 
     def check(self, task: Task, baseline: Baseline) -> None:
-        """A sign is consistent over prompts: at least two."""
+        """Raise `InputError` for fewer than two examples, which cannot tell how certain a sign is."""
         if len(task) < 2:
             raise InputError(f"{task.name}: select=ratio needs at least 2 examples to tell how certain a sign is")
 
     def order(self, evidence: Evidence) -> list[Node]:
+        """The nodes with the share of helpful ones held at every size."""
         count, ranked = len(evidence.task), evidence.by_effect()
         certain = [node for node in ranked if sign_share(evidence.scores[node], count) >= self.consistency]
         kept = set(certain)
@@ -44,7 +45,7 @@ class Ratio(SelectionRule):
         order: dict[Node, None] = {}
         n_helpful = 0
         for node in nodes:
-            # the most helpful one left comes in wherever the share would fall short
+            # take the most helpful node that is left whenever the share would fall short
             while n_helpful < self.positive * (len(order) + 1) and node not in order:
                 best = next((one for one in helpful if one not in order), None)
                 if best is None:

@@ -1,4 +1,4 @@
-"""What a selection rule is: a frozen dataclass whose fields are its options, and an order of nodes."""
+"""The base class of selection rules: frozen dataclasses whose fields are the options, which order nodes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from featcircuits.tasks.task import Task
 
 
 class SelectionRule(Variant, ABC):
-    """The order in which a circuit takes its nodes.
+    """A rule for the order in which a circuit takes its nodes.
 
-    It holds every node with an effect, the one to keep longest first; sizes of a circuit and of the evaluation's
-    curve are beginnings of it.
+    The order holds every node with an effect, the first to keep first; circuits of every size, and the evaluation's
+    curve, take the first nodes of it.
     """
 
     table = SELECTIONS
 
     def check(self, task: Task, baseline: Baseline) -> None:
-        """Raise `InputError` for what the rule needs and the task or the baseline does not have; most need nothing."""
+        """Raise `InputError` if the task or the baseline lacks something that the rule needs; most need nothing."""
 
     @abstractmethod
     def order(self, evidence: Evidence) -> list[Node]:
-        """The nodes of `evidence.scores`, each once."""
+        """The nodes of `evidence.scores`, each once, the first to keep first."""

@@ -29,11 +29,11 @@ def select(
 ) -> list[Node]:
     """Every node with an effect, in the order in which a circuit takes them.
 
-    `effects`: any estimator's on the task. `rule`: one of `featcircuits.selection.SELECTIONS`, as a value
+    `effects`: any estimator's effects on the task. `rule`: one of `featcircuits.selection.SELECTIONS`, as a value
     (`Ratio(positive=0.8)`) or as text ("ratio:positive=0.8").
-    `start_layer`: as `evaluate` will have it. Layers before it are given, so that their nodes (and the embedding's)
+    `start_layer`: the start layer of the later evaluation. The nodes of layers before it (and of the embedding)
     come last, by |effect|, and searching rules do not ablate them.
-    Raises `InputError` for unknown rules and options, where a rule needs what is not there, and, unless `check` is
+    Raises `InputError` for unknown rules and options, if a rule lacks something that it needs, and, unless `check` is
     False, for effects of another model.
     """
     check_task(spliced, task, check)

@@ -1,1 +1,1 @@
-"""From a model and a task to a circuit, and how long that takes."""
+"""Tracing of a circuit from a model and a task, and estimates of the time and memory that it takes."""

@@ -1,4 +1,4 @@
-"""What a trace will take, measured on a small share of its examples before it is run."""
+"""The time and memory of a trace, estimated from a small part of its examples before it is run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from featcircuits.tracing.plan import Plan
 from featcircuits.tracing.trace import EmptyCircuit, traced
 
 BY_BATCH = (nodes.LOOP, edges.LOOP)
-"""Loops over the batches of a task; all others of a trace are a selection rule's."""
+"""The loops over the batches of a task; all other loops of a trace belong to a selection rule."""
 
 
 class Estimate(NamedTuple):
-    """`gigabytes`: of the whole process, or of the device where the model is on one."""
+    """The estimate. `gigabytes`: memory of the whole process, or of the model's device if it is on one."""
 
     seconds: float
     gigabytes: float
@@ -30,17 +30,17 @@ class Estimate(NamedTuple):
 
 
 def estimate(spliced: SplicedModel, task: Task, plan: Plan, *, check_fit: bool = True) -> Estimate:
-    """Time and memory of a trace by the plan, from two small batches of its examples.
+    """Estimate the time and memory of a trace by the plan, from two small batches of its examples.
 
-    Of a loop over batches the second is timed, the first being slower. Each round of a selection rule's loop
-    runs all examples, and all rounds count. What comes once (ranking, pruning, hashes) is not multiplied.
-    Model and suite are loaded already and count in the memory alone.
+    In a loop over batches only the second batch is timed, since the first is slower. Each round of a selection rule's
+    loop runs all examples, and all rounds count. Work that is done once (ranking, pruning, hashes) is not multiplied.
+    Model and suite are already loaded and count only for the memory.
     """
     batch_size = fitting_batch(spliced, task, plan.batch_size)
     small = max(1, min(batch_size, len(task) // 8))
     sample = task.take(min(len(task), 2 * small)).with_options(keep_wrong=True)
     per_example: list[float] = []
-    """Seconds, a loop each"""
+    """Seconds per example, one entry per loop."""
 
     def timed(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
         seconds = []
@@ -54,7 +54,7 @@ def estimate(spliced: SplicedModel, task: Task, plan: Plan, *, check_fit: bool =
             per_example.append(sum(seconds) / len(sample))
 
     began = time.perf_counter()
-    # few examples may leave nothing where many do not
+    # a few examples may give an empty circuit where many do not
     with measured(spliced, len(sample) * task.longest) as cost, suppress(EmptyCircuit):
         traced(spliced, sample, replace(plan, batch_size=small), check_fit=check_fit, progress=timed)
     once = time.perf_counter() - began - len(sample) * sum(per_example)

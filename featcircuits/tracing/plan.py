@@ -1,4 +1,4 @@
-"""Every scientific setting of a trace, as values: what was asked for, read once."""
+"""The plan of a trace: every scientific setting as a value, read once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from featcircuits.tasks.corruption import Noise
 from featcircuits.tasks.task import Task
 
 SAME: Literal["same"] = "same"
-"""As the estimator of edges: that of the nodes"""
+"""As the estimator of edges, this means the estimator of the nodes."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a trace is to do; `planned` makes one of texts.
+    """The plan of a trace; `planned` makes one from texts.
 
     `nodes`: None for the task's default. `edges`: None for a circuit of nodes alone. `batch_size`: None for as many
     as fit.
@@ -48,7 +48,7 @@ class Plan:
                 check_has_edges(estimator)
 
     def for_task(self, task: Task) -> Plan:
-        """The plan with estimators for the task; refuses what it asks for and the task does not have."""
+        """The plan with the task's default estimators; raises `InputError` if the task lacks something needed."""
         nodes = default_estimator(task, self.baseline) if self.nodes is None else self.nodes
         edges = nodes if self.edges == SAME else self.edges
         check_baseline(task, self.baseline)
@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Plain data for a manifest."""
+        """The plan as plain data for a manifest."""
         texts = ("baseline", "error_effects", "select", "keep_nodes", "keep_edges")
         return {
             "nodes": None if self.nodes is None else str(self.nodes),
@@ -88,7 +88,7 @@ def planned(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Plan:
-    """A plan from what `fc.trace` takes; needs neither model nor task. Raises `InputError` for what it cannot read."""
+    """The plan from the arguments of `fc.trace`, without model or task; raises `InputError` for invalid ones."""
     if edges is None and keep_edges is not None:
         raise InputError(
             "a rule for edges was given (keep_edges), but the circuit is of nodes alone (edges is none); leave the "

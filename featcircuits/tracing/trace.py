@@ -1,4 +1,4 @@
-"""fc.trace: from a model and a task to a circuit: node effects, their order, edge effects, and what is kept of both."""
+"""fc.trace: from a model and a task to a circuit, by node effects, their order, edge effects and pruning."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from featcircuits.tasks.task import Task
 from featcircuits.tracing.plan import SAME, Plan, planned
 
 ORDER = "order"
-"""The name in a ledger of the selected order."""
+"""The name of the selected order in a ledger."""
 
 
 class Counts(NamedTuple):
-    """Of all nodes with an effect those that the rule chose, of these those with a path to the metric; so of edges."""
+    """How many nodes have an effect, were chosen by the rule, and have a path to the metric; the same for edges."""
 
     nodes: int
     nodes_chosen: int
@@ -52,7 +52,7 @@ class Counts(NamedTuple):
 
     @property
     def record(self) -> dict[str, dict[str, int]]:
-        """As it stands in a manifest."""
+        """The counts as a manifest has them."""
         rows = {"nodes": self[:3], "edges": self[3:]}
         return {
             what: {"all": every, "chosen": chosen, "dropped": chosen - kept, "kept": kept}
@@ -61,7 +61,7 @@ class Counts(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """`circuit`: the pruned graph. `ranking`: every node with an effect, as selected, and no edges."""
+    """The result of a trace: the pruned `circuit`, and `ranking`, every node with an effect in order, without edges."""
 
     circuit: Circuit
     ranking: Circuit
@@ -69,7 +69,7 @@ class Trace(NamedTuple):
 
 
 class EmptyCircuit(InputError):
-    """Nothing would be left of the circuit; the message says what to ask for instead."""
+    """The circuit would be empty; the message says what to ask for instead."""
 
 
 @takes_new_words
@@ -92,22 +92,22 @@ def trace(
     ledger: Ledger | None = None,
     progress: Progress = silent,
 ) -> Trace:
-    """Node effects, their order and those to keep, edge effects among them, edges to keep, and the circuit.
+    """Trace a circuit: compute node effects, order and keep nodes, compute edge effects among them, and keep edges.
 
     `nodes`, `edges`: estimators, as values or as text with options after colons ("ig:steps=5:quadrature=gauss");
     nodes by default as for `node_effects`, edges "same" as the nodes', or None for a circuit of nodes alone.
     `keep_nodes` ("top=150" by default), `keep_edges` ("top=1000"): pruning rules, "top=100", "threshold=0.1" or
     "cumulative=0.8". `select`: the rule that orders the nodes, "effect" by |effect| or another with its options
-    ("ratio:positive=0.8", see featcircuits.selection); "top" and "cumulative" keep the first of that order,
-    "threshold" what has the effect. `start_layer`: layers before it will be given when the circuit is evaluated, so
-    that their nodes come last in the order. `baseline`, `error_effects`: as for `node_effects`.
+    ("ratio:positive=0.8", see featcircuits.selection); "top" and "cumulative" keep the first nodes of that order,
+    "threshold" those with the effect. `start_layer`: the start layer of the later evaluation; the nodes of layers
+    before it come last in the order. `baseline`, `error_effects`: as for `node_effects`.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.runs.ledger).
     `batch_size`: examples at once; by default as many as fit, 16 at most.
     `check_fit`: refuse dictionaries that leave more than all variance unexplained in the first batch, and warn of
-    those that explain another site much better (featcircuits.health), before anything is attributed to features.
-    `check`: refuse a task that another tokenizer than the model's made.
-    Nodes that no path of kept edges leads from to the metric are dropped. How many nodes and edges were chosen,
-    dropped and kept is in the manifest, under "counts". Raises `InputError` where none would be left.
+    those that explain another site much better (featcircuits.health), before any effect is computed.
+    `check`: refuse a task that was made with a tokenizer other than the model's.
+    Nodes without a path of kept edges to the metric are dropped. The manifest has the numbers of chosen, dropped
+    and kept nodes and edges under "counts". Raises `InputError` if nothing would be left.
     """
     plan = planned(
         nodes=nodes, edges=edges, keep_nodes=keep_nodes, keep_edges=keep_edges, select=select, start_layer=start_layer,
@@ -126,7 +126,7 @@ def traced(
     ledger: Ledger | None = None,
     progress: Progress = silent,
 ) -> Trace:
-    """`trace` by a plan."""
+    """Trace a circuit by a plan."""
     expect("task", task, Task)
     plan = plan.for_task(task)
     check_task(spliced, task, check)
@@ -161,16 +161,16 @@ def traced(
 
 
 def _counted(counts: Counts, circuit: Circuit, ranking: Circuit) -> Trace:
-    """With the counts in the circuit's manifest."""
+    """The trace with its counts in the circuit's manifest."""
     return Trace(replace(circuit, manifest={**circuit.manifest, "counts": counts.record}), ranking, counts)
 
 
 def _check_nodes(ranking: Circuit, kept: Circuit, rule: PruningRule) -> None:
-    """Refuse a rule that keeps no node, and a ranking without any."""
+    """Raise `InputError` for a rule that keeps no node, and for a ranking without nodes."""
     if not ranking.nodes:
         raise EmptyCircuit(
-            "no node has an effect on the metric, so that there is no circuit: check that the two prompts of each pair "
-            "differ, and that the suite has sites on the way from where they differ to the answer"
+            "no node has an effect on the metric, so there is no circuit: check that the two prompts of each pair "
+            "differ, and that the suite has sites on the path from where they differ to the answer"
         )
     if not kept.nodes:
         most = max(abs(score.effect) for score in ranking.nodes.values())
@@ -181,7 +181,7 @@ def _check_nodes(ranking: Circuit, kept: Circuit, rule: PruningRule) -> None:
 
 
 def _why_empty(spliced: SplicedModel, ranking: Circuit, whole: Circuit, chosen: Circuit, rule: PruningRule) -> str:
-    """What is wrong where edges leave nothing, and what to ask for instead."""
+    """The message for edges that leave an empty circuit, with what to ask for instead."""
     if not whole.edges:
         why = f"there is no edge among the {whole.n_nodes} nodes kept, and none from them to the metric"
     elif not chosen.edges:
@@ -206,7 +206,7 @@ def _why_empty(spliced: SplicedModel, ranking: Circuit, whole: Circuit, chosen: 
 def _ranking(
     spliced: SplicedModel, task: Task, effects: NodeEffects, plan: Plan, ledger: Ledger, progress: Progress
 ) -> Circuit:
-    """All nodes with an effect in the order selected, as a circuit without edges."""
+    """All nodes with an effect in the selected order, as a circuit without edges."""
     scores = {node: NodeScore(effect, error) for node, effect, error in effects.nodes()}
     return Circuit(
         nodes={node: scores[node] for node in _ordered(spliced, task, effects, plan, ledger, progress)},
@@ -220,7 +220,7 @@ def _ranking(
 def _ordered(
     spliced: SplicedModel, task: Task, effects: NodeEffects, plan: Plan, ledger: Ledger, progress: Progress
 ) -> list[Node]:
-    """The nodes in the selected order, found once: several processes must not differ in it by rounding."""
+    """The nodes in the selected order, computed once, so that several processes cannot differ by rounding."""
     asked = (plan.nodes, plan.patched_in, plan.error_effects, plan.batch_size, plan.select, plan.start_layer, plan.seed)
     stamped = Stamped(ledger, request_of(identity_of(spliced), task, *asked))
     nodes = [node for node, _, _ in effects.nodes()]
@@ -234,6 +234,6 @@ def _ordered(
 
 
 def _input_edges(circuit: Circuit) -> dict[tuple[Node | str, Node | str], float]:
-    """The token at a place carries everything that the embedding's nodes there do."""
+    """The edges from inputs: the token at a place has the effects of all the embedding's nodes there."""
     embedded = ((node, score) for node, score in circuit.nodes.items() if node.site.kind == "embed")
     return {(input_node(node.place), node): score.effect for node, score in embedded}
