@@ -9,26 +9,24 @@ the model's own tensor in place. The unedited splice is therefore exact to the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
 from featcircuits.errors import InputError, shortened
 from featcircuits.inputs.keyed import Keyed
-from featcircuits.model.architecture import INPUTS, Architecture
+from featcircuits.model.architecture import Architecture
 from featcircuits.model.forwards import Module, as_it_is, check_unchanged
 from featcircuits.model.frozen import frozen
 from featcircuits.model.placement import device_of
 from featcircuits.model.sites import Site, resid
 from featcircuits.model.tokens import Tokens
+from featcircuits.splicing.hooks import Edit, Start, editing, reading_answers, starting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,22 +42,8 @@ _PER_LAYER = 34
 _PER_LOGIT = 6
 """The same for a token's logits with their loss: the logits, in float32, and as log-probabilities."""
 
-Edit = Callable[[Site, Tensor], Tensor]
-"""(site, activation [row, slot, width]) -> the activation to continue with."""
-
 ReadingEdit = Callable[[Site, Tensor, Tensor], Tensor]
 """(site, activation, what its dictionary reads [row, slot, read_width]) -> the activation to continue with."""
-
-
-class Start(NamedTuple):
-    """The start of a partial forward pass: it skips the layers before `layer`, and `stream` enters `layer`.
-
-    Sites before `layer` are not edited; apply an edit of `resid_{layer-1}` to `stream`.
-    """
-
-    layer: int
-    stream: Tensor
-    """The residual stream that enters `layer` [row, slot, width]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,11 +115,11 @@ class SplicedModel:
         passed: set[Site] = set()
         with ExitStack() as hooks:
             if start is not None:
-                hooks.enter_context(_starting(self.architecture, self.model, start))
+                hooks.enter_context(starting(self.architecture, self.model, start))
             if edit is not None:
-                hooks.enter_context(_editing(self, edited, _noting(passed, edit)))
+                hooks.enter_context(editing(self.architecture, self.model, self.device, edited, _noting(passed, edit)))
             if answers_only:
-                hooks.enter_context(_reading(self.architecture.unembedding(self.model), tokens))
+                hooks.enter_context(reading_answers(self.architecture.unembedding(self.model), tokens))
             output = self.model(
                 input_ids=tokens.ids,
                 attention_mask=tokens.mask,
@@ -149,7 +133,7 @@ class SplicedModel:
             raise InputError(_not_passed("the unembedding"))
         return logits[:, 0] if answers_only else logits
 
-    def run_reading(
+    def runreading_answers(
         self, tokens: Tokens, edit: ReadingEdit, *, sites: Iterable[Site] | None = None, **options: Any
     ) -> Tensor:
         """`run`, for edits that also need what each site's dictionary reads in the same run."""
@@ -173,7 +157,7 @@ class SplicedModel:
             return edit(at, x, read)
 
         try:
-            self.run_reading(tokens, before, **options)
+            self.runreading_answers(tokens, before, **options)
         except _Arrived as arrived:
             return arrived.x, arrived.read
         raise AssertionError(f"the forward pass did not reach {site}")
@@ -268,86 +252,6 @@ def _not_passed(where: str) -> str:
 
 def _runs(site: Site, first_layer: int) -> bool:
     return first_layer == 0 or site.layer >= first_layer
-
-
-@contextmanager
-def _editing(spliced: SplicedModel, sites: Iterable[Site], edit: Edit) -> Iterator[None]:
-    with ExitStack() as stack:
-        for site in sites:
-            module = spliced.architecture.module(spliced.model, site)
-            stack.callback(_hooked(module, site, partial(_edited, edit, site, spliced.device)).remove)
-        yield
-
-
-def _hooked(module: nn.Module, site: Site, edited: Callable[[Any], Any]) -> RemovableHandle:
-    if site.kind in INPUTS:
-        return module.register_forward_pre_hook(lambda _, args: edited(args))
-    return module.register_forward_hook(lambda _, args, output: edited(output))
-
-
-def _edited(edit: Edit, site: Site, home: torch.device, value: Any) -> Any:
-    """A module's arguments or output with the activation edited; None if it does not change.
-
-    Edits compute on one device, even if the model is spread over several.
-    """
-    x = value[0] if isinstance(value, tuple) else value
-    edited = edit(site, x.to(home))
-    if edited is x:
-        return None
-    edited = edited.to(x.device)
-    return (edited, *value[1:]) if isinstance(value, tuple) else edited
-
-
-@contextmanager
-def _reading(unembedding: nn.Module, tokens: Tokens) -> Iterator[None]:
-    """Pass only the last token of each row to the unembedding, and compute only the wanted logits."""
-    slots, wanted = tokens.last, tokens.vocabulary
-
-    def last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = args[0]
-        return (hidden[torch.arange(len(slots), device=hidden.device), slots.to(hidden.device)][:, None], *args[1:])
-
-    def some(module: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> Tensor:
-        return logits if wanted is None else logits[..., wanted.to(logits.device)]
-
-    with ExitStack() as stack:
-        stack.callback(unembedding.register_forward_pre_hook(last).remove)
-        # only a plain linear map can skip the rest; anything else (quantised, offloaded) computes all logits
-        if wanted is not None and type(unembedding) is nn.Linear and "forward" not in vars(unembedding):
-            ids, bias = wanted.to(unembedding.weight.device), unembedding.bias
-            weight, bias = unembedding.weight[ids], None if bias is None else bias[ids]
-            unembedding.forward = lambda hidden: linear(hidden, weight, bias)  # type: ignore[method-assign]
-            stack.callback(vars(unembedding).pop, "forward")
-        else:
-            stack.callback(unembedding.register_forward_hook(some).remove)
-        yield
-
-
-@contextmanager
-def _starting(architecture: Architecture, model: PreTrainedModel, start: Start) -> Iterator[None]:
-    """Make the layers before `start.layer` pass on their input, and the last of them the given stream.
-
-    `forward` is replaced on the instances and restored, even if something else (accelerate, a
-    hub kernel) had replaced it before.
-    """
-    skipped, tuples = architecture.layers(model)[: start.layer], architecture.family.tuples
-
-    def pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (hidden_states, None) if tuples else hidden_states
-
-    before = [vars(layer).get("forward") for layer in skipped]
-    try:
-        for layer in skipped:
-            layer.forward = pass_on  # type: ignore[method-assign]
-        if skipped:
-            skipped[-1].forward = lambda *args, **kwargs: pass_on(start.stream)  # type: ignore[method-assign]
-        yield
-    finally:
-        for layer, forward in zip(skipped, before, strict=True):
-            if forward is None:
-                vars(layer).pop("forward", None)
-            else:
-                layer.forward = forward  # type: ignore[method-assign]
 
 
 def gradients(
