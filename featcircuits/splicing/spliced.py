@@ -133,7 +133,7 @@ class SplicedModel:
             raise InputError(_not_passed("the unembedding"))
         return logits[:, 0] if answers_only else logits
 
-    def runreading_answers(
+    def run_reading(
         self, tokens: Tokens, edit: ReadingEdit, *, sites: Iterable[Site] | None = None, **options: Any
     ) -> Tensor:
         """`run`, for edits that also need what each site's dictionary reads in the same run."""
@@ -157,7 +157,7 @@ class SplicedModel:
             return edit(at, x, read)
 
         try:
-            self.runreading_answers(tokens, before, **options)
+            self.run_reading(tokens, before, **options)
         except _Arrived as arrived:
             return arrived.x, arrived.read
         raise AssertionError(f"the forward pass did not reach {site}")
