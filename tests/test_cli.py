@@ -566,7 +566,7 @@ def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         (["suites", "train", "--model", "m", "--text", "nothing.txt"], "nothing.txt: no such text file"),
         (["suites", "check", "--task", "ioi", "--longest", "9"], "longest cuts the lines of a text"),
         (["trace", "--edges", "igg"], "unknown estimator 'igg'"),
-        (["trace", "--nodes", "blend"], "estimator 'blend' has no coefficients to make edges of"),
+        (["trace", "--nodes", "blend"], "estimator 'blend' has no coefficients for edges"),
         (["trace", "--select", "best"], "unknown selection rule 'best'"),
         (["trace", "--baseline", "median"], "unknown baseline 'median'"),
         (["trace", "--error-effects", "none"], "error_effects is 'none'"),

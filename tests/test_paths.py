@@ -213,7 +213,7 @@ def test_a_blend_goes_between_any_two_methods() -> None:
         for estimator in ("atp-hop1", "blend:near=atp-hop1:far=atp-hop1")
     )
     close(same, hop, 1e-9)
-    with pytest.raises(fc.InputError, match="'blend' knows no 'blend'; it goes between two of exact, atp"):
+    with pytest.raises(fc.InputError, match="'blend' cannot use 'blend'; it blends two of exact, atp"):
         fc.node_effects(spliced, task, "blend:far=blend")
     with pytest.raises(fc.InputError, match="share is 'all'; known: position, prompt"):
         fc.node_effects(spliced, task, "blend:share=all")

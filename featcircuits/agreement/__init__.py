@@ -1,4 +1,4 @@
-"""How far estimators are from exact patching on a user's own model, and what each costs."""
+"""Comparison of estimators with exact patching on the user's own model, with the cost of each."""
 
 from featcircuits.agreement.agree import Agreement, Score, agree
 from featcircuits.runs.cost import Cost

@@ -1,4 +1,4 @@
-"""Every estimator beside exact patching, node by node, with its cost."""
+"""Comparison of every estimator with exact patching, node by node, with its cost."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from featcircuits.tasks.task import Task
 
 REFERENCE = ExactPatching()
 Columns = Mapping[tuple[str, str], np.ndarray]
-"""(what, site kind) -> effects, or which nodes move"""
+"""(kind of node, kind of site) -> effects, or which nodes move."""
 
 
 class Compared(NamedTuple):
-    """An estimator as `agree` runs it; its text may say `error_effects` too: `atp:error_effects=exact`."""
+    """An estimator as `agree` runs it; its text may also set `error_effects`: `atp:error_effects=exact`."""
 
     estimator: Estimator
     error_effects: str = "estimated"
@@ -48,7 +48,7 @@ class Compared(NamedTuple):
 
 
 def parse_compared(text: str | Estimator | Compared) -> Compared:
-    """What a text describes; raises `InputError` as `parse_estimator` does."""
+    """The estimator that a text describes; raises `InputError` as `parse_estimator` does."""
     if isinstance(text, Compared):
         return text
     if not isinstance(text, str):
@@ -62,12 +62,12 @@ def parse_compared(text: str | Estimator | Compared) -> Compared:
 
 
 def every_estimator() -> list[Compared]:
-    """All of the table, each with the options that it wants to be compared with, but for exact patching itself."""
+    """All estimators of the table except exact patching, each with its options for comparison."""
     return [Compared(kind(**options)) for kind in ESTIMATORS.values() for options in kind.compared]
 
 
 class Score(NamedTuple):
-    """One estimator on one kind of node."""
+    """The score of one estimator on one kind of node."""
 
     estimator: str
     basis: str
@@ -80,23 +80,23 @@ class Score(NamedTuple):
 
 
 def name_of(basis: str, what: str) -> str:
-    """How tables and pictures call a kind of node."""
+    """The name of a kind of node in tables and pictures."""
     return "neurons" if basis == "neurons" else "whole outputs" if what == "whole" else f"{what}s"
 
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """`scores` a row each; `costs` by basis and estimator; `values`: what the scatter plots show."""
+    """The result of `agree`. `costs`: by basis and estimator; `values`: the points of the scatter plots."""
 
     task: str
     n_examples: int
     scores: tuple[Score, ...]
     costs: Mapping[tuple[str, str], Cost]
     values: Mapping[tuple[str, str, str, str], tuple[np.ndarray, np.ndarray]]
-    """(estimator, basis, what, site kind) -> (estimates, truths) of what moves"""
+    """(estimator, basis, kind of node, kind of site) -> (estimates, exact effects) of the nodes that move."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; NaN becomes null."""
+        """The result as plain data; NaN becomes None."""
         rows = [
             {"estimator": s.estimator, "basis": s.basis, "what": s.what, "sites": s.site_kind, **s.comparison._asdict()}
             for s in self.scores
@@ -112,13 +112,13 @@ class Agreement:
 
 
 def edge_nodes_of(given: int | None, bases: Collection[str]) -> int:
-    """Among how many nodes edges are compared; refuses a number where no features are, which alone have edges."""
+    """Among how many nodes edges are compared; raises `InputError` for a number if the basis has no features."""
     if given is None:
         return EDGE_NODES if "features" in bases else 0
     check_number("edge_nodes", given, Range(0, MOST))
     if given and "features" not in bases:
         raise InputError(
-            f"edge_nodes is {given}, but edges are compared among features alone, which bases ({', '.join(bases)}) "
+            f"edge_nodes is {given}, but edges are compared only among features, which bases ({', '.join(bases)}) "
             "leave out; leave edge_nodes out too"
         )
     return given
@@ -137,13 +137,13 @@ def agree(
     check: bool = True,
     progress: Progress = silent,
 ) -> Agreement:
-    """Node effects of every estimator against exact patching, per basis and kind of site.
+    """Compare the node effects of every estimator with exact patching, per basis and kind of site.
 
     `estimators`: values, or texts with options after colons ("ig:steps=5", "atp:error_effects=exact"); all by default.
-    Compared are single effects (example, position, node) of features, of error terms and of whole
-    outputs; and mean effects of the edges among the `edge_nodes` (40) strongest features and errors by exact patching
-    (0: none). Only nodes that move between the two runs of a pair count: where the prompts begin
-    alike, and where a feature has one value in both runs, the effect is 0 by every estimator. Raises
+    It compares single effects (example, position, node) of features, of error nodes and of whole
+    outputs, and mean effects of the edges among the `edge_nodes` (40) strongest features and error nodes by exact
+    patching (0: none). Only nodes that move between the two runs of a pair count. Where the prompts begin
+    alike, or a feature has the same value in both runs, every estimator gives 0. Raises
     `InputError` for unknown estimators, options and bases before anything runs, and for a task of
     another model (`check=False`: its tokenizer is not compared).
     """
@@ -194,12 +194,12 @@ def agree(
 
 
 def _of(effects: NodeEffects) -> dict[Site, tuple[np.ndarray, np.ndarray]]:
-    """Per site: the effect of each feature entry [n], and of the error [example, position]."""
+    """The effect of each feature entry [n] and of the error [example, position], by site."""
     return {site: (effects.entries(site)[3].numpy(), effects.error(site).double().numpy()) for site in effects.sites}
 
 
 def _columns(by_site: Mapping[Site, tuple[np.ndarray, np.ndarray]], basis: str) -> Columns:
-    """(what, site kind) -> what all sites of the kind have; neurons leave no errors."""
+    """(kind of node, kind of site) -> the values at all sites of the kind; neurons have no error nodes."""
     found: dict[tuple[str, str], list[np.ndarray]] = {}
     for site, (features, errors) in by_site.items():
         if len(features):
@@ -213,7 +213,7 @@ Edge = tuple[Node, Node | str]
 
 
 def _by_kind(edges: Iterable[Edge], values: Mapping[Edge, float]) -> Columns:
-    """What the edges have, by the kind of site that they lead to; 0 where there is no value."""
+    """The values of edges by the kind of site that they lead to; 0 for edges without a value."""
     found: dict[tuple[str, str], list[float]] = {}
     for source, target in edges:
         kind = target.site.kind if isinstance(target, Node) else target
@@ -224,7 +224,7 @@ def _by_kind(edges: Iterable[Edge], values: Mapping[Edge, float]) -> Columns:
 def _edge_values(
     spliced: SplicedModel, task: Task, nodes: list[Node], compared: list[Compared], batch_size: int, check: bool
 ) -> Iterator[tuple[Compared | None, dict[Edge, float]]]:
-    """The truth first (None), then every estimator that has edges."""
+    """The exact effects first (None), then those of every estimator that has edges."""
     for one in (None, *(one for one in compared if isinstance(one.estimator, CoefficientEstimator))):
         estimator = REFERENCE if one is None else one.estimator
         found = edge_effects(spliced, task, nodes, estimator, batch_size=batch_size, check=check)

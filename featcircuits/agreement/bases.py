@@ -1,4 +1,4 @@
-"""What counts as a node: the suite's features, single neurons, or whole module outputs."""
+"""The bases of nodes: the suite's features, single neurons, or whole module outputs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BASES: Mapping[str, Callable[[SplicedModel], SplicedModel]] = {
 
 
 def check_basis(basis: str) -> None:
-    """Refuse an unknown name."""
+    """Raise `InputError` for an unknown name."""
     if basis not in BASES:
         raise InputError(f"unknown basis {basis!r}; known: {', '.join(BASES)}")
 

@@ -1,4 +1,4 @@
-"""Which nodes and edges move between the two runs of a pair: all others have no effect, whatever the estimator."""
+"""The nodes and edges that move between the two runs of a pair; for all others every estimator gives 0."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from featcircuits.tasks.task import Task
 
 
 def joined(spliced: SplicedModel, task: Task, nodes: Sequence[Node]) -> dict[tuple[Node, Node | str], bool]:
-    """Every edge between connected sites, or from one to the metric -> whether moving its upstream end can move the
-    other, as far as their places say: only attention leads from one place to another, and to none before it."""
+    """Every edge between connected sites, or from one to the metric -> whether its upstream end can move the other.
+
+    This is judged by their places: only attention leads from one place to another, and never to an earlier one."""
     arcs = {(arc.upstream, arc.downstream): arc.through for arc in arcs_of(spliced)}
     last = task.longest - 1 if task.aggregate == "none" else None
 
@@ -40,7 +41,7 @@ def joined(spliced: SplicedModel, task: Task, nodes: Sequence[Node]) -> dict[tup
 
 
 def moving(spliced: SplicedModel, task: Task, batch_size: int) -> Mapping[Site, tuple[np.ndarray, np.ndarray]]:
-    """Per site, in the order of `NodeEffects`: which feature entries [n] and errors [example, position] move."""
+    """Which feature entries [n] and errors [example, position] move, by site, in the order of `NodeEffects`."""
     found: dict[Site, list[tuple[Tensor, Tensor]]] = {site: [] for site in spliced.sites}
     for batch in task.batches(batch_size):
         states = states_of(spliced, task, batch)

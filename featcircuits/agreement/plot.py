@@ -1,4 +1,4 @@
-"""Pictures of an agreement: estimates over truth, and accuracy over cost."""
+"""Pictures of an agreement: estimates over exact effects, and accuracy over cost."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _COLOURS = {
     "metric": "tab:purple",
 }  # fmt: skip
 _SHAPES = [(shape, fill) for fill in ("full", "none", "left", "top") for shape in "os^DvP<X>*ph"]
-"""Marker and filling of an estimator: 48 that can be told apart"""
+"""The marker and filling of each estimator: 48 that can be told apart."""
 
 
 def plot_scatter(agreement: Agreement, path: Path, most: int = 2000) -> None:
-    """A panel for each estimator, basis and kind of node; a PNG, PDF or SVG by the suffix of `path`.
+    """Draw estimates over exact effects, with a panel per estimator, basis and kind of node.
 
-    Only nodes that move are drawn; at most `most` points per panel and kind of site, the strongest.
+    The file is PNG, PDF or SVG, by the suffix of `path`. It shows only nodes that move, and of these at most the
+    `most` strongest per panel and kind of site.
     """
     columns = list(dict.fromkeys((score.basis, score.what) for score in agreement.scores))
     estimators = list(dict.fromkeys(score.estimator for score in agreement.scores))
@@ -65,9 +66,9 @@ def _scatter(axes: Axes, agreement: Agreement, where: tuple[str, str, str], most
 
 
 def plot_frontier(agreement: Agreement, path: Path) -> None:
-    """Pearson correlation over passes (forwards and backwards), a panel for each basis and kind of node.
+    """Draw Pearson correlations over forward and backward passes, with a panel per basis and kind of node.
 
-    A PNG, PDF or SVG by the suffix of `path`.
+    The file is PNG, PDF or SVG, by the suffix of `path`.
     """
     columns = list(dict.fromkeys((score.basis, score.what) for score in agreement.scores))
     estimators = list(dict.fromkeys(score.estimator for score in agreement.scores))
@@ -84,7 +85,7 @@ def plot_frontier(agreement: Agreement, path: Path) -> None:
         axes.axhline(1, color="black", linewidth=0.6)
         axes.set_xscale("log")
         axes.set_title(name_of(basis, what), fontsize=10)
-    panels[0].set_ylabel("Pearson with exact patching, of nodes that move", fontsize=9)
+    panels[0].set_ylabel("Pearson with exact patching, over nodes that move", fontsize=9)
     figure.supxlabel("forward and backward passes through the model (dotted: exact patching)", fontsize=9)
     shapes = [_mark(label, _style(number, "dimgrey")) for number, label in enumerate(estimators)]
     _legend_beside(figure, [*shapes, *_of_kinds({score.site_kind for score in agreement.scores})])
@@ -92,7 +93,7 @@ def plot_frontier(agreement: Agreement, path: Path) -> None:
 
 
 def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
-    """Of at least one column, so that an agreement of nothing is an empty picture."""
+    """Panels in at least one column, so that an empty agreement gives an empty picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns + 1.6, height * rows + 0.4), layout="constrained")
@@ -100,7 +101,7 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figur
 
 
 def marker_of(number: int) -> dict[str, Any]:
-    """Shape and filling of the estimator of this number."""
+    """The shape and filling of the estimator with this index."""
     marker, fill = _SHAPES[number % len(_SHAPES)]
     return {"marker": marker, "fillstyle": fill, "markerfacecoloralt": "white"}
 
@@ -121,5 +122,5 @@ def _mark(label: str, style: dict[str, Any]) -> Line2D:
 
 
 def _legend_beside(figure: Figure, marks: Sequence[Line2D]) -> None:
-    """Beside the panels, where no data are."""
+    """Put the legend beside the panels, where it hides no data."""
     figure.legend(handles=marks, fontsize=8, loc="outside right upper")

@@ -1,4 +1,4 @@
-"""Numbers that compare an estimate with the truth."""
+"""Figures that compare an estimate with the exact effects."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import NamedTuple
 import numpy as np
 
 FEWEST = 8
-"""Of fewer nodes that move, a correlation is chance."""
+"""The fewest nodes that move for which a correlation is more than chance."""
 ALIKE = 0.01
-"""Effects whose standard deviation is a smaller share of their root mean square are all the same."""
+"""Effects are too alike if their standard deviation is a smaller share of their root mean square than this."""
 TOO_ALIKE = "too alike to tell"
 
 
 class Comparison(NamedTuple):
-    """All figures are of the nodes that move; NaN where these are too few or too alike to tell.
+    """The figures of the nodes that move; NaN if these are too few or too alike to tell.
 
     A blind estimate, the same for all nodes, has slope 0 and no correlation: NaN.
     """
 
     n: int
-    """All nodes or edges"""
+    """The number of all nodes or edges."""
     n_moving: int
-    """Those that move between the two runs: the others' effect is 0 by every estimator"""
+    """The number of those that move between the two runs; every estimator gives 0 for the others."""
     too_alike: bool
-    """Whether fewer than `FEWEST` move or their true effects are nearly equal (`ALIKE`)"""
+    """Whether fewer than `FEWEST` move, or their exact effects are nearly equal (`ALIKE`)."""
     pearson: float
     slope: float
-    """Of the estimate over the truth, least squares with an intercept: 1 is right, 0 is blind."""
+    """The slope of the estimate over the exact effect, by least squares with an intercept: 1 is right, 0 is blind."""
     spearman: float
     overlap: float
-    """Share of the truth's top k by size that the estimate's top k holds."""
+    """The share of the k largest exact effects that are also among the k largest estimates."""
     k: int
 
 
 def compare(estimate: np.ndarray, truth: np.ndarray, top: int, moves: np.ndarray | None = None) -> Comparison:
-    """Two vectors of effects of the same nodes or edges, of which those count that `moves` says (None: all)."""
+    """Compare estimated and exact effects of the same nodes or edges, over those that move by `moves` (None: all)."""
     n = len(truth)
     if moves is not None:
         estimate, truth = estimate[moves], truth[moves]
@@ -49,7 +49,7 @@ def compare(estimate: np.ndarray, truth: np.ndarray, top: int, moves: np.ndarray
 
 
 def _scores(estimate: np.ndarray, truth: np.ndarray, k: int) -> tuple[float, float, float, float]:
-    """Pearson, slope, Spearman, overlap."""
+    """The Pearson correlation, slope, Spearman correlation and overlap."""
     from scipy.stats import spearmanr
 
     covariance = np.cov(estimate, truth)

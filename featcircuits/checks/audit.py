@@ -1,4 +1,4 @@
-"""What has to add up, on the user's own model and task: the conservation residuals."""
+"""Residuals of the identities that must hold on the user's own model and task."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ QUADRATURES = (("left", 10), ("midpoint", 10), ("gauss", 2), ("gauss", 3), ("gau
 
 
 COMPLETE = Secant()
-"""The estimator whose effects add up to the whole by construction."""
+"""The estimator whose effects add up to the whole change by construction."""
 
 
 class Residual(NamedTuple):
-    """One law: how far it is from holding, as a share of the size it speaks of."""
+    """How far one identity is from holding, as a share of its size."""
 
     law: str
     where: str
     residual: float
     exact: bool
-    """Whether only rounding may keep it from 0; the others have an error that is theirs by nature."""
+    """Whether only rounding may keep it from 0; the other identities hold only approximately."""
 
 
 @takes_new_words
 def audit(
     spliced: SplicedModel, task: Task, estimator: str | Estimator | None = None, *, batch_size: int | None = None
 ) -> list[Residual]:
-    """The residuals of the splice, of an estimator's effects on full cuts, of quadrature, edges and relevance.
+    """Measure the residuals of the splice, of an estimator's effects on full cuts, of quadrature, edges and relevance.
 
     `batch_size`: as for `node_effects`.
     """
@@ -67,7 +67,7 @@ def audit(
 
 
 def _splice(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]:
-    """Logits with every dictionary spliced in and nothing edited, and decode(f) + error against x."""
+    """The unedited splice against the bare model's logits, and decode(f) + error against x."""
     worst, parts = 0.0, dict.fromkeys(spliced.sites, 0.0)
     for batch in task.batches(batch_size):
         with torch.no_grad():
@@ -96,19 +96,19 @@ def _forward_under_rules(spliced: SplicedModel, task: Task, batch_size: int) -> 
 
 
 def _full_cuts(spliced: SplicedModel) -> list[Site]:
-    """What a bypass lets past belongs to no node of its site."""
+    """The sites that are full cuts; what goes past a bypass belongs to no node of its site."""
     return [site for site, d in spliced.dictionaries.items() if site.kind == "resid" and not d.has_bypass]
 
 
 def _sum_at(effects: NodeEffects, site: Site) -> Tensor:
-    """All nodes of a site together [example]."""
+    """The summed effects of all nodes of a site [example]."""
     entries = effects.entries(site)
     features = torch.zeros(effects.shape[0], dtype=torch.float64).index_add_(0, entries[0].long(), entries[3])
     return features + effects.error(site).double().sum(1)
 
 
 def _cuts(spliced: SplicedModel, task: Task, estimator: Estimator, batch_size: int) -> list[Residual]:
-    """Effects of all nodes of a residual site against m(corrupted) - m(clean)."""
+    """The summed effects of all nodes of a residual site against m(corrupted) - m(clean)."""
     effects = node_effects(spliced, task, estimator, batch_size=batch_size)
     total = effects.total_effect.double()
     law = f"effects ({estimator}) of all nodes of a site = m(corrupted) - m(clean)"
@@ -119,7 +119,7 @@ def _cuts(spliced: SplicedModel, task: Task, estimator: Estimator, batch_size: i
 
 
 def _quadrature(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]:
-    """The same for integrated gradients over rules and numbers of points: the error of the quadrature."""
+    """The same for integrated gradients by quadrature and number of points: the error of the quadrature."""
     cuts = _full_cuts(spliced)
     model, rows = in_basis(spliced, "whole").only(cuts), []
     for quadrature, steps in QUADRATURES if cuts else ():
@@ -131,7 +131,7 @@ def _quadrature(spliced: SplicedModel, task: Task, batch_size: int) -> list[Resi
 
 
 def _edges(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]:
-    """Edges out of a node, to all downstream nodes and the metric, against the node's effect."""
+    """The summed edges out of a node, to all downstream nodes and the metric, against the node's effect."""
     rows = []
     baseline = "paired" if task.paired else "zero"
     for estimator in ("atp", "relp", *([COMPLETE] if task.paired else [])):
@@ -149,7 +149,7 @@ def _edges(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]
 
 
 def _relevance(spliced: SplicedModel, task: Task, batch_size: int) -> list[Residual]:
-    """Relevance of the residual stream, layer by layer, under all rules; biases take their part of it."""
+    """The relevance of the residual stream by layer, under all rules; biases take a part of it."""
     model = in_basis(spliced, "whole")
     cuts = _full_cuts(model)
     effects = node_effects(model, task, RelevancePatching("with_ah"), baseline="zero", batch_size=batch_size)
@@ -159,7 +159,7 @@ def _relevance(spliced: SplicedModel, task: Task, batch_size: int) -> list[Resid
 
 
 def _relative(gap: Tensor, size: Tensor) -> float:
-    """Largest gap over largest size; 0 where there is nothing."""
+    """The largest gap over the largest size; 0 if there is nothing."""
     if not len(gap):
         return 0.0
     return float(gap.abs().max() / size.abs().max().clamp(min=torch.finfo(torch.float64).tiny))

@@ -1,17 +1,17 @@
 """Subspace-illusion diagnostics for the nodes of a circuit (Makelov et al. 2023).
 
-A direction can change the output by waking a pathway that the model does not use: it moves together
-with the concept but is not read, and drags along a part that is read but never moves. Three numbers
-speak of that, and none is enough alone:
+A direction can change the output by activating a pathway that the model does not use: one part of it moves with
+the concept but is not read, and another part is read but normally never moves. Three numbers
+test for this, and none is conclusive alone:
 
 * **ceiling**: effect of patching the nodes over that of patching the whole site at the same places. Far
-  above 1, or negative, is suspect (honest nodes may exceed it too, where others cancel them).
-* **row ratio**: effect of the patch over that of its row part, what the circuit's readers can see of it,
+  above 1, or negative, is suspect (honest nodes may exceed 1 too, if others cancel them).
+* **row ratio**: effect of the patch over that of its row part, which is what the circuit's readers can see of it,
   moved by its own natural change. Far above 1 is suspect.
-* **dormancy**: share of active features after the site that neither prompt activates, and share of
+* **dormancy**: share of active features after the site that are active on neither prompt, and share of
   coordinates outside the range that the prompts span.
 
-Wu et al. (2024) dispute that such a direction is an illusion; the message says what is measured.
+Wu et al. (2024) dispute that such a direction is an illusion; the message only says what is measured.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ MESSAGE = "may act through a normally inactive pathway"
 
 
 class Limits(NamedTuple):
-    """From where on a number is flagged."""
+    """The limits from which numbers are flagged."""
 
     ceiling: float = 1.5
     row_ratio: float = 2.0
     dormancy: float = 0.25
     outside: float = 0.05
     smallest: float = 0.05
-    """Nodes with less of the site's effect than this have no ratio worth a flag."""
+    """Nodes with a smaller share of the site's effect than this are not flagged for their ratios."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Illusion:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The names of the numbers that are beyond their limits."""
+        """The names of the numbers beyond their limits."""
         found = []
         if abs(self.ceiling) >= self.limits.smallest:
             if self.ceiling > self.limits.ceiling or self.ceiling < 0:
@@ -84,7 +84,7 @@ class Illusion:
 
     @property
     def message(self) -> str:
-        """All numbers, and the warning where any is flagged."""
+        """All numbers, with a warning if any is flagged."""
         numbers = (
             f"ceiling {self.ceiling:.2f}, row ratio {self.row_ratio:.2f}, dormancy {self.dormancy:.0%}, "
             f"outside {self.outside:.0%}"
@@ -102,11 +102,11 @@ def illusion(
     max_rows: int = 512,
     check: bool = True,
 ) -> list[Illusion]:
-    """The numbers of every site's nodes together and, with `each`, of every node alone.
+    """Measure the numbers of every site's nodes together and, with `each`, of every node alone.
 
-    All examples of the task are taken in one batch: the natural range comes from them, so give a few
-    dozen. Raises `InputError` for unpaired tasks, for nodes that do not exist, and, unless `check` is False, for a
-    circuit of another model.
+    All examples of the task run in one batch. They define the natural range, so give a few
+    dozen. Raises `InputError` for tasks without pairs, for nodes that do not exist, and, unless `check` is False, for
+    a circuit of another model.
     """
     check_task(spliced, task, check)
     check_number("max_rows", max_rows, ROWS)
@@ -134,7 +134,7 @@ def illusion(
 
 
 def _groups(spliced: SplicedModel, nodes: list[Node], each: bool) -> Iterator[list[Node]]:
-    """What is measured: the nodes of each site together, and with `each` every node alone."""
+    """The groups of nodes to measure: the nodes of each site together, and with `each` every node alone."""
     for site in spliced.sites:
         here = [node for node in nodes if node.site == site]
         if here and (len(here) > 1 or not each):
@@ -144,16 +144,16 @@ def _groups(spliced: SplicedModel, nodes: list[Node], each: bool) -> Iterator[li
 
 
 def _readers(spliced: SplicedModel, states: States) -> dict[Site, list[Tensor]]:
-    """site -> per row (example * slots + slot) [k, width]: what reads x there.
+    """site -> the readers of x [k, width] by row (example * slots + slot).
 
     A reader is the gradient of a downstream node through the direct connection alone, weighted by
-    what the node does to the metric: directions that only idle nodes read count as unread. Readers are
+    the node's effect on the metric, so directions that only idle nodes read count as unread. Readers are
     the metric, active features and errors.
     """
     coefficients = AttributionPatching().coefficients(spliced, states)
     ends, arcs = ends_above(spliced, states, coefficients, 0.0), arcs_of(spliced)
 
-    # every reader with the row that it reads: the metric reads all rows, a node those that it is connected to
+    # every reader with the row that it reads: the metric reads all rows, a node the rows that it is connected to
     rows: dict[Site, list[Tensor]] = {site: [] for site in spliced.sites}
     vectors: dict[Site, list[Tensor]] = {site: [] for site in spliced.sites}
     for site, gradient in metric_gradients(spliced, states, coefficients, arcs).items():
@@ -173,7 +173,7 @@ def _readers(spliced: SplicedModel, states: States) -> dict[Site, list[Tensor]]:
 
 
 def _by_row(rows: Sequence[Tensor], vectors: Sequence[Tensor], n_rows: int) -> list[Tensor]:
-    """Vectors [n, width] of rows [n], row by row."""
+    """The vectors [n, width] of rows [n], grouped by row."""
     if not rows:
         return []
     row = torch.cat([*rows])
@@ -183,24 +183,24 @@ def _by_row(rows: Sequence[Tensor], vectors: Sequence[Tensor], n_rows: int) -> l
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What all measurements share."""
+    """The data that all measurements share."""
 
     spliced: SplicedModel
     states: States
-    """All examples of the task in one batch"""
+    """All examples of the task in one batch."""
     index: NodeIndex
     corrupted: Mapping[Site, Tensor]
-    """Activations of the corrupted run [example, slot, width]"""
+    """The activations of the corrupted run [example, slot, width]."""
     readers: Mapping[Site, list[Tensor]]
     max_rows: int
 
     def measure(self, group: list[Node], limits: Limits) -> Illusion | None:
-        """The numbers of some nodes of one site; None where they do not move."""
+        """The numbers of some nodes of one site; None if they do not move."""
         site, (rows, moves) = group[0].site, self._moves(group)
         if not len(rows):
             return None
 
-        # the nodes' own move, the whole site's, and what of the site's lies along the part that is read
+        # the nodes' own move, the whole site's, and the part of the site's move along the direction that is read
         whole = self.states.sites[site].x_change.flatten(0, 1)[rows].to(moves.dtype)
         seen = torch.stack([self._row_part(site, row, move) for row, move in zip(rows.tolist(), moves, strict=True)])
         of_nodes, of_site, of_row_part = (
@@ -219,7 +219,7 @@ class _Seen:
         )
 
     def _moves(self, group: list[Node]) -> tuple[Tensor, Tensor]:
-        """Rows (example * slots + slot) that the nodes move, and how x moves there."""
+        """The rows (example * slots + slot) that the nodes move, and the move of x there."""
         site = group[0].site
         state, dictionary = self.states.sites[site], self.spliced.dictionaries[site]
         places = self.states.batch.places.flatten()
@@ -236,7 +236,7 @@ class _Seen:
         return rows, total[rows]
 
     def _row_part(self, site: Site, row: int, move: Tensor) -> Tensor:
-        """What of a move the readers of its row see."""
+        """The part of a move that the readers of its row see."""
         readers = self.readers[site]
         if not readers or not len(readers[row]):
             return torch.zeros_like(move)
@@ -264,7 +264,7 @@ class _Seen:
         return (n_new / n_active if n_active else 0.0), (n_outside / n_positions if n_positions else 0.0)
 
     def _woken(self, at: Site, run: _Patched) -> tuple[int, int]:
-        """How many features a patched run has that neither prompt activates, and how many in all."""
+        """How many features are active in a patched run but on neither prompt, and how many are active in all."""
         dictionary = self.spliced.dictionaries[at]
         patched = _fires(dictionary, run.read[at])[run.real]
         clean = _fires(dictionary, self.states.sites[at].read)[run.example][run.real]
@@ -293,19 +293,19 @@ class _Seen:
 
         tokens = self.states.batch.clean.select(example)
         self.spliced.run_reading(tokens, move, answers_only=True)
-        # tokens before the patched one cannot tell of it
+        # tokens before the patched one do not depend on it
         after = torch.arange(tokens.ids.shape[1], device=slot.device) >= slot[:, None]
         return _Patched(example, x_seen, read_seen, (tokens.mask > 0) & after)
 
 
 class _Patched(NamedTuple):
-    """A forward of patched runs, one per row: of which example, and what each site holds and reads."""
+    """A forward pass of patched runs, one per row: the example of each, and what each site holds and reads."""
 
     example: Tensor
     x: Mapping[Site, Tensor]
     read: Mapping[Site, Tensor]
     real: Tensor
-    """[row, slot]: tokens at the patched one or after it"""
+    """The tokens from the patched one on [row, slot]."""
 
 
 def _fires(dictionary: Dictionary, read: Tensor) -> Tensor:

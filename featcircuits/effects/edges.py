@@ -1,8 +1,8 @@
 """Edge effects of a task: the part of a node's effect that one direct connection carries.
 
-    effect(u -> d) = c_d . J[d <- x_u | all other sites held still, clean run] . change of u
+    effect(u -> d) = c_d . J[d <- x_u | all other sites held fixed, clean run] . change of u
 
-(Marks et al. 2024, eq. 5, with c the estimator's coefficient.) Error terms are nodes at both ends.
+    (Marks et al. 2024, eq. 5, with c the estimator's coefficient.) Errors are nodes at both ends.
 With AtP the edges out of a node, to every downstream node and the metric, add up to its effect.
 """
 
@@ -39,14 +39,14 @@ from featcircuits.states.tally import Tally
 from featcircuits.tasks.task import Task
 
 STAGE = "edges"
-"""Its name in a ledger"""
+"""The name of this stage in a ledger."""
 LOOP = "edge effects"
-"""What its loop over batches is called, in front of the estimator's name"""
+"""The name of the loop over batches, followed by the estimator's name."""
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeEffects:
-    """Mean effects over the task of the edges that were asked for."""
+    """The mean effects over the task of the requested edges."""
 
     estimator: Estimator
     places: tuple[Place, ...]
@@ -56,8 +56,8 @@ class EdgeEffects:
     def coo(self, upstream: str | Site, downstream: str | Site) -> tuple[Tensor, Tensor]:
         """index [4, n] of (downstream place, downstream node, upstream place, upstream node), values [n].
 
-        Places index the task's places (positions where none are aggregated); node `n_features` is
-        the error term. Raises `InputError` where the two sites are not directly connected.
+        Places index the task's places (positions, if they are not aggregated); node `n_features` is
+        the error node. Raises `InputError` if the two sites are not directly connected.
         """
         ends = (Site.parse(upstream), Site.parse(downstream))
         for arc, tally in self._tallies.items():
@@ -77,7 +77,7 @@ class EdgeEffects:
 
     @property
     def index(self) -> NodeIndex:
-        """The numbers of the nodes, by which the sums of edges are kept."""
+        """The index that numbers the nodes; sums of edges are kept by these numbers."""
         return NodeIndex(self.places, self.n_features)
 
 
@@ -97,17 +97,17 @@ def edge_effects(
     check: bool = True,
     progress: Progress = silent,
 ) -> EdgeEffects:
-    """Edge effects, averaged over the task.
+    """Compute edge effects, averaged over the task.
 
-    `nodes` is a collection of nodes, for all edges among them and to the metric; or the result of
+    `nodes` is a collection of nodes, for all edges among them and to the metric, or the result of
     `node_effects` with a `node_threshold`, for all edges into the nodes whose |effect| in an
     example and position exceeds it, as Marks et al. compute them. `estimator` (by default that of the
-    `effects`) gives the coefficient of the downstream node; the Jacobian is the clean run's (under the rules,
-    for "relp"). "exact" patches every edge among the nodes of a collection. Where places sum several
-    positions, an edge sums the pairs of positions. `effects` of the nodes save computing states and coefficients
-    again, where these fitted into memory. `ledger`: as for node effects. `sources_per_target` bounds memory where
-    targets are many and sources are all features: of each batch, only so many of the strongest edges into a target from
-    one site are kept, so the mean of an edge that is weak in some batches comes out too small.
+    `effects`) gives the coefficient of the downstream node; the Jacobian is the clean run's (under the rules
+    for "relp"). "exact" patches every edge among the nodes of a collection. If places sum several
+    positions, an edge sums the pairs of positions. With the nodes' `effects`, states and coefficients that fitted
+    into memory are not computed again. `ledger`: as for node effects. `sources_per_target` limits memory if
+    there are many targets and all features are sources: from each batch, only this many of the strongest edges into a
+    target from one site are kept, so the mean of an edge that is weak in some batches is too small.
     Raises `InputError` for effects of another model or other examples, unless `check` is False.
     """
     check_task(spliced, task, check)
@@ -163,7 +163,7 @@ def _part(
     found: Iterable[tuple[Connection, Edges]],
     sources_per_target: int | None,
 ) -> Part:
-    """What a batch adds: for each connection the sums over its examples."""
+    """What a batch adds: the sums over its examples, by connection."""
     tallies: dict[Connection, Tally] = {}
     index = NodeIndex.of(spliced, task.places)
     for arc, edges in found:
@@ -171,7 +171,7 @@ def _part(
     part = {"examples": torch.tensor(len(states.batch.index))}
     for arc, tally in tallies.items():
         if sources_per_target is not None:
-            # an edge may come in several pieces, so only a whole batch tells which are strong
+            # an edge may come in several pieces, so only a whole batch shows which are strong
             tally = tally.strongest(index.count(arc.upstream), sources_per_target)
         part[f"{_name(arc)}/keys"], part[f"{_name(arc)}/sums"] = tally.keys, tally.sums
     return part
@@ -210,7 +210,7 @@ def _batches(
     batch_size: int,
     todo: Sequence[int],
 ) -> Iterator[tuple[int, States, Mapping[Site, Tensor] | None]]:
-    """Each batch's number, its states, and the coefficients of `effects` where it kept both."""
+    """Each batch's index and states, and the coefficients of `effects` if it kept them."""
     kept = effects.kept if effects is not None and effects.baseline == baseline else {}
     missing = any(number not in kept for number in todo)
     means = mean_states(spliced, task, batch_size) if baseline == "mean" and missing else None
@@ -222,12 +222,10 @@ def _batches(
 
 
 def check_has_edges(estimator: Estimator) -> None:
-    """Refuse an estimator that neither has coefficients to make edges of nor patches edges."""
+    """Raise `InputError` for an estimator that neither has coefficients nor patches edges."""
     if not estimator.has_edges:
         able = [name for name, kind in ESTIMATORS.items() if kind.has_edges]
-        raise InputError(
-            f"estimator {estimator.name!r} has no coefficients to make edges of; edges by: {', '.join(able)}"
-        )
+        raise InputError(f"estimator {estimator.name!r} has no coefficients for edges; these have: {', '.join(able)}")
 
 
 def _estimated_edges(
@@ -250,7 +248,7 @@ def _metric_edges(
     ends: Ends,
     arcs: list[Connection],
 ) -> Iterator[tuple[Connection, Edges]]:
-    """Edges into the metric, whose "row" and "node" are 0."""
+    """The edges into the metric, whose "row" and "node" are 0."""
     direct = metric_gradients(spliced, states, coefficients, arcs)
     for arc in arcs:
         if arc.downstream is not None:
@@ -266,7 +264,7 @@ def _metric_edges(
 
 
 def _tally(tally: Tally, states: States, index: NodeIndex, arc: Connection, found: Edges) -> None:
-    """Add edges of one connection. Their key: the target's number x how many sources there are + the source's."""
+    """Add the edges of one connection; the key is the target's number x the number of sources + the source's number."""
     places, slots = states.batch.places.flatten(), states.batch.places.shape[1]
     key = index.numbers(arc.upstream, places[found.source_row], found.source_node)
     n_keys = index.count(arc.upstream)
@@ -277,5 +275,5 @@ def _tally(tally: Tally, states: States, index: NodeIndex, arc: Connection, foun
 
 
 def _split(index: NodeIndex, arc: Connection, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """(numbers of the targets, numbers of the sources); the metric's number is 0."""
+    """(the targets' numbers, the sources' numbers) of keys; the metric's number is 0."""
     return keys // index.count(arc.upstream), keys % index.count(arc.upstream)

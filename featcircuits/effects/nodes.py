@@ -42,35 +42,35 @@ class SiteMeans(NamedTuple):
 
 
 class _SiteRecord(NamedTuple):
-    """One site, all batches."""
+    """The effects at one site over all batches."""
 
     tally: Tally
     entries: list[Tensor]
-    """Per batch [4, n]: example, position, feature, and (as float64) value."""
+    """One tensor [4, n] per batch: example, position, feature, and (as float64) value."""
     errors: list[Tensor]
 
 
 STAGE = "nodes"
-"""Its name in a ledger"""
+"""The name of this stage in a ledger."""
 LOOP = "node effects"
-"""What its loop over batches is called, in front of the estimator's name"""
+"""The name of the loop over batches, followed by the estimator's name."""
 ERROR_EFFECTS = ("estimated", "exact")
 
 
 class Kept(NamedTuple):
-    """A batch's states and coefficients, for whoever goes on with them."""
+    """A batch's states and coefficients, kept for later computations."""
 
     states: States
     coefficients: Mapping[Site, Tensor]
 
 
 KEPT_BYTES = 1 << 30
-"""How much memory kept batches may take; beyond it none is kept and all are computed again."""
+"""The most memory for kept batches; if they need more, none is kept and all are computed again."""
 
 
 @dataclass(frozen=True, eq=False)
 class NodeEffects:
-    """Effects on m of patching each node: means over the task, and per example where kept.
+    """The effects on m of patching each node: means over the task, and per example if kept.
 
     m = -F, so a positive effect means that the node carries the behaviour.
     """
@@ -80,7 +80,7 @@ class NodeEffects:
     places: tuple[Place, ...]
     n_features: Mapping[Site, int]
     shape: tuple[int, int]
-    """(examples, positions)"""
+    """(number of examples, number of positions)."""
     metric_clean: Tensor
     """m of the clean prompts [example]"""
     metric_corrupted: Tensor | None
@@ -90,12 +90,13 @@ class NodeEffects:
     keeps_examples: bool = True
     error_effects: str = "estimated"
     kept: Mapping[int, Kept] = field(default_factory=dict, repr=False)
-    """By number of the batch; all that this process computed, or nothing"""
+    """Index of a batch -> its kept states: all batches that this process computed, or none."""
     identity: Identity | None = field(default=None, repr=False)
-    """Of the model that they were computed on"""
+    """The identity of the model that the effects were computed on."""
 
     @property
     def sites(self) -> tuple[Site, ...]:
+        """The spliced sites, in forward order."""
         return tuple(self.n_features)
 
     @property
@@ -106,7 +107,7 @@ class NodeEffects:
         return self.metric_corrupted - self.metric_clean
 
     def features(self, site: str | Site) -> Tensor:
-        """The effect of every feature, dense: [example, position, feature]."""
+        """The effect of every feature, as a dense tensor [example, position, feature]."""
         entries = self.entries(site)
         dense = torch.zeros(*self.shape, self.n_features[self._site(site)], dtype=self.metric_clean.dtype)
         example, position, feature = entries[:3].long()
@@ -114,17 +115,17 @@ class NodeEffects:
         return dense
 
     def error(self, site: str | Site) -> Tensor:
-        """The effect of the error term: [example, position]."""
+        """The effect of the error node [example, position]."""
         self._check_examples()
         return torch.cat(self._records[self._site(site)].errors)
 
     @property
     def index(self) -> NodeIndex:
-        """The numbers of the nodes, by which their sums are kept."""
+        """The index that numbers the nodes; sums are kept by these numbers."""
         return NodeIndex(self.places, self.n_features)
 
     def means(self, site: str | Site) -> SiteMeans:
-        """Every node's mean effect over the examples, aggregated as the task says."""
+        """Every node's mean effect over the examples, at the task's places."""
         site = self._site(site)
         tally = self._records[site].tally
         return SiteMeans(*self.index.split(site, tally.keys), tally.mean, tally.mean_abs, tally.standard_error)
@@ -163,7 +164,7 @@ class NodeEffects:
 
 
 def check_effects(spliced: SplicedModel, task: Task, effects: NodeEffects, check: bool = True) -> None:
-    """Refuse effects of another model, unless `check` is False, of other examples, or of sites that are not there."""
+    """Raise `InputError` for effects of other examples or missing sites and, unless `check` is False, another model."""
     expect("effects", effects, NodeEffects)
     if effects.shape != (len(task), task.longest):
         raise InputError(
@@ -172,7 +173,7 @@ def check_effects(spliced: SplicedModel, task: Task, effects: NodeEffects, check
         )
     if effects.places != task.places:
         raise InputError(
-            f"the effects stand at places {shortened(list(effects.places))}, and {task.name} has "
+            f"the effects are at places {shortened(list(effects.places))}, and {task.name} has "
             f"{shortened(list(task.places))}; compute them under aggregate={task.aggregate!r}"
         )
     if check and effects.identity is not None:
@@ -180,12 +181,12 @@ def check_effects(spliced: SplicedModel, task: Task, effects: NodeEffects, check
     if sizes := n_features_of(spliced).items() ^ effects.n_features.items():
         site = min(site for site, _ in sizes)
         raise InputError(
-            f"the effects are of other dictionaries than the model's, the first at {site}; compute them anew"
+            f"the effects are of other dictionaries than the model's, the first at {site}; compute them again"
         )
 
 
 def check_error_effects(error_effects: str) -> None:
-    """Refuse an unknown way to compute the effects of error terms."""
+    """Raise `InputError` for an unknown way to compute the effects of error nodes."""
     if error_effects not in ERROR_EFFECTS:
         raise InputError(f"error_effects is {shortened(error_effects)}; {known(ERROR_EFFECTS, error_effects)}")
 
@@ -205,18 +206,18 @@ def node_effects(
     check: bool = True,
     progress: Progress = silent,
 ) -> NodeEffects:
-    """The effect of every feature and error term on the task's metric.
+    """Compute the effect of every feature and error node on the task's metric.
 
     `estimator`: one of `featcircuits.estimators.ESTIMATORS`, as a value (`IntegratedGradients(steps=5)`) or as text
-    ("ig:steps=5"); by default "secant" where there are pairs and "relp" elsewhere.
-    `baseline`: what patching puts in: the corrupted run ("paired"), nothing ("zero", features
-    and error), the mean over the task at the places that its prompts have in common ("mean"), or the
+    ("ig:steps=5"); by default "secant" for pairs and "relp" otherwise.
+    `baseline`: where patched values come from: the corrupted run ("paired"), zero features and error ("zero"), the
+    mean over the task at the places that its prompts have in common ("mean"), or the
     clean prompts' run with Gaussian noise on the embeddings ("noise", or a `featcircuits.tasks.corruption.Noise`).
-    `error_effects`: effects of error terms are "estimated" as those of features, or "exact": each is patched.
+    `error_effects`: effects of error nodes are "estimated" like those of features, or "exact" by patching each.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.runs.ledger).
-    `inspect` is shown the first batch's states before any effect is computed, and may raise.
-    `check`: whether the task's tokenizer has to be the model's.
-    The result keeps states and coefficients where these fit into memory, so that `edge_effects` need not compute
+    `inspect` is called with the first batch's states before any effect is computed, and may raise.
+    `check`: whether the task's tokenizer must be the model's.
+    The result keeps states and coefficients if these fit into memory, so that `edge_effects` need not compute
     them again.
     Raises `InputError` for unknown names, unaligned prompts, non-finite activations, and a task of another model.
     """
@@ -265,7 +266,7 @@ def node_effects(
 
 
 class _Keeping:
-    """Batches that are kept while all of them fit into `KEPT_BYTES`, and none from then on."""
+    """Keeps batches as long as all of them fit into `KEPT_BYTES`, and otherwise none."""
 
     def __init__(self) -> None:
         self.batches: dict[int, Kept] = {}
@@ -291,7 +292,7 @@ def _bytes(kept: Kept) -> int:
 def _exact_errors(
     spliced: SplicedModel, states: States, effects: Mapping[Site, SiteEffects]
 ) -> dict[Site, SiteEffects]:
-    """The same with every error node patched."""
+    """The same effects, but with every error node patched."""
     return {site: own._replace(errors=exact_error_effects(spliced, states, site)) for site, own in effects.items()}
 
 
@@ -302,7 +303,7 @@ def _part(
     effects: Mapping[Site, SiteEffects],
     keep_examples: bool,
 ) -> Part:
-    """What a batch adds: metrics, sums over its examples, and single effects where they are kept."""
+    """What a batch adds: metrics, sums over its examples, and single effects if they are kept."""
     part = {"examples": torch.tensor(len(states.batch.index)), "clean": states.metric_clean.cpu()}
     if states.metric_patched is not None:
         part["corrupted"] = states.metric_patched.cpu()
@@ -322,7 +323,7 @@ def _record(parts: Mapping[int, Part], site: Site, count: int) -> _SiteRecord:
 
 
 def _tally(index: NodeIndex, states: States, site: Site, features: Tensor, error: Tensor) -> Tally:
-    """Sums of one batch's effects [n] and [example, slot] over its examples, by the nodes' numbers."""
+    """The sums of one batch's effects [n] and [example, slot] over its examples, by the nodes' numbers."""
     state, places = states.sites[site], states.batch.places.flatten()
     entries = (state.change != 0).nonzero()[:, 0]
     error_rows = ((places >= 0) & (state.error_change != 0).any(-1).flatten()).nonzero()[:, 0]

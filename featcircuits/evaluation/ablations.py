@@ -35,7 +35,7 @@ class Ablation(ABC):
 
     @classmethod
     def check(cls, task: Task) -> None:
-        """Raise `InputError` for a task that the ablation cannot have; most can have any."""
+        """Raise `InputError` for an unsuitable task; most ablations accept any."""
         return
 
     @classmethod
@@ -54,10 +54,12 @@ class Zero(Ablation):
 
     @property
     def places(self) -> None:
+        """None: values are the same everywhere."""
         return None
 
     @classmethod
     def prepare(cls, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Zero:
+        """The ablation, which needs nothing from the task."""
         return cls()
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
@@ -67,9 +69,9 @@ class Zero(Ablation):
 
 @dataclass(frozen=True, eq=False)
 class Mean(Ablation):
-    """The mean over all reference prompts at the same place of those that they have in common.
+    """The mean over all reference prompts at the same place.
 
-    These are the finest places that there are, wherever the circuit's nodes are (`featcircuits.tasks.alignment`).
+    Places are the finest that the prompts have in common, whatever the circuit's (`featcircuits.tasks.alignment`).
     """
 
     means: Means
@@ -81,6 +83,7 @@ class Mean(Ablation):
 
     @classmethod
     def prepare(cls, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Mean:
+        """The means of the task's reference prompts."""
         return cls(mean_states(spliced, task, batch_size))
 
     def values(self, spliced: SplicedModel, task: Task, batch: Batch) -> Values:
@@ -99,10 +102,12 @@ class Resample(Ablation):
 
     @property
     def places(self) -> str:
+        """Positions."""
         return POSITION
 
     @classmethod
     def check(cls, task: Task) -> None:
+        """Raise `InputError` for prompts of different lengths."""
         if len({len(example.clean) for example in task.examples}) > 1:
             raise InputError(
                 f"{task.name}: ablation='resample' takes states position by position and needs prompts of one length; "
@@ -111,6 +116,7 @@ class Resample(Ablation):
 
     @classmethod
     def prepare(cls, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Resample:
+        """One reference prompt for each example, drawn by the seed."""
         draw = torch.randint(len(task), (len(task),), generator=torch.Generator().manual_seed(seed))
         return cls(draw.tolist())
 
@@ -128,10 +134,11 @@ class Resample(Ablation):
 
 @dataclass(frozen=True, eq=False)
 class Paired(Resample):
-    """The state of the corrupted twin, so that F(empty) is the corrupted prompts'."""
+    """The state of the corrupted twin, so that F(empty) is the corrupted prompts' F."""
 
     @classmethod
     def check(cls, task: Task) -> None:
+        """Raise `InputError` for a task without pairs."""
         if not task.paired:
             raise InputError(
                 f"{task.name}: ablation='paired' takes the state of the corrupted prompt, and there are no pairs; give "
@@ -140,6 +147,7 @@ class Paired(Resample):
 
     @classmethod
     def prepare(cls, spliced: SplicedModel, task: Task, batch_size: int, seed: int) -> Paired:
+        """Each example with its own corrupted twin."""
         return cls(range(len(task)))
 
 
@@ -153,9 +161,9 @@ def _values(spliced: SplicedModel, task: Task, batch: Batch, rows: Sequence[int]
 def prepared_ablation(
     ablation: str | Ablation, spliced: SplicedModel, task: Task, batch_size: int, seed: int
 ) -> Ablation:
-    """An ablation by name with its values for a task; an ablation that has them is returned as it is.
+    """An ablation by name with its values for a task; an ablation that has them is returned unchanged.
 
-    Raises `InputError` for an unknown name, and for a task that the ablation cannot have.
+    Raises `InputError` for an unknown name or an unsuitable task.
     """
     if isinstance(ablation, Ablation):
         return ablation

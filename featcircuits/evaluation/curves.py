@@ -1,4 +1,4 @@
-"""Scores over circuit sizes, beside random circuits of the same size at each site."""
+"""Scores over circuit sizes, compared with random circuits of the same size at each site."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from featcircuits.model.nodes import Node
 def default_sizes(order: Sequence[Node], count: int = 15) -> tuple[int, ...]:
     """At most `count` sizes, evenly spread on a logarithmic axis up to all nodes.
 
-    Each residual site is a full cut: what does not pass a node there is ablated. So the smallest
-    circuit that can explain anything has a node at each, and the curve begins one above that.
+    Each residual site is a full cut: what does not pass through a kept node there is ablated. So the smallest
+    circuit that can explain anything has one node at each, and the curve begins one above that.
     """
     n_cuts = len({node.site for node in order if node.site.kind == "resid"})
     smallest = min(n_cuts + 1, len(order))
@@ -27,16 +27,18 @@ def default_sizes(order: Sequence[Node], count: int = 15) -> tuple[int, ...]:
 
 
 def check_sizes(sizes: Sequence[int], n_nodes: int) -> tuple[int, ...]:
-    """Refuse sizes that the ranking does not have."""
+    """Raise `InputError` for sizes that the ranking does not have."""
     if wrong := [size for size in sizes if not 0 < size <= n_nodes]:
-        raise InputError(f"curve size {wrong[0]}: the ranking has {n_nodes} nodes in scope; sizes run from 1 to that")
+        raise InputError(
+            f"curve size {wrong[0]}: the ranking has {n_nodes} nodes in scope; give sizes from 1 to that number"
+        )
     return tuple(sorted(set(sizes)))
 
 
 def shuffled(order: Sequence[Node], seed: int) -> list[Node]:
-    """The nodes of each site in random order, at the ranks that the site has.
+    """The nodes of each site in random order, at the site's ranks.
 
-    The first k of them are then a random circuit with as many nodes at every site as the k
+    So the first k of them are a random circuit with as many nodes at every site as the k
     strongest have.
     """
     generator = np.random.default_rng(seed)
@@ -51,7 +53,7 @@ def shuffled(order: Sequence[Node], seed: int) -> list[Node]:
 
 
 def subgraphs_of_sizes(ranks: Ranks, controls: Sequence[Ranks], sizes: Sequence[int]) -> list[Subgraph]:
-    """All that a curve is measured on: every size of a ranking, every complement, every size of random rankings."""
+    """The subgraphs of a curve: every size of a ranking, every complement, and every size of random rankings."""
     return [
         *(Subgraph(ranks, size) for size in sizes),
         *(Subgraph(ranks, size, complement=True) for size in sizes),
@@ -60,7 +62,7 @@ def subgraphs_of_sizes(ranks: Ranks, controls: Sequence[Ranks], sizes: Sequence[
 
 
 def curve_of(metrics: Tensor, sizes: Sequence[int], reference: Reference) -> Curve:
-    """The scores of `subgraphs_of_sizes`, from their F [subgraph, example]."""
+    """The curve of `subgraphs_of_sizes`, from their F [subgraph, example]."""
     scores = np.array([faithfulness(mean, reference) for mean in metrics.mean(-1).tolist()]).reshape(-1, len(sizes))
     inside, complement, random = scores[0], scores[1], scores[2:]
     draws, undefined = len(random), np.full(len(sizes), math.nan)

@@ -1,4 +1,4 @@
-"""fc.evaluate: faithfulness and completeness of a circuit, and of every size of it."""
+"""fc.evaluate: faithfulness and completeness of a circuit, and of smaller circuits of every size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from featcircuits.tasks.behaviour import require_behaviour
 from featcircuits.tasks.task import Task
 
 MOST_DRAWS = 1000
-"""Each is a random circuit of as many nodes, and a run at every size."""
+"""The most draws; each is a random circuit with as many nodes, and a run at every size."""
 
 
 @takes_new_words
@@ -61,15 +61,15 @@ def evaluate(
     check: bool = True,
     progress: Progress = silent,
 ) -> Report:
-    """Faithfulness and completeness of a circuit on a task, as Marks et al. (2024, section 4) define them.
+    """Measure faithfulness and completeness of a circuit on a task, as Marks et al. (2024, section 4) define them.
 
     `ablation`: "mean", "zero", "resample", "paired", or an object from `featcircuits.evaluation`.
-    `error_nodes`: as the circuit says ("as-circuit"), all kept ("keep") or all ablated ("remove").
-    Sizes and nodes are counted among those that this leaves open, so only features under the last two.
-    `start_layer`: sites of earlier layers are given for free, and so is the embedding unless
+    `error_nodes`: error nodes as in the circuit ("as-circuit"), all kept ("keep") or all ablated ("remove").
+    Sizes and nodes count only nodes that the circuit decides on, so only features under the last two.
+    `start_layer`: sites of earlier layers are not ablated, and neither is the embedding unless
     `start_layer` is 0 or `embed` says otherwise. `ranking`: nodes for the curve
-    over sizes, in the order in which it takes them (a Circuit's own order); without it the circuit's are
-    taken. `sizes=()` leaves the curve out. The report says whether the circuit was traced on the same prompts,
+    over sizes, in the order in which it adds them (a Circuit's own order); without it, those of the circuit.
+    `sizes=()` leaves out the curve. The report says whether the circuit was traced on the same prompts,
     and whether it was traced on other sentences (`held_out`, `notes`).
     Raises `InputError` for unknown names and for a circuit of another model, suite, task or aggregate; with
     `check=False` neither weights nor tokenizers are compared.
@@ -134,7 +134,7 @@ def evaluate(
 
 
 class _Measured(NamedTuple):
-    """Of a circuit, its complement, and all features without errors."""
+    """The measurements of a circuit, its complement, and all features without error nodes."""
 
     reference: Reference
     F_circuit: float
@@ -143,7 +143,7 @@ class _Measured(NamedTuple):
     completeness: float
     features_alone: float
     invalid: str | None
-    """Why the shares mean nothing here"""
+    """Why the ratios mean nothing here, or None."""
 
 
 def _measure(ablated: AblatedModel, circuit: Circuit, task: Task) -> _Measured:
@@ -176,7 +176,7 @@ def _check_match(circuit: Circuit, task: Task) -> None:
     task.check_places()
     if strange := [node for node in circuit.nodes if node.place not in task.places]:
         raise InputError(
-            f"node {strange[0]} of the circuit stands at a place that task {task.name!r} does not have "
+            f"node {strange[0]} of the circuit is at a place that task {task.name!r} does not have "
             f"(it has {', '.join(map(str, task.places))})"
         )
 
@@ -195,7 +195,7 @@ def _edges_in_scope(circuit: Circuit, scope: SplicedModel) -> int:
 
 
 class _Fold(NamedTuple):
-    """Scores of one part of the examples: of the circuit, of every size, and their areas."""
+    """The scores of one part of the examples: of the circuit, of every size, and the areas."""
 
     faithfulness: float
     by_size: list[float]
@@ -212,7 +212,7 @@ def _folds(
     order: Sequence[Node],
     sizes: Sequence[int],
 ) -> list[_Fold]:
-    """Scores of each part, with ablation values drawn from the part alone."""
+    """The scores of each part, with ablation values drawn only from that part."""
     folds, ranks = [], ranks_of(ablated.spliced, task.places, order)
     for number, part in enumerate(parts(task)):
         prepared = prepared_ablation(ablation, ablated.spliced, part, ablated.batch_size, seed + number)

@@ -1,4 +1,4 @@
-"""What an evaluation found, as one value that goes to JSON and to a table."""
+"""The result of an evaluation, as one value for JSON and tables."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from featcircuits.files.plain import plain
 
 @dataclass(frozen=True)
 class Curve:
-    """Scores of the first `sizes` nodes of a ranking, and of random circuits of the same size at each site.
+    """The scores of the first `sizes` nodes of a ranking, and of random circuits of the same size at each site.
 
-    `random` is the mean over draws, `random_sd` their spread, NaN without draws and with one. `area`: mean
-    faithfulness over the sizes `area_over`, from none to the last, with straight lines between the points;
-    `area_from_one`: mean |1 - faithfulness| (lower is better). Neither is enough alone: what works against
-    the answer, left out, raises the first and may spoil the second. Areas over other sizes are others.
-    Intervals are 95 %, from the same parts of the examples as the report's; `intervals` those of `faithfulness`.
+    `random` is the mean over draws, and `random_sd` their spread, NaN without draws or with one. `area`: the mean
+    faithfulness over the sizes `area_over`, from 0 to the last, with straight lines between the points;
+    `area_from_one`: the mean |1 - faithfulness| (lower is better). Neither is enough alone: leaving out nodes that work
+    against the answer raises the first and may worsen the second. Areas over different sizes cannot be compared.
+    Intervals are 95 %, from the same parts of the examples as the report's; `intervals` are those of `faithfulness`.
     """
 
     sizes: tuple[int, ...]
@@ -37,23 +37,23 @@ class Curve:
 
 @dataclass(frozen=True)
 class Report:
-    """Faithfulness and completeness of a circuit, never without what they are made of.
+    """Faithfulness and completeness of a circuit, always with the metrics that they are computed from.
 
-    `F_model`, `F_circuit`, `F_empty`, `F_complement`: mean metric of the model, with everything
+    `F_model`, `F_circuit`, `F_empty`, `F_complement`: the mean metric of the model, with everything
     outside the circuit ablated, with everything ablated, and with the circuit ablated.
-    `invalid` says why, where the model's metric does not clearly rise above the empty circuit's:
-    the ratios are then what the formula gives and mean nothing, and JSON and tables leave them out.
-    `interval`: 95 % of faithfulness, from `folds` disjoint
-    parts of the examples that each draw their own ablation values; None with too few examples.
-    `features_alone`: faithfulness of all features with every error term ablated, the empty circuit too. It says
-    what the dictionaries explain. It bounds no circuit with error nodes: these may carry more.
-    Nodes and edges are counted in scope: at the sites that are ablated. Under error_nodes="keep" and "remove" error
-    nodes are no choice of the circuit's, and `n_nodes` and all sizes count features alone (`counted`). `F_empty` is
-    under the same setting: with error_nodes="keep" the empty circuit has every error term.
-    `ablation_places`: where ablation values stand ("position", "role", "from the end", "anywhere"), whatever the
-    circuit's places; None where they are the same everywhere.
-    `held_out`: True where none of the examples was traced on, None where that is unknown; `n_seen`: how many were.
-    `notes`: what a reader has to know, in sentences; the first is about held-out examples.
+    `invalid` gives the reason if the model's metric is not clearly above the empty circuit's. The ratios then
+    follow the formula but mean nothing, and JSON and tables leave them out.
+    `interval`: the 95 % interval of faithfulness, from `folds` disjoint
+    parts of the examples that each draw their own ablation values; None if there are too few examples.
+    `features_alone`: the faithfulness of all features, with every error node ablated in the empty circuit too. It says
+    what the dictionaries explain. It is no upper bound for circuits with error nodes, which may carry more.
+    Nodes and edges count if they are in scope: at sites that are ablated. With error_nodes="keep" or "remove" a circuit
+    does not decide on error nodes, so `n_nodes` and all sizes count only features (`counted`). `F_empty` has
+    the same setting: with error_nodes="keep" the empty circuit has every error node.
+    `ablation_places`: the kind of places of ablation values ("position", "role", "from the end", "anywhere"), whatever
+    the circuit's places; None if values are the same everywhere.
+    `held_out`: True if none of the examples was traced on, None if that is unknown; `n_seen`: how many were.
+    `notes`: sentences that a reader needs to know; the first is about held-out examples.
     `made_on`: the model, the dictionaries and the task with their fingerprints, and the versions of libraries.
     """
 
@@ -87,7 +87,7 @@ class Report:
     made_on: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; ratios that mean nothing, and NaN, which JSON lacks, become null."""
+        """The report as plain JSON values; meaningless ratios, and NaN, which JSON lacks, become null."""
         void = dict.fromkeys(_RATIOS) if self.invalid else {}
         return plain({**asdict(self), **void})
 

@@ -1,4 +1,4 @@
-"""Baselines: what patching puts in, and what ablated nodes become."""
+"""Baselines: where patched values come from; ablations use the same values."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from featcircuits.tasks.task import Batch, Task
 
 BASELINES = ("paired", "zero", "mean", "noise")
 Baseline = str | Noise
-"""What patching puts in: a name, or noise with settings of its own."""
+"""A baseline: a name, or noise with settings of its own."""
 
 
 MEANS_ANYWHERE = (
-    "The prompts have no places in common (their lengths differ, and most tokens stand further from the end than "
-    "any other prompt reaches), so a mean is one over all tokens; name roles in the task, or use prompts of one length"
+    "The prompts have no places in common (their lengths differ, and most tokens are further from the end than any "
+    "other prompt reaches), so one mean is taken over all tokens; name roles in the task, or use prompts of one length"
 )
 
 
 DENSE_NUMBERS = 1 << 23
-"""How many dense features may be held at once."""
+"""The most dense features that are held at once."""
 
 
 class MeanState(NamedTuple):
-    """A site's mean over prompts, place by place: features [place, n_features], x [place, width] less the bypass.
+    """A site's means over prompts by place: features [place, n_features], and x without the bypass [place, width].
 
-    Decode being affine, the mean error is x - decode(features) of these. `scale` [place, 1]: the mean
-    scale of decoder rows, where the dictionary has one.
+    Since decode is affine, the mean error is x - decode(features). `scale` [place, 1]: the mean
+    scale of decoder rows, if the dictionary has one.
     """
 
     features: Tensor
@@ -46,7 +46,7 @@ class MeanState(NamedTuple):
 
 
 class Means(NamedTuple):
-    """Means at every site, and the places where they were taken."""
+    """The means at every site, and the places at which they were taken."""
 
     sites: Mapping[Site, MeanState]
     alignment: Alignment
@@ -58,31 +58,31 @@ class Means(NamedTuple):
 
 
 def places_of(alignment: Alignment, task: Task, batch: Batch) -> Tensor:
-    """[example, slot]: numbers of an alignment's places, on the batch's device; 0 at padding."""
+    """The indices of an alignment's places [example, slot], on the batch's device; 0 at padding."""
     return alignment.places([task.examples[number] for number in batch.index.tolist()], batch.clean)
 
 
 class Patched(NamedTuple):
-    """What patching puts in at the nodes of a site.
+    """The patched values of the nodes of a site.
 
-    `x` [example, slot, width]: all of them together, None for nothing (the decoder's bias). Features
-    are those encoded from `read`, unless given. `scale` [example, slot, 1]: of decoder rows.
+    `x` [example, slot, width]: the activation with all of them, None for zeros (the decoder's bias). Features
+    are those encoded from `read`, unless given. `scale` [example, slot, 1]: that of decoder rows.
     """
 
     x: Tensor | None
     read: Tensor | None = None
     features: Callable[[Tensor], Tensor] | None = None
-    """rows (example * slots + slot) [n] -> features, broadcastable to [n, n_features]"""
+    """rows (example * slots + slot) [n] -> features, broadcastable to [n, n_features]."""
     scale: Tensor | None = None
 
     def x_at(self, dictionary: Dictionary, rows: Tensor, clean: Tensor) -> Tensor:
-        """[n, width] at some rows; the bias is in the units of what is read there, `clean` [..., n, read_width]."""
+        """x at some rows [n, width]; the bias is in the units of what is read there, `clean` [..., n, read_width]."""
         if self.x is not None:
             return self.x.flatten(0, 1)[rows]
         return of_nothing(dictionary, clean)
 
     def features_at(self, dictionary: Dictionary, rows: Tensor) -> Tensor:
-        """Broadcastable to [n, n_features]."""
+        """The features at some rows, broadcastable to [n, n_features]."""
         if self.features is not None:
             return self.features(rows)
         assert self.read is not None
@@ -91,7 +91,7 @@ class Patched(NamedTuple):
 
 
 def patched_by_zero(spliced: SplicedModel, site: Site) -> Patched:
-    """No features and no error: the site emits its decoder's bias."""
+    """Features and error are 0, so the site emits its decoder's bias."""
     none = torch.zeros(
         1, spliced.dictionaries[site].n_features, device=spliced.device, dtype=precision(spliced.model.dtype)
     )
@@ -99,13 +99,13 @@ def patched_by_zero(spliced: SplicedModel, site: Site) -> Patched:
 
 
 def patched_by_mean(mean: MeanState, places: Tensor) -> Patched:
-    """The mean at the same place; `places` [example, slot]."""
+    """The means at the same places; `places` [example, slot]."""
     scale = None if mean.scale is None else mean.scale[places]
     return Patched(mean.x[places], features=lambda rows: mean.features[places.flatten()[rows]], scale=scale)
 
 
 def patched_by_run(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor]) -> Patched:
-    """What another run holds at the site, and where its dictionary reads."""
+    """The activations of another run at the site, and where its dictionary reads."""
     dictionary = spliced.dictionaries[site]
     x, read = (wide(seen[at]) for at in (site, spliced.read_site(site)))
     statistics = dictionary.statistics(read)
@@ -113,13 +113,13 @@ def patched_by_run(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor
 
 
 def check_known(baseline: Baseline) -> None:
-    """Refuse an unknown baseline."""
+    """Raise `InputError` for an unknown baseline."""
     if not isinstance(baseline, Noise) and baseline not in BASELINES:
         raise InputError(f"unknown baseline {baseline!r}; known: {', '.join(BASELINES)}")
 
 
 def check_baseline(task: Task, baseline: Baseline) -> None:
-    """Refuse an unknown baseline, one that needs pairs where there are none, or roles that are not there."""
+    """Raise `InputError` for an unknown baseline, one whose pairs are missing, or noise on a missing role."""
     check_known(baseline)
     if isinstance(baseline, Noise):
         baseline.check(task)
@@ -134,8 +134,8 @@ def check_baseline(task: Task, baseline: Baseline) -> None:
 def mean_states(spliced: SplicedModel, task: Task, batch_size: int) -> Means:
     """Each site's mean feature and error at each place that the prompts have in common (`Task.common`).
 
-    Over the reference prompts: the corrupted prompts of a paired task (as Marks et al. ablate), the
-    prompts themselves otherwise. Where a circuit's nodes stand plays no part.
+    Means are taken over the reference prompts: the corrupted prompts of a task with pairs (as Marks et al. ablate),
+    otherwise the prompts themselves. The places of a circuit do not matter.
     """
     alignment = Alignment.of(task.examples, task.common)
     if alignment.kind == ANYWHERE and task.layout is None:
@@ -170,7 +170,7 @@ def _no_state(dictionary: Dictionary, x: Tensor, n_places: int) -> MeanState:
 
 
 def _add_states(total: MeanState, dictionary: Dictionary, x: Tensor, read: Tensor, place: Tensor) -> None:
-    """Dense features exist for a few rows at a time."""
+    """Add a batch to the sums; dense features exist for a few rows at a time."""
     size = max(1, DENSE_NUMBERS // max(1, dictionary.n_features))
     for some, at in zip(read.split(size), place.split(size), strict=True):
         total.features.index_add_(0, at, dictionary.encode(some))

@@ -1,14 +1,14 @@
-"""States of a batch at every site: what patching would change, feature by feature.
+"""States of a batch at every site: what patching changes, feature by feature.
 
 At a site the clean activation is `x = decode(f) + error`. Patching moves each feature by
-`change` and the error by `error_change`; decode being affine, the activation moves by the sum of
+`change` and the error by `error_change`. Since decode is affine, the activation moves by the sum of
 `change * decoder row` and `error_change`. Features that neither state activates cannot have an
-effect and are never stored: dense [example, position, feature] tensors live for one site at a time.
+effect and are never stored: dense [example, position, feature] tensors exist for one site at a time.
 
-A transcoder's features are read at the MLP's input. What goes past them, the bypass, belongs to no
-node: it is a wire, on which the nodes before the MLP reach those after it, and it is never patched.
-Where a dictionary normalises its input, decoder rows are multiplied by the clean run's `scale`, and
-what another scale or shift would change belongs to the error.
+A transcoder's features read the MLP's input. The bypass past them belongs to no
+node: through it the nodes before the MLP reach those after it, and it is never patched.
+If a dictionary normalises its input, decoder rows are multiplied by the clean run's `scale`, and
+the change due to another scale or shift belongs to the error.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from featcircuits.tasks.metrics import Answers, mean_slope, metric_named
 from featcircuits.tasks.task import Batch, Task
 
 ROUNDING = 8
-"""Multiples of the precision: runs of other shapes differ by about 4 of them, pairs of prompts by thousands."""
+"""In multiples of the precision: runs of different shapes differ by about 4, pairs of prompts by thousands."""
 
 
 class Objective(NamedTuple):
-    """m = -F for the rows of a run: what effects are changes of."""
+    """m = -F for the rows of a run; effects are changes of m."""
 
     metric: str
     answers: Answers
     toward: Tensor | None = None
-    """Logits of the patched run: then m's gradient is its mean on the straight line to them."""
+    """The logits of the patched run; if given, m's gradient is its mean on the straight line to them."""
 
     @classmethod
     def of(cls, task: Task, batch: Batch, unedited: Tensor) -> Objective:
-        """Of runs on a batch, whose unedited run has these logits."""
+        """The objective for runs on a batch, whose unedited run has these logits."""
         answers = Answers(batch.answers.clean, batch.answers.corrupted, wide(unedited))
         return cls(task.metric, answers)
 
@@ -66,19 +66,19 @@ class Objective(NamedTuple):
         return -metric(start, self.answers) - ((logits - start) * slope).sum(-1)
 
     def select(self, rows: Tensor) -> Objective:
-        """For a run whose row r repeats example `rows[r]`."""
+        """The objective for a run whose row r repeats example `rows[r]`."""
         return Objective(self.metric, self.answers.select(rows), None if self.toward is None else self.toward[rows])
 
 
 @dataclass(frozen=True, eq=False)
 class SiteState:
-    """One site of one batch.
+    """The state of one site in one batch.
 
-    `x`: clean activation, `x_change`: what patching all the site's nodes adds to it, `error_change`:
-    what of that no feature explains; [example, slot, width]. `read`: what the dictionary encodes in
+    `x`: the clean activation, `x_change`: what patching all the site's nodes adds to it, `error_change`:
+    the part of that which no feature explains; all [example, slot, width]. `read`: what the dictionary encodes in
     the clean run [example, slot, read_width]. The n feature entries are sorted by `row` = example *
-    slots + slot, each with its `feature`, its clean `value`, the `change` that patching brings, and
-    whether it is `active` in the clean run. `scale` [example * slots]: of decoder rows; None for 1.
+    slots + slot; each has its `feature`, its clean `value`, its `change` by patching, and
+    whether it is `active` in the clean run. `scale` [example * slots]: that of decoder rows; None for 1.
     """
 
     x: Tensor
@@ -94,22 +94,23 @@ class SiteState:
 
     @property
     def slots(self) -> int:
+        """The number of token slots per example."""
         return self.x.shape[1]
 
     @property
     def step(self) -> Tensor:
-        """[n]: how many decoder rows patching adds."""
+        """How many times patching adds each entry's decoder row [n]."""
         return self.scaled(self.change, self.row)
 
     def moves(self) -> tuple[Tensor, Tensor]:
         """Which feature entries [n] and which errors [example, slot] patching changes at all.
 
-        Prompts of a pair begin alike, and there nothing moves; nor does a feature with the same value in both
-        runs. A change of the activation below rounding, as other kernels bring it, is none. In half precision
-        every change of the activation that the type can hold counts: real ones are as small there.
+        Nothing moves where the prompts of a pair begin alike, nor does a feature with the same value in both
+        runs. A change of the activation below rounding, as different kernels cause it, does not count. In half
+        precision every change that the type can hold counts, since real changes are as small there.
         """
         finest = min(torch.finfo(self.x.dtype).eps, torch.finfo(torch.float32).eps)
-        bound = ROUNDING * finest * self.x.to(self.x_change.dtype).norm(dim=-1)  # a norm overflows float16 easily
+        bound = ROUNDING * finest * self.x.to(self.x_change.dtype).norm(dim=-1)  # a norm easily overflows float16
         error = self.error_change.norm(dim=-1) > bound
         moved = error | (self.x_change.norm(dim=-1) > bound)
         return (self.change != 0) & moved.flatten()[self.row], error
@@ -121,12 +122,12 @@ class SiteState:
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """A batch, run clean and patched, seen through the dictionaries."""
+    """The clean and patched runs of a batch, decomposed by the dictionaries."""
 
     batch: Batch
     sites: Mapping[Site, SiteState]
     streams: Mapping[Site, Tensor]
-    """Clean activations at residual sites, spliced or not: where partial forwards start."""
+    """The clean activations at all residual sites, spliced or not, where partial forward passes start."""
     objective: Objective
     metric_clean: Tensor
     metric_patched: Tensor | None
@@ -134,7 +135,7 @@ class States:
 
 
 def fitting_batch(spliced: SplicedModel, task: Task, batch_size: int | None) -> int:
-    """The batch size that was asked for, or one whose backward pass fits a fixed memory."""
+    """The given batch size, or one whose backward pass fits into a fixed memory."""
     if batch_size is None:
         return spliced.rows_at_once(task.longest, most=16, gradients=True)
     check_number("batch_size", batch_size, BATCHES)
@@ -171,14 +172,14 @@ def states_of(
 
 
 class _Run(NamedTuple):
-    """A run's logits and activations."""
+    """The logits and activations of a run."""
 
     logits: Tensor
     seen: Mapping[Site, Tensor]
 
 
 def _patched_run(spliced: SplicedModel, task: Task, batch: Batch, baseline: Baseline) -> _Run | None:
-    """The other run beside the clean one: with noise, or of the corrupted prompts; None where there is none."""
+    """The second run besides the clean one: with noise, or of the corrupted prompts; None if there is none."""
     noise = Noise() if baseline == "noise" else baseline
     if isinstance(noise, Noise):
         run = _noised(spliced, task, batch, noise)
@@ -209,17 +210,17 @@ def _baseline(
     patched: Mapping[Site, Tensor] | None,
     means: Callable[[Site], Patched] | None,
 ) -> Callable[[Site], Patched]:
-    """site -> what patching puts in."""
+    """site -> the patched values there."""
     if baseline == "zero":
         return lambda site: patched_by_zero(spliced, site)
     if baseline == "mean" and means is not None:
         return means
-    assert patched is not None  # noise is patched in from the noised run as pairs are from the corrupted one
+    assert patched is not None  # noise is patched in from the noised run, like pairs from the corrupted run
     return lambda site: patched_by_run(spliced, site, patched)
 
 
 def _site_state(dictionary: Dictionary, x: Tensor, read: Tensor, patched: Patched, batch: Batch) -> SiteState:
-    """Only active and changing features are kept; dense features exist for a few rows at a time."""
+    """The state of a site with only active and changing features; dense features exist for a few rows at a time."""
     real = (batch.clean.mask > 0).flatten()
     dtype = precision(x.dtype)
     reads = read.flatten(0, 1).to(dtype)
@@ -236,7 +237,7 @@ def _site_state(dictionary: Dictionary, x: Tensor, read: Tensor, patched: Patche
     scale = None if statistics is None else statistics.scale[:, 0]
     state = SiteState(x, read, x_change, x_change, *entries, scale)
 
-    # x = decode(f) + error on both sides, and decode is affine: the error's change is what features leave over
+    # x = decode(f) + error in both runs, and decode is affine, so the error's change is what features leave over
     explained = dictionary.write(state.step, state.row, state.feature, len(reads))
     return replace(state, error_change=x_change - explained.view(x.shape))
 
@@ -252,7 +253,7 @@ class _Entries(NamedTuple):
 
 
 def _entries(dictionary: Dictionary, reads: Tensor, patched: Patched, rows: Tensor) -> _Entries:
-    """Of the features at some rows, those that are active or change."""
+    """The features at some rows that are active or change."""
     if patched.features is None and patched.read is not None:
         features, change = _two_runs(dictionary, reads[rows], patched.read.flatten(0, 1)[rows].to(reads.dtype))
     else:
@@ -264,9 +265,9 @@ def _entries(dictionary: Dictionary, reads: Tensor, patched: Patched, rows: Tens
 
 
 def _two_runs(dictionary: Dictionary, clean: Tensor, patched: Tensor) -> tuple[Tensor, Tensor]:
-    """(clean features, their change) [n, n_features], encoded once where both runs read the same.
+    """(clean features, their change) [n, n_features], encoded only once for rows that both runs read alike.
 
-    Tokens before the first difference of two prompts are the same in both.
+    Tokens before the first difference of two prompts are the same in both runs.
     """
     differs = (clean != patched).any(-1)
     encoded = dictionary.encode(torch.cat([clean, patched[differs]]))
