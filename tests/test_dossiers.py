@@ -358,7 +358,7 @@ def test_dossiers_belong_to_the_dictionaries_that_they_were_made_with(tmp_path: 
     assert found.label("resid_1/error") is None
     with pytest.raises(fc.InputError, match="there is no dossier of resid_1/4; there are 2 of features of resid 1"):
         found["resid_1/4"]
-    with pytest.raises(fc.InputError, match="the dictionary of embed and of 1 more sites is another"):
+    with pytest.raises(fc.InputError, match="the dictionary of embed and of 1 more sites is not the one"):
         fc.Dossiers.open(tmp_path, tiny.spliced_model(model, sites=["embed", "resid_1"], seed=7))
     with pytest.raises(fc.InputError, match="exists and is not empty"):
         fc.features(spliced, random_rows(), tmp_path / "dossiers")

@@ -104,8 +104,8 @@ def filled(context: Any, *files: str) -> None:
         ("a-file/out", "a part of its path is a file"),
         ("a-file/deeper/out", "a part of its path is a file"),
         ("circle/out", "cannot be written: "),
-        ("nul\0", "no name for a file"),
-        ("surrogate\ud800", "no name for a file"),
+        ("nul\0", "not a valid name for a file"),
+        ("surrogate\ud800", "not a valid name for a file"),
     ],
 )
 def test_names_that_no_output_can_have_are_refused_before_work(tmp_path: Path, name: str, message: str) -> None:
@@ -219,7 +219,7 @@ def test_what_was_ready_when_the_process_was_killed_is_moved_by_the_next(
 def killed_while(folder: Path, what: str) -> None:
     """Another process that is killed inside one of the contexts of `writing`."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from featcircuits import writing\n"
+        "import os, signal, sys; from pathlib import Path; from featcircuits.files import writing\n"
         f"folder = Path(sys.argv[1])\nwith writing.{what} as draft:\n"
         "    (draft / 'a' if draft.is_dir() else draft).write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
