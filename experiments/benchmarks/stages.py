@@ -51,8 +51,8 @@ def threshold_for(spliced: SplicedModel, task: fc.Task, estimator: str, count: i
     """The threshold that `count` (example, position, node) triples exceed, active features and errors."""
     states = states_of(spliced, task, task.batch(range(len(task))))
     sizes = []
-    for site, (features, errors, _) in parse_estimator(estimator).effects(spliced, states).items():
-        sizes += [features[states.sites[site].active].abs(), errors.flatten().abs()]
+    for site, effects in parse_estimator(estimator).effects(spliced, states).items():
+        sizes += [effects.features[states.sites[site].active].abs(), effects.errors.flatten().abs()]
     top = torch.cat(sizes).topk(count + 1).values
     return float(top[-2] + top[-1]) / 2
 

@@ -18,6 +18,7 @@ from featcircuits.errors import InputError
 from featcircuits.estimators import ESTIMATORS, parse_estimator
 from featcircuits.estimators.estimator import CoefficientEstimator, Estimator
 from featcircuits.estimators.exact import ExactPatching
+from featcircuits.files.plain import plain
 from featcircuits.inputs.defaults import EDGE_NODES
 from featcircuits.inputs.ranges import MOST, Range, check_number
 from featcircuits.inputs.renamed import takes_new_words
@@ -102,13 +103,15 @@ class Agreement:
             for s in self.scores
         ]
         costs = [{"basis": basis, "estimator": name, **asdict(cost)} for (basis, name), cost in self.costs.items()]
-        return {
-            "task": self.task,
-            "n_examples": self.n_examples,
-            "reference": str(REFERENCE),
-            "scores": [_finite(row) for row in rows],
-            "costs": [_finite(row) for row in costs],
-        }
+        return plain(
+            {
+                "task": self.task,
+                "n_examples": self.n_examples,
+                "reference": str(REFERENCE),
+                "scores": rows,
+                "costs": costs,
+            }
+        )
 
 
 def edge_nodes_of(given: int | None, bases: Collection[str]) -> int:
@@ -229,7 +232,3 @@ def _edge_values(
         estimator = REFERENCE if one is None else one.estimator
         found = edge_effects(spliced, task, nodes, estimator, batch_size=batch_size, check=check)
         yield one, {(source, target): value for source, target, value in found.edges()}
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from featcircuits.effects.direct import arcs_of
-from featcircuits.effects.nodes import single
+from featcircuits.effects.nodes import Single, single
 from featcircuits.model.connections import Through
 from featcircuits.model.nodes import METRIC, Node, Place
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.contraction import SiteEffects
 from featcircuits.states.states import states_of
 from featcircuits.tasks.task import Task
 
@@ -42,14 +42,16 @@ def joined(spliced: SplicedModel, task: Task, nodes: Sequence[Node]) -> dict[tup
 
 def moving(spliced: SplicedModel, task: Task, batch_size: int) -> Mapping[Site, tuple[np.ndarray, np.ndarray]]:
     """Which feature entries [n] and errors [example, position] move, by site, in the order of `NodeEffects`."""
-    found: dict[Site, list[tuple[Tensor, Tensor]]] = {site: [] for site in spliced.sites}
+    batches: dict[Site, list[Single]] = {site: [] for site in spliced.sites}
     for batch in task.batches(batch_size):
         states = states_of(spliced, task, batch)
         for site, state in states.sites.items():
             features, errors = (moves.double() for moves in state.moves())
-            entries, aligned = single(states, state, features, errors, task.longest)
-            found[site].append((entries[3], aligned))
+            batches[site].append(single(states, site, SiteEffects(features, errors), task.longest))
     return {
-        site: (torch.cat([f for f, _ in parts]).numpy() > 0, torch.cat([e for _, e in parts]).numpy() > 0)
-        for site, parts in found.items()
+        site: (
+            torch.cat([part.entries[3] for part in parts]).numpy() > 0,
+            torch.cat([part.errors for part in parts]).numpy() > 0,
+        )
+        for site, parts in batches.items()
     }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,10 +81,9 @@ def explained_effect(
     for source, target in circuit.edges:
         if isinstance(source, Node):
             parents[target] |= {source}
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for batch in progress(task.batches(batch_size), "path hypothesis", task.count_batches(batch_size)):
-        found.append(_Hypothesis.of(spliced, task, batch).metrics(parents, max_rows))
-    clean, corrupted, hypothesis = (torch.cat(parts) for parts in zip(*found, strict=True))
+    batches = progress(task.batches(batch_size), "path hypothesis", task.count_batches(batch_size))
+    metrics = [_Hypothesis.of(spliced, task, batch).metrics(parents, max_rows) for batch in batches]
+    clean, corrupted, hypothesis = (torch.cat(parts) for parts in zip(*metrics, strict=True))
     return PathTest(
         aue=float((clean - hypothesis).abs().mean()),
         ate=float((clean - corrupted).abs().mean()),
@@ -91,6 +91,14 @@ def explained_effect(
         corrupted=corrupted,
         hypothesis=hypothesis,
     )
+
+
+class _Metrics(NamedTuple):
+    """F of three runs [example]."""
+
+    clean: Tensor
+    corrupted: Tensor
+    hypothesis: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +125,7 @@ class _Hypothesis:
         objective, index = Objective.of(task, batch, logits), NodeIndex.of(spliced, task.places)
         return cls(spliced, batch, index, objective, objective(logits), objective(other), corrupted, {})
 
-    def metrics(self, parents: Mapping[Endpoint, frozenset[Node]], max_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    def metrics(self, parents: Mapping[Endpoint, frozenset[Node]], max_rows: int) -> _Metrics:
         """F of the clean, corrupted and hypothesis runs [example]."""
         for site in self.spliced.sites:
             nodes = [node for node in parents if isinstance(node, Node) and node.site == site]
@@ -132,7 +140,7 @@ class _Hypothesis:
         tokens, hold = self._holding([parents[METRIC]])
         with torch.no_grad():
             logits = self.spliced.run_reading(tokens, hold, answers_only=True)
-        return tuple(-m.cpu() for m in (self.clean_metric, self.corrupted_metric, self.objective(logits)))  # type: ignore[return-value]
+        return _Metrics(*(-m.cpu() for m in (self.clean_metric, self.corrupted_metric, self.objective(logits))))
 
     def _holding(self, sets: list[frozenset[Node]]) -> tuple[Tokens, ReadingEdit]:
         """The clean prompts, once per set of parents, and the edit that sets every site to the values of its set."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +45,14 @@ LOOP = "edge effects"
 """The name of the loop over batches, followed by the estimator's name."""
 
 
+class EdgeEffect(NamedTuple):
+    """An edge's mean effect over the task; `downstream` is a node or "metric"."""
+
+    upstream: Node
+    downstream: Node | str
+    mean: float
+
+
 @dataclass(frozen=True, eq=False)
 class EdgeEffects:
     """The mean effects over the task of the requested edges."""
@@ -66,14 +75,14 @@ class EdgeEffects:
                 return torch.stack([*self.index.split(ends[1], target), *self.index.split(ends[0], source)]), tally.mean
         raise InputError(f"{upstream} and {downstream} are not directly connected in this suite")
 
-    def edges(self) -> Iterator[tuple[Node, Node | str, float]]:
-        """(upstream, downstream or "metric", mean effect) of every edge."""
+    def edges(self) -> Iterator[EdgeEffect]:
+        """Every edge."""
         index = self.index
         for arc, tally in self._tallies.items():
             ends = (numbers.tolist() for numbers in _split(index, arc, tally.keys))
             for target, source, value in zip(*ends, tally.mean.tolist(), strict=True):
                 downstream = METRIC if arc.downstream is None else index.node(arc.downstream, target)
-                yield index.node(arc.upstream, source), downstream, value
+                yield EdgeEffect(index.node(arc.upstream, source), downstream, value)
 
     @property
     def index(self) -> NodeIndex:
@@ -254,12 +263,12 @@ def _metric_edges(
         if arc.downstream is not None:
             continue
         state, chosen = states.sites[arc.upstream], ends[arc.upstream]
-        features, error = contract(state, spliced, arc.upstream, direct[arc.upstream])
+        effects = contract(state, spliced, arc.upstream, direct[arc.upstream])
         error_row = (chosen.source_errors & (states.batch.places.flatten() >= 0)).nonzero()[:, 0]
         n_features = spliced.dictionaries[arc.upstream].n_features
         row = torch.cat([state.row[chosen.source_entries], error_row])
         node = torch.cat([state.feature[chosen.source_entries], torch.full_like(error_row, n_features)])
-        value = torch.cat([features[chosen.source_entries], error.flatten()[error_row]])
+        value = torch.cat([effects.features[chosen.source_entries], effects.errors.flatten()[error_row]])
         yield arc, Edges(row, torch.zeros_like(row), row, node, value)
 
 

@@ -35,11 +35,11 @@ def ends_above(spliced: SplicedModel, states: States, coefficients: Mapping[Site
     """Targets are the nodes whose |effect| in their example and position exceeds `threshold`; sources are all nodes."""
     ends = {}
     for site, state in states.sites.items():
-        features, errors = contract(state, spliced, site, coefficients[site])
+        effects = contract(state, spliced, site, coefficients[site])
         ends[site] = SiteEnds(
             # an inactive feature passes on nothing, so no edge leads to it
-            target_entries=(features.abs() > threshold) & state.active,
-            target_errors=(errors.abs() > threshold).flatten(),
+            target_entries=(effects.features.abs() > threshold) & state.active,
+            target_errors=(effects.errors.abs() > threshold).flatten(),
             source_entries=torch.ones_like(state.active),
             source_errors=torch.ones_like(states.batch.places.flatten(), dtype=torch.bool),
         )

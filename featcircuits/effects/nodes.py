@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featcircuits.errors import InputError, known, shortened
 from featcircuits.estimators import default_estimator, parse_estimator
-from featcircuits.estimators.estimator import Estimator, SiteEffects
+from featcircuits.estimators.estimator import Estimator
 from featcircuits.estimators.exact import error_effects as exact_error_effects
 from featcircuits.inputs.arguments import expect
 from featcircuits.inputs.renamed import takes_new_words
@@ -22,8 +22,9 @@ from featcircuits.provenance.belonging import Identity, check_same, check_task, 
 from featcircuits.runs.ledger import InMemory, Ledger, Part, Stamped, check_examples, columns
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline, check_baseline, mean_states
+from featcircuits.states.contraction import SiteEffects
 from featcircuits.states.index import NodeIndex, n_features_of
-from featcircuits.states.states import SiteState, States, fitting_batch, states_of
+from featcircuits.states.states import States, fitting_batch, states_of
 from featcircuits.states.tally import Tally
 from featcircuits.tasks.task import Task
 
@@ -39,6 +40,14 @@ class SiteMeans(NamedTuple):
     mean: Tensor
     mean_abs: Tensor
     standard_error: Tensor
+
+
+class NodeEffect(NamedTuple):
+    """A node's mean effect over the task, and its standard error over the examples."""
+
+    node: Node
+    mean: float
+    standard_error: float
 
 
 class _SiteRecord(NamedTuple):
@@ -130,13 +139,13 @@ class NodeEffects:
         tally = self._records[site].tally
         return SiteMeans(*self.index.split(site, tally.keys), tally.mean, tally.mean_abs, tally.standard_error)
 
-    def nodes(self) -> Iterator[tuple[Node, float, float]]:
-        """(node, mean effect, standard error) of every node with an effect."""
+    def nodes(self) -> Iterator[NodeEffect]:
+        """Every node with an effect."""
         index = self.index
         for site in self.sites:
             tally = self._records[site].tally
             rows = zip(tally.keys.tolist(), tally.mean.tolist(), tally.standard_error.tolist(), strict=True)
-            yield from ((index.node(site, number), mean, error) for number, mean, error in rows if mean != 0)
+            yield from (NodeEffect(index.node(site, number), *row) for number, *row in rows if row[0] != 0)
 
     def moving(self) -> Iterator[Node]:
         """Every node that patching changes in some example, whatever its effect."""
@@ -308,12 +317,11 @@ def _part(
     if states.metric_patched is not None:
         part["corrupted"] = states.metric_patched.cpu()
     index = NodeIndex.of(spliced, task.places)
-    for site, (features, error, _) in effects.items():
-        state = states.sites[site]
-        tally = _tally(index, states, site, features, error)
+    for site, own in effects.items():
+        tally = _tally(index, states, site, own)
         part[f"{site}/keys"], part[f"{site}/sums"] = tally.keys, tally.sums
         if keep_examples:
-            part[f"{site}/entries"], part[f"{site}/errors"] = single(states, state, features, error, task.longest)
+            part[f"{site}/entries"], part[f"{site}/errors"] = single(states, site, own, task.longest)
     return part
 
 
@@ -322,28 +330,37 @@ def _record(parts: Mapping[int, Part], site: Site, count: int) -> _SiteRecord:
     return _SiteRecord(tally, columns(parts, f"{site}/entries"), columns(parts, f"{site}/errors"))
 
 
-def _tally(index: NodeIndex, states: States, site: Site, features: Tensor, error: Tensor) -> Tally:
-    """The sums of one batch's effects [n] and [example, slot] over its examples, by the nodes' numbers."""
+def _tally(index: NodeIndex, states: States, site: Site, effects: SiteEffects) -> Tally:
+    """The sums of one batch's effects over its examples, by the nodes' numbers."""
     state, places = states.sites[site], states.batch.places.flatten()
     entries = (state.change != 0).nonzero()[:, 0]
     error_rows = ((places >= 0) & (state.error_change != 0).any(-1).flatten()).nonzero()[:, 0]
     row = torch.cat([state.row[entries], error_rows])
     node = torch.cat([state.feature[entries], torch.full_like(error_rows, index.n_features[site])])
-    value = torch.cat([features[entries], error.flatten()[error_rows]])
+    value = torch.cat([effects.features[entries], effects.errors.flatten()[error_rows]])
 
     tally = Tally()
     tally.add(row // state.slots, index.numbers(site, places[row], node), value, index.count(site))
     return tally
 
 
-def single(states: States, state: SiteState, features: Tensor, error: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    """A batch's part of `NodeEffects.entries` [4, n] and of `NodeEffects.error` [example, position]."""
-    example = states.batch.index[(state.row // state.slots).cpu()]
-    positions = states.batch.clean.positions
-    position = positions.flatten()[state.row].cpu()
-    entries = [example, position, state.feature.cpu(), features.cpu()]
-    mask = states.batch.clean.mask > 0
-    aligned = torch.zeros(len(error), longest, dtype=error.dtype)
-    rows = torch.arange(len(error), device=error.device)[:, None].expand_as(mask)
-    aligned[rows[mask].cpu(), positions[mask].cpu()] = error[mask].cpu()
-    return torch.stack([column.double() for column in entries]), aligned
+class Single(NamedTuple):
+    """Effects of one site by example, in one batch."""
+
+    entries: Tensor
+    """[4, n]: as `NodeEffects.entries`"""
+    errors: Tensor
+    """[example, position]"""
+
+
+def single(states: States, site: Site, effects: SiteEffects, longest: int) -> Single:
+    """Effects at slots of a batch as those at positions of prompts, of which the longest has that many."""
+    state, tokens = states.sites[site], states.batch.clean
+    example, position = states.batch.index[(state.row // state.slots).cpu()], tokens.positions.flatten()[state.row]
+    columns = [example, position.cpu(), state.feature.cpu(), effects.features.cpu()]
+
+    real, errors = (tokens.mask > 0), effects.errors
+    rows = torch.arange(len(errors), device=errors.device)[:, None].expand_as(real)
+    aligned = torch.zeros(len(errors), longest, dtype=errors.dtype)
+    aligned[rows[real].cpu(), tokens.positions[real].cpu()] = errors[real].cpu()
+    return Single(torch.stack([column.double() for column in columns]), aligned)

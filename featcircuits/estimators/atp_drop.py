@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from featcircuits.estimators.estimator import ROWS, Estimator, SiteEffects
+from featcircuits.estimators.estimator import ROWS, Estimator
 from featcircuits.estimators.writes import reads, writes
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel, gradients
-from featcircuits.states.contraction import contract
+from featcircuits.states.contraction import SiteEffects, contract, nodewise
 from featcircuits.states.states import States
 
 
@@ -27,25 +28,27 @@ class GradDrop(Estimator):
 
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
         """The mean |effect| over terms, with the sign of the plain effect, by site."""
-        plain = gradients(spliced, states.batch.clean, states.objective, spliced.sites)
-        at_clean = {site: contract(states.sites[site], spliced, site, plain[site]) for site in spliced.sites}
-        sums = {site: [part.abs() for part in parts] for site, parts in at_clean.items()}
+        coefficients = gradients(spliced, states.batch.clean, states.objective, spliced.sites)
+        plain = {site: contract(state, spliced, site, coefficients[site]) for site, state in states.sites.items()}
+        sums = {site: nodewise(torch.abs, effects) for site, effects in plain.items()}
         terms = dict.fromkeys(sums, 1)
-        dropped = writes(spliced)
-        per_run = spliced.copies_at_once(states.batch.clean, ROWS, gradients=True)
-        for begin in range(0, len(dropped), per_run):
-            chunk = dropped[begin : begin + per_run]
-            found = _dropped_gradients(spliced, states, chunk)
-            for site, gradient in found.items():
-                for write, coefficient in zip(chunk, gradient, strict=True):
-                    if reads(spliced, write, site):
-                        parts = contract(states.sites[site], spliced, site, coefficient)
-                        sums[site] = [total + part.abs() for total, part in zip(sums[site], parts, strict=True)]
-                        terms[site] += 1
-        return {
-            site: SiteEffects(*(_signed(total / terms[site], at) for total, at in zip(sums[site], parts, strict=True)))
-            for site, parts in at_clean.items()
-        }
+        for write, dropped in _with_one_dropped(spliced, states):
+            for site in (site for site in spliced.sites if reads(spliced, write, site)):
+                term = contract(states.sites[site], spliced, site, dropped[site])
+                sums[site] = nodewise(lambda total, effect: total + effect.abs(), sums[site], term)
+                terms[site] += 1
+        means = {site: nodewise(lambda total, n=terms[site]: total / n, total) for site, total in sums.items()}
+        return {site: nodewise(_signed, means[site], effects) for site, effects in plain.items()}
+
+
+def _with_one_dropped(spliced: SplicedModel, states: States) -> Iterator[tuple[Site, dict[Site, Tensor]]]:
+    """(write, dm/dx at every site while it is dropped), as many writes in one backward pass as fit."""
+    dropped = writes(spliced)
+    per_run = spliced.copies_at_once(states.batch.clean, ROWS, gradients=True)
+    for begin in range(0, len(dropped), per_run):
+        chunk = dropped[begin : begin + per_run]
+        at_sites = _dropped_gradients(spliced, states, chunk)
+        yield from ((write, {site: x[turn] for site, x in at_sites.items()}) for turn, write in enumerate(chunk))
 
 
 def _dropped_gradients(spliced: SplicedModel, states: States, chunk: list[Site]) -> dict[Site, Tensor]:
@@ -58,7 +61,7 @@ def _dropped_gradients(spliced: SplicedModel, states: States, chunk: list[Site])
     def drop(write: Site, x: Tensor) -> Tensor:
         return torch.where((numbers == turn[write]).to(x.device), x.detach(), x)
 
-    found = gradients(
+    coefficients = gradients(
         spliced,
         states.batch.clean.select(rows),
         states.objective.select(rows),
@@ -66,7 +69,7 @@ def _dropped_gradients(spliced: SplicedModel, states: States, chunk: list[Site])
         edit=drop,
         edited=chunk,
     )
-    return {site: gradient.unflatten(0, (len(chunk), count)) for site, gradient in found.items()}
+    return {site: gradient.unflatten(0, (len(chunk), count)) for site, gradient in coefficients.items()}
 
 
 def _signed(size: Tensor, sign: Tensor) -> Tensor:

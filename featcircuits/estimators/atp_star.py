@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featcircuits.estimators.estimator import Estimator, SiteEffects
+from featcircuits.estimators.estimator import Estimator
 from featcircuits.estimators.first_hop import FirstHop, Moves, Readers, first_hop, in_stream, read_clean
 from featcircuits.estimators.writes import reads, writes
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.contraction import SiteEffects
 from featcircuits.states.states import SiteState, States
 from featcircuits.states.tally import pieces
 
@@ -98,28 +99,24 @@ def _by_site(
     effect: Effect,
     combine: Callable[[Site, Tensor], Tensor],
 ) -> dict[Site, SiteEffects]:
-    """The effects of all feature entries and errors, `NODES` nodes at a time."""
+    """The effects of all feature entries and errors, `NODES` nodes at a time. `combine`: [term, n] -> [n]."""
 
-    def of(site: Site, rows: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
-        found = []
-        for part in pieces(torch.arange(len(rows), device=rows.device), NODES):
-            moves = in_stream(spliced, states, Moves(site, rows[part], vectors(part)))
-            hop = first_hop(spliced, states, readers, moves)
-            found.append(combine(moves.site, effect(readers, moves, hop)))
-        return torch.cat(found) if found else torch.empty(0, device=rows.device)
+    def of(moves: Moves) -> Tensor:
+        moves = in_stream(spliced, states, moves)
+        return combine(moves.site, effect(readers, moves, first_hop(spliced, states, readers, moves)))
 
-    def at(site: Site, state: SiteState) -> SiteEffects:
-        dictionary, errors = spliced.dictionaries[site], state.error_change.flatten(0, 1)
-        changed = (state.change != 0).nonzero()[:, 0]
-        features = torch.zeros_like(state.change)
-        features[changed] = of(
-            site,
-            state.row[changed],
-            lambda part: dictionary.decoder_rows(state.feature[changed[part]]) * state.step[changed[part], None],
-        ).to(features.dtype)
-        error_rows = (errors != 0).any(-1).nonzero()[:, 0]
-        error = torch.zeros_like(errors[:, 0])
-        error[error_rows] = of(site, error_rows, lambda part: errors[error_rows[part]]).to(error.dtype)
-        return SiteEffects(features, error.view(state.x.shape[:2]))
+    return {site: _of_site(spliced, site, state, of) for site, state in states.sites.items()}
 
-    return {site: at(site, state) for site, state in states.sites.items()}
+
+def _of_site(spliced: SplicedModel, site: Site, state: SiteState, of: Callable[[Moves], Tensor]) -> SiteEffects:
+    """Effects of a site's nodes; those that do not change have none."""
+    features, dictionary = torch.zeros_like(state.change), spliced.dictionaries[site]
+    for part in pieces((state.change != 0).nonzero()[:, 0], NODES):
+        vectors = dictionary.decoder_rows(state.feature[part]) * state.step[part, None]
+        features[part] = of(Moves(site, state.row[part], vectors)).to(features.dtype)
+
+    error_change = state.error_change.flatten(0, 1)
+    errors = torch.zeros_like(error_change[:, 0])
+    for part in pieces((error_change != 0).any(-1).nonzero()[:, 0], NODES):
+        errors[part] = of(Moves(site, part, error_change[part])).to(errors.dtype)
+    return SiteEffects(features, errors.view(state.x.shape[:2]))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from featcircuits.dictionaries.decomposition import precision
 from featcircuits.errors import InputError
-from featcircuits.estimators.estimator import Estimator, SiteEffects, need_baseline
+from featcircuits.estimators.estimator import Estimator, need_baseline
 from featcircuits.model.sites import Site, resid
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline
-from featcircuits.states.contraction import contract
+from featcircuits.states.contraction import SiteEffects, contract, nodewise
 from featcircuits.states.states import States
 from featcircuits.tasks.task import Task
 
@@ -55,14 +56,8 @@ class Blend(Estimator):
         """near + s (far - near), by site."""
         near, far = (part.effects(spliced, states) for part in self._parts())
         changes = _stream_changes(spliced, states)
-        found: dict[Site, SiteEffects] = {}
-        for site in states.sites:
-            of_features, of_errors = _shares(spliced, states, site, changes, self.share)
-            found[site] = SiteEffects(
-                near[site].features + of_features * (far[site].features - near[site].features),
-                near[site].errors + of_errors * (far[site].errors - near[site].errors),
-            )
-        return found
+        shares = {site: _shares(spliced, states, site, changes, self.share) for site in states.sites}
+        return {site: nodewise(_blended, near[site], far[site], shares[site]) for site in states.sites}
 
     def _parts(self) -> list[Estimator]:
         return [self.table[name]() for name in (self.near, self.far)]
@@ -80,16 +75,20 @@ SHARES: Mapping[str, Callable[[Tensor], Tensor]] = {"position": _position, "prom
 """Name -> function of |D|^2 [example, slot] that gives the divisor of <node, D>."""
 
 
+def _blended(near: Tensor, far: Tensor, s: Tensor) -> Tensor:
+    return near + s * (far - near)
+
+
 def _shares(
     spliced: SplicedModel, states: States, site: Site, changes: Mapping[Site, Tensor], share: str
-) -> tuple[Tensor, Tensor]:
+) -> SiteEffects:
     """The share s of each feature entry [n] and of the error [example, slot]; 0 where the stream does not move."""
     state = states.sites[site]
-    change, pulled = _change_after(spliced, states, site, changes)
-    size = SHARES[share](change.square().sum(-1))
+    D, D_at_site = _change_after(spliced, states, site, changes)
+    size = SHARES[share](D.square().sum(-1))
     inverse = torch.where(size > 0, 1 / size, 0.0)
-    features, errors = contract(state, spliced, site, pulled)
-    return features * inverse.flatten()[state.row], errors * inverse
+    products = contract(state, spliced, site, D_at_site)
+    return SiteEffects(products.features * inverse.flatten()[state.row], products.errors * inverse)
 
 
 def _stream_changes(spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
@@ -112,20 +111,26 @@ def _stream(spliced: SplicedModel, site: Site) -> Site:
     return resid(site.layer - 1) if entry.kind in ("attn", "attn_z") else entry
 
 
-def _change_after(
-    spliced: SplicedModel, states: States, site: Site, changes: Mapping[Site, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The stream's change D just after the site, and D as a direction of the site's own activation."""
-    state, change = states.sites[site], changes[_stream(spliced, site)]
+class _ChangeAfter(NamedTuple):
+    """The stream's change just after a site."""
+
+    D: Tensor
+    at_site: Tensor
+    """As a direction of the site's own activation"""
+
+
+def _change_after(spliced: SplicedModel, states: States, site: Site, changes: Mapping[Site, Tensor]) -> _ChangeAfter:
+    state, D = states.sites[site], changes[_stream(spliced, site)]
     if spliced.entry(site).kind == "attn":
-        change = change + changes.get(site, state.x_change)
+        D = D + changes.get(site, state.x_change)
     if site.kind != "attn_z":
-        return change, change
+        return _ChangeAfter(D, D)
+
     # what the heads write is linear in them except for a post-norm, which is replaced by its slope at the clean run
     write = spliced.architecture.attention_write(spliced.model, site.layer)
     with torch.no_grad():
-        moved = write(state.x + state.x_change.to(state.x.dtype)) - write(state.x)
-    change = change + moved.to(change.dtype)
-    _, pulled = torch.autograd.functional.vjp(write, state.x, change.to(state.x.dtype))
-    assert isinstance(pulled, Tensor)
-    return change, pulled.to(change.dtype)
+        written = write(state.x + state.x_change.to(state.x.dtype)) - write(state.x)
+    D = D + written.to(D.dtype)
+    _, at_site = torch.autograd.functional.vjp(write, state.x, D.to(state.x.dtype))
+    assert isinstance(at_site, Tensor)
+    return _ChangeAfter(D, at_site.to(D.dtype))

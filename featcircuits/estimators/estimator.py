@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,24 +15,13 @@ from featcircuits.inputs.variants import Variant
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline
-from featcircuits.states.contraction import contract
+from featcircuits.states.contraction import SiteEffects, contract
 from featcircuits.states.states import States
 from featcircuits.tasks.corruption import Noise
 from featcircuits.tasks.task import Task
 
 ROWS = 512
 """The most rows of one forward pass, if memory allows so many."""
-
-
-class SiteEffects(NamedTuple):
-    """The effects of all nodes of one site, in one batch."""
-
-    features: Tensor
-    """The effect of each feature entry [n]."""
-    errors: Tensor
-    """The effect of the error node at each position [example, slot]."""
-    coefficient: Tensor | None = None
-    """The coefficient [example, slot, width] that a node's change is multiplied by; None if there is none."""
 
 
 class Estimator(Variant, ABC):
@@ -72,10 +61,7 @@ class CoefficientEstimator(Estimator):
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
         """Each node's change times the coefficient, by site."""
         coefficients = self.coefficients(spliced, states)
-        return {
-            site: SiteEffects(*contract(state, spliced, site, coefficients[site]), coefficients[site])
-            for site, state in states.sites.items()
-        }
+        return {site: contract(state, spliced, site, coefficients[site]) for site, state in states.sites.items()}
 
 
 def need_baseline(estimator: Estimator, baseline: Baseline, *known: str) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featcircuits.estimators.estimator import ROWS, Estimator, SiteEffects
+from featcircuits.estimators.estimator import ROWS, Estimator
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.contraction import SiteEffects
 from featcircuits.states.states import SiteState, States
 from featcircuits.states.tally import pieces
 

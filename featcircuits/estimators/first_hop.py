@@ -144,9 +144,9 @@ def first_hop(spliced: SplicedModel, states: States, readers: Readers, moves: Mo
 
     for number, term in enumerate(readers.terms):
         for layer, token in heard.tokens.items():
-            held, free = attention_effects(readers.patterns[layer], term.heads[layer], token)
-            pattern[number] += held.to(dtype)
-            attention[number] += free.to(dtype)
+            effects = attention_effects(readers.patterns[layer], term.heads[layer], token)
+            pattern[number] += effects.value_held.to(dtype)
+            attention[number] += effects.value_moved.to(dtype)
         for site, change in heard.mlps.items():
             mlp[number] += (change.to(dtype) * term.sites[site][example, slot]).sum(-1)
 

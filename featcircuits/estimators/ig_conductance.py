@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
-from featcircuits.dictionaries.decomposition import precision
-from featcircuits.estimators.estimator import Estimator, SiteEffects, need_baseline
+from featcircuits.dictionaries.decomposition import wide
+from featcircuits.estimators.estimator import Estimator, need_baseline
 from featcircuits.estimators.quadrature import MOST_STEPS, check_quadrature, points
 from featcircuits.inputs.ranges import ranged
 from featcircuits.model.sites import EMBED, Site
 from featcircuits.splicing.spliced import SplicedModel, gradients
 from featcircuits.states.baselines import DENSE_NUMBERS, Baseline, patched_by_run
-from featcircuits.states.contraction import contract
+from featcircuits.states.contraction import SiteEffects, contract, nodewise
 from featcircuits.states.states import SiteState, States
 from featcircuits.states.tally import pieces
 from featcircuits.tasks.task import Task
@@ -61,7 +61,7 @@ class Conductance(Estimator):
         path = points(self.quadrature, self.steps)
         ends = list(accumulate(weight for _, weight in path))
         before = _along(spliced, states, 0 * move)
-        totals: dict[Site, list[Tensor]] = {}
+        totals: dict[Site, SiteEffects] = {}
         for (alpha, _), end in zip(path, ends, strict=True):
             after = _along(spliced, states, end * move)
             slopes = gradients(
@@ -70,10 +70,10 @@ class Conductance(Estimator):
             )  # fmt: skip
             for site, state in states.sites.items():
                 moved = _moved(spliced.dictionaries[site], state, before[site], after[site])
-                parts = contract(moved, spliced, site, slopes[site])
-                totals[site] = [a + b for a, b in zip(totals[site], parts, strict=True)] if site in totals else [*parts]
+                step = contract(moved, spliced, site, slopes[site])
+                totals[site] = nodewise(torch.add, totals[site], step) if site in totals else step
             before = after
-        return {site: SiteEffects(*parts) for site, parts in totals.items()}
+        return {site: total._replace(coefficient=None) for site, total in totals.items()}
 
 
 def _along(spliced: SplicedModel, states: States, move: Tensor) -> dict[Site, _Along]:
@@ -99,7 +99,7 @@ def _site_along(spliced: SplicedModel, site: Site, state: SiteState, seen: Mappi
         entries = ((inverse >= part[0]) & (inverse <= part[-1])).nonzero()[:, 0]
         dense = run.features_at(dictionary, rows[part])
         features[entries] = dense[inverse[entries] - part[0], state.feature[entries]].to(features.dtype)
-    return _Along(run.x.to(precision(run.x.dtype)), features)
+    return _Along(wide(run.x), features)
 
 
 def _moved(dictionary: Dictionary, state: SiteState, before: _Along, after: _Along) -> SiteState:

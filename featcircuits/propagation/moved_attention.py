@@ -32,22 +32,25 @@ class MovedToken(NamedTuple):
     value: Tensor
 
 
-def attention_effects(pattern: Pattern, gradient: Tensor, moved: MovedToken) -> tuple[Tensor, Tensor]:
-    """<gradient, change of the heads' output> [n] when a position takes this query, key and value.
+class AttentionEffects(NamedTuple):
+    """<gradient, change of the heads' output> [n] when a position takes another query and key."""
 
-    Returns two: with the values held fixed, and with the value moved too. `gradient` [example, head, slot, width].
-    """
+    value_held: Tensor
+    value_moved: Tensor
+    """Its value too"""
+
+
+def attention_effects(pattern: Pattern, gradient: Tensor, moved: MovedToken) -> AttentionEffects:
+    """Effects by way of all queries; `gradient` [example, head, slot, width]."""
     s = pattern.logits()
     gamma = gradient @ pattern.value.transpose(-1, -2)
     held, free = _other_queries(pattern, gradient, s, gamma, moved)
     before, own_held, own_free = _own_query(pattern, gradient, s, gamma, moved)
-    return held + own_held - before, free + own_free - before
+    return AttentionEffects(held + own_held - before, free + own_free - before)
 
 
-def _other_queries(
-    pattern: Pattern, gradient: Tensor, s: Tensor, gamma: Tensor, moved: MovedToken
-) -> tuple[Tensor, Tensor]:
-    """(value held, value moved) [n]: the change at queries that attend to the moved position, where one logit moves."""
+def _other_queries(pattern: Pattern, gradient: Tensor, s: Tensor, gamma: Tensor, moved: MovedToken) -> AttentionEffects:
+    """The change at queries that attend to the moved position, where one logit moves."""
     example, slot = moved.example, moved.slot
     S, mu = without_each(s, gamma)
 
@@ -64,7 +67,7 @@ def _other_queries(
     before = p * (gamma_old - to_moved(mu))
     held = torch.where(looks, p_new * (gamma_old - to_moved(mu)) - before, 0.0).sum((1, 2))
     free = torch.where(looks, p_new * (gamma_new - to_moved(mu)) - before, 0.0).sum((1, 2))
-    return held, free
+    return AttentionEffects(held, free)
 
 
 def _own_query(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from torch import Tensor
 
 from featcircuits.model.sites import Site
@@ -9,9 +12,24 @@ from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import SiteState
 
 
-def contract(state: SiteState, spliced: SplicedModel, site: Site, coefficient: Tensor) -> tuple[Tensor, Tensor]:
+class SiteEffects(NamedTuple):
+    """The effects of all nodes of one site, in one batch."""
+
+    features: Tensor
+    """The effect of each feature entry [n]."""
+    errors: Tensor
+    """The effect of the error node at each position [example, slot]."""
+    coefficient: Tensor | None = None
+    """The coefficient [example, slot, width] that a node's change is multiplied by; None if there is none."""
+
+
+def contract(state: SiteState, spliced: SplicedModel, site: Site, coefficient: Tensor) -> SiteEffects:
     """change . coefficient for every feature (through its decoder row) and for the error vector."""
-    coefficient = coefficient.to(state.change.dtype)
-    at_features = spliced.dictionaries[site].gradient_at(coefficient.flatten(0, 1), state.row, state.feature)
-    features = state.step * at_features
-    return features, (state.error_change * coefficient).sum(-1)
+    c = coefficient.to(state.change.dtype)
+    c_d = spliced.dictionaries[site].gradient_at(c.flatten(0, 1), state.row, state.feature)
+    return SiteEffects(state.step * c_d, (state.error_change * c).sum(-1), coefficient)
+
+
+def nodewise(function: Callable[..., Tensor], *effects: SiteEffects) -> SiteEffects:
+    """A function of the effects of features, and the same function of those of errors."""
+    return SiteEffects(function(*(each.features for each in effects)), function(*(each.errors for each in effects)))

@@ -70,6 +70,15 @@ class Objective(NamedTuple):
         return Objective(self.metric, self.answers.select(rows), None if self.toward is None else self.toward[rows])
 
 
+class Moving(NamedTuple):
+    """Which nodes of a site patching changes at all."""
+
+    features: Tensor
+    """[n] feature entries"""
+    errors: Tensor
+    """[example, slot]"""
+
+
 @dataclass(frozen=True, eq=False)
 class SiteState:
     """The state of one site in one batch.
@@ -102,8 +111,8 @@ class SiteState:
         """How many times patching adds each entry's decoder row [n]."""
         return self.scaled(self.change, self.row)
 
-    def moves(self) -> tuple[Tensor, Tensor]:
-        """Which feature entries [n] and which errors [example, slot] patching changes at all.
+    def moves(self) -> Moving:
+        """The nodes that move between the two runs.
 
         Nothing moves where the prompts of a pair begin alike, nor does a feature with the same value in both
         runs. A change of the activation below rounding, as different kernels cause it, does not count. In half
@@ -111,9 +120,9 @@ class SiteState:
         """
         finest = min(torch.finfo(self.x.dtype).eps, torch.finfo(torch.float32).eps)
         bound = ROUNDING * finest * self.x.to(self.x_change.dtype).norm(dim=-1)  # a norm easily overflows float16
-        error = self.error_change.norm(dim=-1) > bound
-        moved = error | (self.x_change.norm(dim=-1) > bound)
-        return (self.change != 0) & moved.flatten()[self.row], error
+        errors = self.error_change.norm(dim=-1) > bound
+        positions = errors | (self.x_change.norm(dim=-1) > bound)
+        return Moving((self.change != 0) & positions.flatten()[self.row], errors)
 
     def scaled(self, amount: Tensor, row: Tensor) -> Tensor:
         """Amounts of features at positions `row`, in decoder rows; or gradients there, as those at features."""
