@@ -180,8 +180,8 @@ def test_first_hop_readers_equal_whole_forwards(family: str) -> None:
         for entry in range(0, len(state.row), max(1, len(state.row) // 4)):
             vector = dictionary.decoder_rows(state.feature[entry : entry + 1])[0] * state.change[entry]
             _, expected = slow_first_hop(spliced, states, site, int(state.row[entry]), vector)
-            scale = hop1[site][0].abs().max().item()
-            assert hop1[site][0][entry].item() == pytest.approx(expected, abs=tolerance(family) * 10 * scale)
+            scale = hop1[site].features.abs().max().item()
+            assert hop1[site].features[entry].item() == pytest.approx(expected, abs=tolerance(family) * 10 * scale)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -201,8 +201,8 @@ def test_the_query_key_fix_puts_a_finite_part_in_place_of_the_linear_one(family:
         row, feature = int(state.row[entry]), int(state.feature[entry])
         atp = plain.features(site)[row // 5, row % 5, feature].item()
         # linear / small is the slope up to O(small)
-        scale = fixed[site][0].abs().max().item() + abs(atp)
-        assert fixed[site][0][entry].item() == pytest.approx(atp + finite - linear / small, abs=2e-3 * scale)
+        scale = fixed[site].features.abs().max().item() + abs(atp)
+        assert fixed[site].features[entry].item() == pytest.approx(atp + finite - linear / small, abs=2e-3 * scale)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -302,7 +302,7 @@ def test_atp_star_joins_the_fix_and_graddrop() -> None:
     star_effects, fixed = AtPStar().effects(nonlinear, states), QueryKeyFix().effects(nonlinear, states)
     last = resid(LAYERS - 1)
     # nothing reads the last residual but the metric, so only the plain term is there
-    close(star_effects[last][0], fixed[last][0], 1e-9)
+    close(star_effects[last].features, fixed[last].features, 1e-9)
 
 
 # --- IG over the inputs
