@@ -1,4 +1,4 @@
-"""The command line: parses, calls and prints; everything else is the package's own functions."""
+"""The command line: it parses, calls and prints; the package's own functions do everything else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ app.add_typer(suites, name="suites")
 app.add_typer(data, name="data")
 app.add_typer(labels, name="labels")
 
-RunFolder = Annotated[Path, typer.Argument(help="A run folder made by `featcircuits trace`.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder written by `featcircuits trace`.")]
 
 
 def main() -> None:
@@ -50,20 +50,20 @@ def main() -> None:
 @with_settings(TraceConfig)
 def trace(
     config: TraceConfig,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to make; it must not exist yet.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write; it must not exist yet.")] = Path(
         "runs/trace"
     ),
     top: Annotated[int, typer.Option(min=0, help="How many nodes and edges to print.")] = 15,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate time and memory.")] = False,
 ) -> None:
-    """Trace a circuit: which features and errors carry a behaviour, through which edges.
+    """Trace a circuit: which features and error nodes carry a behaviour, and through which edges.
 
-    Without options: the shipped model and dictionaries, on agreement across a relative clause.
-    Node effects are computed for every feature and error term, the strongest nodes are kept,
-    edges among them are computed, and nodes without a path to the metric are dropped.
+    Without options it uses the shipped model and dictionaries, on agreement across a relative clause.
+    It computes the effects of all features and error nodes, keeps the strongest nodes,
+    computes the edges among them, and drops nodes without a path to the metric.
 
-    First comes what the model does on the task. Below 60 % of right pairs the run stops: `--only-right`
-    drops the wrong ones, `--keep-wrong` goes on with all.
+    First it checks that the model shows the behaviour. If fewer than 60 % of the pairs are right, the run stops:
+    `--only-right` drops the wrong ones, and `--keep-wrong` goes on with all of them.
 
     Examples:
 
@@ -90,8 +90,8 @@ def evaluate(
 ) -> None:
     """Measure a circuit's faithfulness and completeness on held-out prompts.
 
-    Everything outside the circuit is ablated, then everything inside; the same over circuit sizes,
-    beside random circuits. Writes report.json and faithfulness.png into the run folder.
+    It ablates everything outside the circuit, then everything inside, for the circuit and for smaller ones of
+    every size, and compares them with random circuits. Writes report.json and faithfulness.png into the run folder.
 
     Example:
 
@@ -124,21 +124,24 @@ def export(
 @with_settings(FeaturesConfig)
 def features(
     config: FeaturesConfig,
-    run: Annotated[Path | None, typer.Argument(help="A run folder: dossiers of its nodes. Else give --suite.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder, for dossiers of its nodes; or give --suite.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the dossiers. Default: `dossiers` in the run.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the dossiers. Default: `dossiers` in the run folder."),
     ] = None,
     show: Annotated[
-        str | None, typer.Option(help="Print what is known of these features, comma-separated: resid_2/303.")
+        str | None, typer.Option(help="Print the dossiers of these features, comma-separated: resid_2/303.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many contexts to print.")] = 10,
 ) -> None:
-    """Find out what features are: on which tokens and contexts each is active, and what it does to the logits.
+    """Find out what features mean: on which tokens and contexts each is active, and what it does to the logits.
 
     One pass over a text reads all sites at once and writes dossiers as Parquet: figures, strongest and random
     contexts, tokens, direct effects, neighbours, values on the task, and a default label. The text is a
-    file with a document per line or a folder written by `datasets`; an interrupted command goes on when it
-    is repeated. `--show` prints dossiers that are there already, also those that a suite comes with.
+    file with one document per line or a folder written by `datasets`. If the command is interrupted, run it again;
+    it resumes. `--show` prints existing dossiers, including those that come with a suite.
 
     Examples:
 
@@ -160,14 +163,14 @@ def features(
 @with_settings(AgreeConfig)
 def agree(
     config: AgreeConfig,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make; it must not exist yet.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist yet.")] = Path(
         "runs/agree"
     ),
 ) -> None:
-    """Compare estimators with exact patching on your own model, and what each costs.
+    """Compare estimators with exact patching on your own model, with the cost of each.
 
-    Every node of a few examples is patched for real; each estimator's Pearson and rank correlation,
-    slope and overlap of the strongest nodes are printed for each kind of site. Writes agreement.json
+    It patches every node of a few examples, and prints each estimator's Pearson and rank correlation,
+    slope and overlap of the strongest nodes for each kind of site. Writes agreement.json
     and the pictures scatter and frontier (--pictures pdf or svg for papers).
 
     Example:
@@ -187,9 +190,9 @@ def audit(
         typer.Option(min=0, help="Use only the first N examples of the run's task; 0 for all. Default: 4 at most."),
     ] = None,
 ) -> None:
-    """Check on your own run what has to add up: the splice, effects of full cuts, edges, relevance.
+    """Check the identities that must hold on your own run: the splice, effects of full cuts, edges, relevance.
 
-    Laws that only rounding may break are marked; a large residual there is a fault. The others show
+    Identities that only rounding may break are marked; a large residual there is a fault. The others show
     how large an estimator's own error is (quadrature, linearisation, biases).
 
     Example:

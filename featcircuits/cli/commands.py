@@ -1,4 +1,4 @@
-"""What each command does, once its options are read."""
+"""The commands, after their options are read."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from featcircuits.tracing.trace import Trace, traced
 
 
 def trace_run(config: TraceConfig, output: Path, top: int) -> None:
-    """Trace, print the strongest nodes and edges, and leave a run folder."""
+    """Trace, print the strongest nodes and edges, and write a run folder."""
     began = time.monotonic()
     with joined() as processes, ExitStack() as stack:
         console.quiet = not processes.first
@@ -73,7 +73,7 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
 
 
 def plan_of(config: TraceConfig) -> Plan:
-    """What is asked of a trace, read before any file is."""
+    """The plan of a trace, made before any file is read."""
     check_choice(config)
     names = ("nodes", "keep_nodes", "keep_edges", "select", "start_layer", "baseline", "error_effects", "seed")
     return planned(
@@ -84,7 +84,7 @@ def plan_of(config: TraceConfig) -> Plan:
 
 
 def _loaded(config: TraceConfig, plan: Plan, device: str | None) -> tuple[Plan, SplicedModel, Task]:
-    """The task first: what it does not have for the plan is refused before the model is loaded."""
+    """Model and task; the task comes first, so what it lacks for the plan is refused before the model is loaded."""
     task, tokenizer = wanted_task(config, traced_part(config, config.limit))
     plan = plan.for_task(task)
     spliced = load_for(config, device, tokenizer)
@@ -94,7 +94,7 @@ def _loaded(config: TraceConfig, plan: Plan, device: str | None) -> tuple[Plan, 
 def _traced(
     config: TraceConfig, spliced: SplicedModel, task: Task, plan: Plan, folder: Path, processes: Processes
 ) -> Trace:
-    """By all processes, which must have been asked for one thing, and must end with one circuit."""
+    """The trace by all processes, which must have the same settings and end with the same circuit."""
     request = _request(config, spliced, task, plan)
     processes.agree(request)
     finished = OnDisk(folder, request)
@@ -108,7 +108,7 @@ def _traced(
 
 
 def _request(config: TraceConfig, spliced: SplicedModel, task: Task, plan: Plan) -> dict[str, Any]:
-    """All that decides what a batch adds. Which of several devices of a kind computes it does not."""
+    """Everything that determines what a batch adds; which of several devices of a kind computes it does not matter."""
     settings = {**asdict(config), "device": spliced.device.type, "batch_size": plan.batch_size}
     return {"config": settings, "inputs": manifest_of(spliced, task, {})}
 
@@ -118,14 +118,14 @@ def _digest(circuit: Circuit) -> str:
 
 
 def _recorded_size(folder: Path) -> int | None:
-    """The batch size of the run that is gone on with: it may have been chosen by the memory that was free then."""
+    """The batch size of the run that is resumed, which may have been chosen by the memory that was free then."""
     settings = (recorded(folder) or {}).get("config")
     size = settings.get("batch_size") if isinstance(settings, dict) else None
     return size if isinstance(size, int) and size > 0 else None
 
 
 def dry_run(config: TraceConfig) -> None:
-    """Print what the trace would take, and do nothing else."""
+    """Print the time and memory that the trace would take, and do nothing else."""
     plan, spliced, task = _loaded(config, plan_of(config), config.device)
     found = estimate(spliced, task, plan, check_fit=config.check_fit)
     say(
@@ -143,7 +143,7 @@ def _write_run(config: TraceConfig, result: Trace, output: Path) -> None:
 
 
 def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
-    """Evaluate a run's circuit, print the report, and put it into the run folder."""
+    """Evaluate a run's circuit, print the report, and write it into the run folder."""
     runs.check_run(run)
     check_replaceable(run / runs.REPORT, overwrite)
     check_choice(config)
@@ -182,7 +182,7 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Re
 
 
 def export_run(run: Path, formats: str, top: int | None, overwrite: bool) -> None:
-    """Write a run's circuit, or its strongest nodes, in each of the formats: all of them, or none."""
+    """Write a run's circuit, or its strongest nodes, in all of the formats or none."""
     runs.check_run(run)
     names = dict.fromkeys(name.strip() for name in formats.split(",") if name.strip())
     if unknown := [name for name in names if name not in EXPORTERS]:
@@ -217,5 +217,5 @@ def _model_name(spliced: SplicedModel) -> str:
 
 
 def since(began: float) -> str:
-    """Seconds, for the last line of a command."""
+    """The seconds since `began`, for the last line of a command."""
     return f"{time.monotonic() - began:.0f} s"

@@ -1,4 +1,4 @@
-"""`featcircuits data`: what a task file says, and what the model does on it."""
+"""`featcircuits data`: checks of a task file, and of what the model does on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Chec
 
 @data.callback()
 def group() -> None:
-    """Makes a group of a single command."""
+    """Make a group of a single command."""
 
 
 @data.command()
@@ -28,8 +28,8 @@ def check(
 ) -> None:
     """Check a task: is every line usable, and does the model show the behaviour?
 
-    Prints F and how many answers are right on both sides, words outside the vocabulary, and a row per
-    line. A file that cannot be used ends in exit code 2; a model that answers wrong is only shown.
+    Prints F and how many answers are right on both prompts, words outside the vocabulary, and one row per
+    line. A file that cannot be used ends with exit code 2; wrong answers of the model do not.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""What `featcircuits data check` does, once its options are read."""
+"""`featcircuits data check`, after its options are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from featcircuits.tasks.encoding import Encoder
 
 
 def check_data(config: DataConfig, task: str, show: int, output: Path | None) -> None:
-    """Read, judge, print, and write the figures where that was asked for."""
+    """Read the task, run the model on it, print the figures, and write them if asked."""
     if output is not None:
         runs.check_new_file(output)
     if config.split not in ("train", "test"):
@@ -39,7 +39,7 @@ def check_data(config: DataConfig, task: str, show: int, output: Path | None) ->
 
 
 def _model(config: DataConfig) -> SplicedModel:
-    """Bare: dictionaries change nothing of what it answers."""
+    """The model without dictionaries, which do not change its answers."""
     source = config.model
     if source is None:
         suite = load_suite(config.suite)

@@ -1,4 +1,4 @@
-"""The commands about dictionaries themselves: check and train."""
+"""The commands for dictionaries: check and train."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from featcircuits.training.train import sites_named
 
 
 def check_run(config: CheckConfig, output: Path | None) -> None:
-    """Measure, print the table, and write the figures where that was asked for."""
+    """Measure a suite, print the table, and write the figures if asked."""
     if output is not None:
         runs.check_new_file(output)
     if config.task and config.text:
         raise InputError("give a task or a text, not both")
     if config.longest is not None and not config.text:
-        raise InputError("longest cuts the lines of a text, and the prompts of a task stay whole; leave it out")
+        raise InputError("longest cuts the lines of a text, but the prompts of a task stay whole; leave it out")
     began = time.monotonic()
     spliced, name, rows = _checked_on(config)
     with watching(console) as progress:
@@ -86,7 +86,7 @@ def train_run(config: TrainConfig, output: Path) -> None:
 
 
 def _trained_on(config: TrainConfig, lines: list[str], bare: SplicedModel, progress: Progress) -> tuple[str, Rows]:
-    """The text's name and the rows that its lines make."""
+    """The text's name and its rows of token ids."""
     longest = _longest(config.longest, bare)
     if config.text:
         path = Path(config.text)

@@ -1,4 +1,4 @@
-"""One feature's dossier on a terminal."""
+"""One feature's dossier for a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def dossier_panel(dossier: Dossier, contexts: int = 10) -> Panel:
-    """Label, figures, contexts (the token itself in brackets), direct effects, related features, values on a task."""
+    """A panel with label, figures, contexts (active token in brackets), effects, related features and task values."""
     parts = [Text(figures_line(dossier)), *_parts(dossier, contexts)]
     return Panel(Group(*parts), title=Text(f"{dossier.name}: {dossier.label}"), title_align="left")
 

@@ -1,4 +1,4 @@
-"""`featcircuits features`: what the features of a run or a suite are."""
+"""`featcircuits features`: dossiers of the features of a run or a suite."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from featcircuits.suites import load_suite
 from featcircuits.tasks.task import Task
 
 SAMPLE = "text.txt"
-"""The text that a suite may come with."""
+"""The name of the text that may come with a suite."""
 
 
 def features_run(config: FeaturesConfig, run: Path | None, output: Path | None) -> None:
@@ -75,10 +75,10 @@ def _text(config: FeaturesConfig, spliced: SplicedModel, task: Task | None) -> T
 
 
 def show_run(config: FeaturesConfig, run: Path | None, output: Path | None, names: str, contexts: int) -> None:
-    """Print the dossiers of some features, from those that there are."""
+    """Print the dossiers of some features from the existing ones."""
     found = _existing(config, run, output)
     wanted = [Node.parse(name.strip()) for name in names.split(",")]
-    # a run's own dossiers come first, and are of its nodes alone
+    # a run's own dossiers come first; they cover only its nodes
     chosen = [next((each for each in found if name in each), found[0])[name] for name in wanted]
     for one in chosen:
         console.print(dossier_panel(one, contexts))

@@ -1,4 +1,4 @@
-"""How a command ends that something stops: in one line, never in a traceback."""
+"""The end of a command that is stopped by an error: one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from featcircuits.cli.output import printable
 from featcircuits.errors import InputError, first_line
 
 _MEMORY = re.compile(r"out of memory|can(no|')t allocate memory", re.IGNORECASE)
-"""How torch, which has no error of its own for it on every device, says that there is no memory left."""
+"""How torch says that there is no memory left; it does not have its own error for this on every device."""
 
 
 class Commands(TyperGroup):
-    """The commands, each ending in one line."""
+    """The group of commands, whose errors end in one line."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command, with errors and warnings as one line each."""
         with one_line():
             return super().invoke(ctx)
 
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Errors that a user can do something about end the program with a message; others are faults, and stay."""
+    """End the program with a message for errors that a user can fix; others are faults and keep their traceback."""
     with warnings.catch_warnings():
         warnings.showwarning = _warned
         try:
@@ -39,7 +40,7 @@ def one_line() -> Iterator[None]:
             _end(str(error))
         except KeyboardInterrupt:
             _end("interrupted", 130)
-        except BrokenPipeError:  # nobody reads any longer
+        except BrokenPipeError:  # nothing reads the output any more
             _discard_output()
             raise SystemExit(1) from None
         except OSError as error:
@@ -60,7 +61,7 @@ def _end(message: str, code: int = 2) -> NoReturn:
 
 
 def _discard_output() -> None:
-    """What could not be printed must not fail again when Python ends."""
+    """Discard output that could not be printed, so that it does not fail again when Python ends."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -69,5 +70,5 @@ def _discard_output() -> None:
 
 
 def _warned(message: Warning | str, *where: object, **options: object) -> None:
-    """A warning as a line, without the place in the code that it comes from."""
+    """Print a warning as one line, without the place in the code that it comes from."""
     sys.stderr.write(f"Warning: {printable(' '.join(str(message).split()))}\n")

@@ -1,4 +1,4 @@
-"""What the model does on a task, as tables: in short, and example by example."""
+"""The model's results on a task as tables: a summary, and one row per example."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN_WORDS = 8
 
 
 def behaviour_table(found: Behaviour, tokenizer: Any, dropped: int = 0) -> RenderableType:
-    """F on both sides, how many are right, and what a user should know of the prompts."""
+    """A table with F on both prompts, how many are right, and notes about the prompts."""
     pairs = "pairs" if found.paired else "prompts"
     title = f"What the model does on {found.task}, {len(found)} {pairs}, F = {found.metric}"
     table = Table(box=box.SIMPLE)
@@ -30,7 +30,7 @@ def behaviour_table(found: Behaviour, tokenizer: Any, dropped: int = 0) -> Rende
 
 
 def notes(found: Behaviour, tokenizer: Any, dropped: int = 0) -> list[str]:
-    """What stands below the table, a line each."""
+    """The notes below the table, one line each."""
     lines = []
     if dropped:
         lines.append(f"{dropped} dropped, which the model gets wrong (only_right); {len(found) - dropped} are left")
@@ -41,14 +41,14 @@ def notes(found: Behaviour, tokenizer: Any, dropped: int = 0) -> list[str]:
         )
     if (first := sum(place == 0 for place in found.first_difference)) and (token := _in_front(tokenizer)):
         lines.append(
-            f"{first} pairs differ at their very first token, which may lose its meaning there: no BOS token stands "
-            f'before it. If few are right, try --prepend "{token}"'
+            f"{first} pairs differ at their very first token, which may lose its meaning there: no BOS token is in "
+            f'front of it. If few are right, try --prepend "{token}"'
         )
     return lines
 
 
 def _in_front(tokenizer: Any) -> str | None:
-    """A token that texts can begin with."""
+    """A token with which texts can begin."""
     return None if tokenizer is None else tokenizer.bos_token or tokenizer.eos_token
 
 
@@ -61,7 +61,7 @@ def _count(right: Sequence[bool]) -> str:
 
 
 def line_table(found: Behaviour, entries: Sequence[Entry], encoder: Encoder) -> Table:
-    """A row per line of the file."""
+    """A table with one row per line of the file."""
     table = Table(box=box.SIMPLE)
     words = [", ".join(unknown_words(entry, encoder)[:_SHOWN_WORDS]) for entry in entries]
     sides = ["F corr.", "right", "differ at"] if found.paired else []
@@ -92,7 +92,7 @@ def unknown_words(entry: Entry, encoder: Encoder) -> list[str]:
 
 
 def prompt_lines(entry: Entry, tokenizer: Any) -> list[str]:
-    """Both prompts as the model takes them: their text as rendered, and their tokens."""
+    """Both prompts as the model takes them: the rendered text, and the tokens."""
     sides: list[tuple[str, Prompt | None]] = [("clean", entry.clean), ("corrupted", entry.corrupted)]
     lines = [f"line {entry.line.number}"]
     for name, prompt in sides:

@@ -1,4 +1,4 @@
-"""What the commands of `featcircuits labels` do."""
+"""The commands of `featcircuits labels`, after their options are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featcircuits.labels import Label, command, default_labels, export_labels, i
 
 
 def make_labels(source: Path, output: Path, line: str | None, name: str, add: bool) -> None:
-    """Of each feature that has a dossier there."""
+    """Make a label for each feature that has a dossier."""
     from featcircuits.dossiers.dossiers import Dossiers
 
     check_name(name, "the source of the labels (name)")
@@ -34,37 +34,37 @@ def make_labels(source: Path, output: Path, line: str | None, name: str, add: bo
             raise
         write([*earlier, *found], output, overwrite=add)
         reason = str(error) if isinstance(error, InputError) else "interrupted"
-        raise InputError(f"{reason} ({len(found)} labels are in {output}; --add goes on from them)") from None
+        raise InputError(f"{reason} ({len(found)} labels are in {output}; --add resumes from them)") from None
     _finish([*earlier, *found], output, add, len(found))
 
 
 def _collect(labels: Iterator[Label], found: list[Label]) -> None:
-    """One by one, so that those made before an error are there."""
+    """Collect labels one by one, so that those made before an error are kept."""
     for label in labels:
         found.append(label)
 
 
 def bring_labels(form: str, source: Path, output: Path, at: str | None, add: bool) -> None:
-    """From another program's file or folder."""
+    """Read labels from another program's file or folder."""
     earlier, found = _earlier(output, add), import_labels(form, source, at=at)
     _finish([*earlier, *found], output, add, len(found))
 
 
 def write_labels(form: str, source: Path, output: Path, into: str | None, overwrite: bool) -> None:
-    """To another program's file or folder."""
+    """Write labels to another program's file or folder."""
     found = read(source)
     export_labels(form, found, output, into=into, overwrite=overwrite)
     say(f"{len(found)} labels in {output}")
 
 
 def _earlier(output: Path, add: bool) -> list[Label]:
-    """What is in the file already; it must not exist unless it is added to."""
+    """The labels already in the file, which must not exist unless labels are added to it."""
     check_replaceable(output, add)
     return read(output) if output.exists() else []
 
 
 def _finish(labels: Sequence[Label], output: Path, add: bool, count: int) -> None:
-    """Where a feature has several labels of one source, the last is kept; the order is that of the last ones."""
+    """Write the labels; if a feature has several of one source, the last is kept, in the order of the last ones."""
     kept = {(label.name, label.source): label for label in reversed(labels)} if add else {}
     write(reversed(kept.values()) if add else labels, output, overwrite=add)
     say(f"{count} labels in {output}")

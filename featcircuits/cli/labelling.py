@@ -1,4 +1,4 @@
-"""`featcircuits labels`: what features are called, from dossiers, from other programs, and to them."""
+"""`featcircuits labels`: labels of features, made from dossiers, read from other programs and written for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ labels = typer.Typer(
 
 Form = Annotated[str, typer.Argument(help="neuronpedia, feature-circuits, delphi or circuit-tracer.")]
 Made = Annotated[Path, typer.Option("--output", "-o", help="File of labels: `labels.jsonl` of a run or a suite.")]
-Add = Annotated[bool, typer.Option("--add", help="Add to the labels that the file has already.")]
+Add = Annotated[bool, typer.Option("--add", help="Add to the labels that are already in the file.")]
 
 
 @labels.command()
@@ -29,10 +29,10 @@ def default(
     name: Annotated[str, typer.Option(help="Source of the labels that the command makes.")] = "command",
     add: Add = False,
 ) -> None:
-    """Make labels from dossiers: each feature's default label, or what a command of yours says.
+    """Make labels from dossiers: each feature's default label, or the output of your own command.
 
-    The command is run once per feature, without a shell; nothing but your command speaks to any service.
-    With `--add`, features that have a label of the same source keep it, so that an interrupted command goes on.
+    The command runs once per feature, without a shell; only your command contacts any service.
+    With `--add`, features that have a label of the same source keep it, so an interrupted command can resume.
 
     Examples:
 

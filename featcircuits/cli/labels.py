@@ -1,4 +1,4 @@
-"""What the features of a circuit are called, as far as that is known."""
+"""The known labels of a circuit's features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from featcircuits.suites import load_suite
 def dossiers_for(manifest: Mapping[str, Any], suite: str, run: Path | None = None) -> list[Dossiers]:
     """A run's own dossiers, then those that its suite comes with: those of the manifest's model and dictionaries.
 
-    Raises `InputError` where they are damaged.
+    Raises `InputError` if they are damaged.
     """
     folders = [*([run / FOLDER] if run is not None else []), load_suite(suite).folder / FOLDER]
     found = [Dossiers.open(folder) for folder in folders if folder.is_dir()]
@@ -28,9 +28,9 @@ def dossiers_for(manifest: Mapping[str, Any], suite: str, run: Path | None = Non
 
 
 def labels_for(circuit: Circuit, suite: str, run: Path | None = None) -> Mapping[str, str] | None:
-    """Feature ("resid_2/303") -> its label: of the run's labels.jsonl, else the suite's, else its default label.
+    """Feature ("resid_2/303") -> its label, from the run's labels.jsonl, else the suite's, else its default label.
 
-    None where there are none, with a warning where some are damaged.
+    None if there are none, with a warning if some are damaged.
     """
     labels: dict[str, str] = {}
     try:
@@ -45,6 +45,6 @@ def labels_for(circuit: Circuit, suite: str, run: Path | None = None) -> Mapping
 
 
 def labelled_circuit(run: Path) -> Circuit:
-    """A run's circuit with the labels that are known of its features."""
+    """A run's circuit with the known labels of its features."""
     circuit, traced = Circuit.load(run / CIRCUIT), TraceConfig.read(run / CONFIG, {})
     return circuit.labelled(labels_for(circuit, traced.suite, run) or {})

@@ -1,4 +1,4 @@
-"""`featcircuits suites`: what is at hand. Nothing here needs PyTorch, so that a list takes no time."""
+"""`featcircuits suites`: the list of suites. Nothing here needs PyTorch, so the list takes no time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def list_suites() -> None:
 
 
 def suite_table(suites: Iterable[Suite]) -> Table:
-    """A row a suite, with a line for each kind of its sites."""
-    caption = "here: sites with weights on this machine; loading a suite fetches the others"
+    """A table with one row per suite, and one line per kind of its sites."""
+    caption = "here: sites with weights on this machine; loading a suite downloads the others"
     table = Table(
         title="Suites", title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE, pad_edge=False,
         collapse_padding=True,

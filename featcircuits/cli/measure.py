@@ -1,4 +1,4 @@
-"""The commands that measure estimators rather than behaviours: agree and audit."""
+"""The commands that measure estimators instead of behaviours: agree and audit."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from featcircuits.provenance.belonging import check_circuit
 from featcircuits.runs import folder as runs
 
 AGREE_ON, AUDIT_ON = 20, 4
-"""Examples, at most, where no number is asked for."""
+"""The most examples, if no number is given."""
 
 
 def agree_run(config: AgreeConfig, output: Path) -> None:
-    """Compare, print the tables, and leave a folder with the numbers and pictures."""
+    """Compare, print the tables, and write a folder with the numbers and pictures."""
     check_choice(config)
     texts = [text for text in config.estimators.split(",") if text.strip()]
     bases = [text.strip() for text in config.bases.split(",") if text.strip()]
@@ -57,7 +57,7 @@ def agree_run(config: AgreeConfig, output: Path) -> None:
 
 
 def audit_run(run: Path, limit: int | None) -> None:
-    """Print the residuals of a run's own model, task and estimator."""
+    """Print the residuals for a run's own model, task and estimator."""
     runs.check_run(run)
     traced = TraceConfig.read(run / runs.CONFIG, {})
     plan = plan_of(traced)

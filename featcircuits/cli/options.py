@@ -17,10 +17,10 @@ from featcircuits.inputs.renamed import RENAMED, told
 
 
 def with_settings(settings: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option a field of `settings`, and `--config` for a file of them.
+    """Give a command one option per field of `settings`, and `--config` for a file of them.
 
-    The command itself takes `config`, the settings after all three sources: what was given on the
-    command line, then the file, then the defaults.
+    The command itself takes `config`, the settings from three sources: first the command line,
+    then the file, then the defaults.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -71,7 +71,7 @@ def _parameters(settings: type[Config]) -> list[inspect.Parameter]:
 
 
 def _hidden(word: str) -> inspect.Parameter:
-    """An option of earlier versions, which only says what took its place."""
+    """A hidden option of earlier versions, which only names the one that replaced it."""
     return _keyword(word, Annotated[str | None, typer.Option(hidden=True)])
 
 
@@ -79,13 +79,13 @@ _METAVARS = {int: "INTEGER", float: "FLOAT"}
 
 
 def _read(name: str, value: Any, hint: Any) -> Any:
-    """Numbers are read here, in plain digits: typer takes underscores, blanks and other scripts' digits."""
+    """The value of an option; a number must be plain digits, while typer accepts underscores, blanks and more."""
     kind = _number(hint)
     return value if kind is None else read_number(name, value, kind)
 
 
 def _number(hint: Any) -> type | None:
-    """The kind of number that a setting is; None for others."""
+    """The type of a setting that is a number; None for other settings."""
     return next((kind for kind in (int, float) if kind in (hint, *get_args(hint))), None)
 
 

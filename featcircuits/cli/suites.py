@@ -1,4 +1,4 @@
-"""`featcircuits suites`: list what is at hand, check how good it is, train more."""
+"""`featcircuits suites`: list suites, check one, train one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from featcircuits.cli.options import with_settings
 suites = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode="markdown",
-    help="List the suites of dictionaries that are at hand, with their tasks; check one, or train one.",
+    help="List the available suites of dictionaries with their tasks; check one, or train one.",
 )
 
 
 @suites.callback()
 def listed(context: typer.Context) -> None:
+    """List the suites, unless a subcommand is given."""
     if context.invoked_subcommand is None:
         from featcircuits.cli.listing import list_suites
 
@@ -33,9 +34,9 @@ def check(
 ) -> None:
     """Measure a suite on your own text or task: does every dictionary fit its site, and how good is it?
 
-    Each dictionary is tried at every site of the model that has its width; one that belongs elsewhere
-    is refused by name. Then come L0, variance unexplained, the loss recovered when each dictionary is
-    spliced alone and when all are, and dead features, beside the figures that the suite records.
+    It tries each dictionary at every site of the model that has its width, and refuses one that belongs to another
+    site. Then it prints L0, variance unexplained, the loss recovered with each dictionary
+    spliced in alone and with all of them, and dead features, next to the figures in the suite's record.
 
     Examples:
 
@@ -56,8 +57,8 @@ def train(
 ) -> None:
     """Train a dictionary at every site of a model, and write them as a suite.
 
-    The text is read or sampled, run through the model once, and each site's dictionary is trained and
-    measured on a held-out tenth. An interrupted command goes on when it is repeated. Needs the extra
+    It reads or samples the text, runs it through the model once, trains one dictionary per site, and
+    measures them on a held-out tenth. If the command is interrupted, run it again; it resumes. Needs the extra
     `train` of the package.
 
     Examples:

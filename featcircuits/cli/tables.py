@@ -1,4 +1,4 @@
-"""Tables that people read: strongest nodes and edges, and what an evaluation found."""
+"""Tables for readers: strongest nodes and edges, and the results of evaluations and other commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from featcircuits.tracing.trace import Counts
 
 
 def node_table(circuit: Circuit, count: int = 15, labels: Mapping[str, str] | None = None) -> Table:
-    """The strongest nodes, signed; `labels` of features ("resid_2/303" -> text), where they are known."""
+    """The strongest nodes with signs; `labels` of features ("resid_2/303" -> text), if they are known."""
     table = Table(title=f"Strongest {min(count, circuit.n_nodes)} of {circuit.n_nodes} nodes", title_justify="left")
     table.add_column("node", no_wrap=True)
     table.add_column("effect", justify="right", no_wrap=True)
@@ -37,12 +37,12 @@ def node_table(circuit: Circuit, count: int = 15, labels: Mapping[str, str] | No
 
 
 def _on_one_line(label: str) -> Text:
-    """Cut where the terminal ends."""
+    """Text on one line, cut at the terminal's edge."""
     return Text(printable(label), no_wrap=True, overflow="ellipsis")
 
 
 def count_lines(counts: Counts) -> list[str]:
-    """How many nodes and edges were chosen, dropped and kept; no line for edges where there are none."""
+    """Lines with how many nodes and edges were chosen, dropped and kept; no line for edges if there are none."""
     return [
         f"{what}: {row['chosen']} of {row['all']} chosen, {row['dropped']} dropped (no path to the metric), "
         f"{row['kept']} kept"
@@ -52,7 +52,7 @@ def count_lines(counts: Counts) -> list[str]:
 
 
 def edge_table(circuit: Circuit, count: int = 15) -> Table:
-    """The strongest edges, signed."""
+    """The strongest edges with signs."""
     table = Table(title=f"Strongest {min(count, circuit.n_edges)} of {circuit.n_edges} edges", title_justify="left")
     for name in ("from", "to", "effect"):
         table.add_column(name, justify="right" if name == "effect" else "left")
@@ -67,8 +67,8 @@ def _signed(value: float) -> Text:
 
 
 def report_table(report: Report) -> Table:
-    """Faithfulness and completeness beside the numbers they are made of."""
-    given = f", layers below {report.start_layer} given" if report.start_layer else ""
+    """Faithfulness and completeness with the metrics that they are computed from."""
+    given = f", layers below {report.start_layer} not ablated" if report.start_layer else ""
     where = "" if report.ablation_places is None else f" by {report.ablation_places}"
     how = f"{report.ablation} ablation{where}, error nodes: {report.error_nodes}{given}"
     table = Table(title=f"{report.task}: {how}, {report.n_examples} examples", title_justify="left", show_header=False)
@@ -98,7 +98,7 @@ def _report_rows(report: Report) -> dict[str, str]:
 
 
 def curve_table(curve: Curve, counted: str = "features and errors") -> Table:
-    """Scores by circuit size, beside random circuits; `counted`: as in a report."""
+    """Scores by circuit size, with random circuits; `counted`: as in a report."""
     random = f", random {curve.area_random:.3f}" if curve.draws else ""
     low, high = curve.area_over
     title = (
@@ -133,13 +133,13 @@ def _between(interval: tuple[float, float] | None) -> str:
 
 
 def agreement_tables(agreement: Agreement) -> Iterator[Table]:
-    """A table for each basis and kind of node: a row for each estimator, a column for each kind of site."""
+    """One table per basis and kind of node, with a row per estimator and a column per kind of site."""
     sections: dict[tuple[str, str], dict[str, dict[str, Comparison]]] = {}
     for score in agreement.scores:
         section = sections.setdefault((score.basis, score.what), {})
         section.setdefault(score.estimator, {})[score.site_kind] = score.comparison
     for (basis, what), estimators in sorted(sections.items()):
-        title = f"{name_of(basis, what)} beside exact patching, of those that move: Pearson, slope, rank, overlap"
+        title = f"{name_of(basis, what)} against exact patching, over those that move: Pearson, slope, rank, overlap"
         table = Table(title=title, title_justify="left", box=box.SIMPLE)
         table.add_column("estimator", overflow="fold")
         kinds = {kind: found for row in estimators.values() for kind, found in row.items()}
@@ -159,13 +159,13 @@ def _compared(found: Comparison | None) -> Text | str:
 
 
 def _short(value: float) -> str:
-    """.98 in place of 0.98: four of them stand in one cell."""
+    """A figure as .98 instead of 0.98, since one cell has four of them."""
     text = "-" if math.isnan(value) else f"{value:.2f}".replace("0.", ".", 1 if abs(value) < 1 else 0)
     return f"{text:>4}"
 
 
 def cost_table(agreement: Agreement) -> Table:
-    """Passes in units of one run of all prompts through the whole model."""
+    """A table of costs, with passes in units of one run of all prompts through the whole model."""
     table = Table(title="Cost", title_justify="left")
     table.add_column("basis")
     table.add_column("estimator")
@@ -179,8 +179,8 @@ def cost_table(agreement: Agreement) -> Table:
 
 
 def audit_table(residuals: Iterable[Residual]) -> Table:
-    """Laws and how far they are from holding."""
-    table = Table(title="What has to add up (residual as a share)", title_justify="left")
+    """A table of identities and how far they are from holding."""
+    table = Table(title="Identities that must hold (residual as a share)", title_justify="left")
     table.add_column("law")
     table.add_column("where")
     table.add_column("residual", justify="right")
@@ -200,11 +200,11 @@ _FIGURES = {
     "dead": ("dead_features", ".0f"),
     "sinks": ("sink_tokens", ".0f"),
 }
-"""Title -> name in a record, format; the words of docs/training.md."""
+"""Title -> name in a record and format, in the words of docs/training.md."""
 
 
 def health_table(health: Health) -> Table:
-    """A row for each site, the recorded figures below the measured ones where there are any; then all sites at once."""
+    """One row per site, with recorded figures below the measured ones, and then one row for all sites at once."""
     record = health.to_json()
     title = f"Health on {health.text}{', sink tokens kept' if health.keep_sinks else ''}; in brackets as recorded"
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
@@ -220,8 +220,8 @@ def health_table(health: Health) -> Table:
 
 
 def fit_table(health: Health) -> Table:
-    """A row for each site: the variance that its dictionary leaves there, and at the other site that suits it best."""
-    title = "Variance unexplained on a sample: does each belong there?"
+    """One row per site: the variance that its dictionary leaves there, and at the other site that it explains best."""
+    title = "Variance unexplained on a sample: does each dictionary belong at its site?"
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("site", no_wrap=True)
     table.add_column("at its own site", justify="right")
@@ -235,7 +235,7 @@ def fit_table(health: Health) -> Table:
 
 
 def trained_table(suite: Mapping[str, Any]) -> Table:
-    """The figures of a suite's record."""
+    """A table of the figures in a suite's record."""
     table = Table(title=f"{suite['name']}: on held-out text", title_justify="left", box=box.SIMPLE)
     _figure_columns(table)
     for site, row in suite["sites"].items():

@@ -1,4 +1,4 @@
-"""Tasks on the command line: read before the model is loaded, and judged by it before anything else."""
+"""Tasks on the command line: read before the model is loaded, and tried on the model before anything else."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from featcircuits.tasks.jsonl import read_lines
 from featcircuits.tasks.task import Task
 
 Settings = TraceConfig | AgreeConfig | CheckConfig | FeaturesConfig
-"""What says which model and suite are meant, and how a task is read."""
+"""Settings that name the model and the suite, and say how to read a task."""
 
 
 class Wanted(NamedTuple):
-    """A task of the suite by name, or a file; `part`: all of it, or a side of what `hold_out` parts.
+    """A task of the suite by name, or a file. `part`: all of it, or one side of the split by `hold_out`.
 
-    `limit`: the first so many examples, 0 for all; fewer are refused, unless `up_to` says otherwise.
+    `limit`: use the first so many examples, 0 for all; a task with fewer is refused, unless `up_to` is set.
     """
 
     task: str
@@ -34,12 +34,12 @@ class Wanted(NamedTuple):
     up_to: bool = False
 
     def within(self, limit: int | None, default: int) -> Wanted:
-        """The first `limit` examples, or the default number where none is given and so many are there."""
+        """The first `limit` examples; without a limit, at most the default number."""
         return self._replace(limit=default if limit is None else limit, up_to=limit is None)
 
 
 class Read(NamedTuple):
-    """A task file's lines, tokenised, and the task that they make."""
+    """The tokenised lines of a task file, and their task."""
 
     entries: Sequence[Entry]
     task: Task
@@ -47,12 +47,12 @@ class Read(NamedTuple):
 
 
 def traced_part(config: TraceConfig, limit: int) -> Wanted:
-    """What a trace is of: all but what is held out."""
+    """The part that is traced: everything except what is held out."""
     return Wanted(config.task, "train", limit, "rest" if config.hold_out else "all")
 
 
 def evaluated_part(config: EvaluateConfig, traced: TraceConfig) -> Wanted:
-    """The task that was asked for; else what the trace held out, else the test file."""
+    """The part that is evaluated: the given task, else what the trace held out, else the test file."""
     if config.task is None and traced.hold_out:
         return Wanted(traced.task, "train", config.limit, "held out")
     return Wanted(config.task or traced.task, "test", config.limit)
@@ -61,7 +61,7 @@ def evaluated_part(config: EvaluateConfig, traced: TraceConfig) -> Wanted:
 def model_and_task(
     config: Settings, device: str | None, wanted: Wanted, check: Callable[[Task], object] | None = None
 ) -> tuple[SplicedModel, Task]:
-    """Both, the task first: what is wrong in it, or what `check` refuses, comes out before the model is loaded."""
+    """Model and task; the task comes first, so its errors and those of `check` come before the model is loaded."""
     task, tokenizer = wanted_task(config, wanted)
     if check is not None:
         check(task)
@@ -69,7 +69,7 @@ def model_and_task(
 
 
 def wanted_task(config: Settings, wanted: Wanted) -> tuple[Task, Any]:
-    """The part of a task that is wanted, and its tokenizer."""
+    """The wanted part of a task, and its tokenizer."""
     read = read_task(config, wanted.task, wanted.split)
     task = read.task
     if wanted.part != "all":
@@ -91,7 +91,7 @@ def load_for(config: Settings, device: str | None, tokenizer: Any = None) -> Spl
 
 
 def read_task(config: Settings | DataConfig, task: str, split: str) -> Read:
-    """A task of the suite by name, or a file; what needs no tokenizer is checked before one is loaded."""
+    """Read a task of the suite by name, or a file; checks that need no tokenizer come before one is loaded."""
     settings = {name: getattr(config, name, None) for name in ("aggregate", "metric")}
     options = {name: value for name, value in settings.items() if value}
     path = Path(task)
@@ -106,14 +106,14 @@ def read_task(config: Settings | DataConfig, task: str, split: str) -> Read:
 
 
 def _is_name(task: str) -> bool:
-    """Rather than a file."""
+    """Whether a text is the name of a task rather than a file."""
     return Path(task).suffix == "" and not Path(task).exists()
 
 
 def judged(
     spliced: SplicedModel, task: Task, config: TraceConfig | EvaluateConfig | AgreeConfig, show: Callable[[Any], None]
 ) -> Task:
-    """The task to go on with: what the model does on it is shown, and too little of it refused."""
+    """The task to continue with, after printing what the model does on it; raises `InputError` if too few are right."""
     found = behaviour_of(spliced, task)
     kept = only_right(task, found) if config.only_right else task
     show(behaviour_table(found, spliced.tokenizer, dropped=len(task) - len(kept)))
@@ -123,6 +123,6 @@ def judged(
 
 
 def check_choice(config: TraceConfig | EvaluateConfig | AgreeConfig) -> None:
-    """Refuse to keep and to drop what is wrong."""
+    """Raise `InputError` if wrong examples are to be both kept and dropped."""
     if config.keep_wrong and config.only_right:
         raise InputError("give either keep_wrong or only_right, not both")

@@ -1,4 +1,4 @@
-"""Progress for the package's `progress` arguments: bars on a terminal, plain lines where the output is a file."""
+"""Progress for the package's `progress` arguments: bars on a terminal, plain lines in a file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from featcircuits.progress import Progress as Watcher
 T = TypeVar("T")
 
 SECONDS = 30.0
-"""How often a loop writes a line where there is no terminal; it writes one when it ends, too."""
+"""Seconds between a loop's lines without a terminal; it also writes one when it ends."""
 
 
 @contextmanager
 def watching(console: Console) -> Iterator[Watcher]:
-    """A `progress` function that shows how far each loop is that it is given, and the time left."""
+    """A `progress` function that shows how far each loop is, and the time left."""
     if not console.is_terminal:
         yield partial(logged, console)
         return
@@ -42,7 +42,7 @@ def watching(console: Console) -> Iterator[Watcher]:
 
 
 def logged(console: Console, items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """The items; now and then, and at the end, a line without control characters says how far they are."""
+    """The items, with a line of progress without control characters now and then and at the end."""
     began = written = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
