@@ -283,7 +283,7 @@ def test_bad_requests_are_refused() -> None:
         fc.evaluate(spliced, circuit, task, start_layer=9)
     with pytest.raises(fc.InputError, match="aggregate='none'"):
         fc.evaluate(spliced, circuit, task.with_options(aggregate="sum"))
-    with pytest.raises(fc.InputError, match="node mlp_0/1@3 of the circuit stands at a place"):
+    with pytest.raises(fc.InputError, match="node mlp_0/1@3 of the circuit is at a place"):
         fc.evaluate(spliced, circuit_of([Node(Site(0, "mlp"), 1, 3)], task), random_task(3, 3))
     with pytest.raises(fc.InputError, match="node mlp_0/99@0 does not exist"):
         fc.evaluate(spliced, circuit_of([Node(Site(0, "mlp"), 99, 0)], task), task)
