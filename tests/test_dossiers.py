@@ -475,6 +475,7 @@ def test_dossiers_of_other_dictionaries_label_nothing(tmp_path: Path) -> None:
 
 def test_tokens_beyond_what_is_kept_leave_the_largest_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mass, "KEPT", 4)
+    monkeypatch.setattr(mass, "DENSE", 0)
     found = mass.Mass(2, 50)
     for token in range(50):
         size = np.array([100.0 + token if token < 2 else 1.0] * 2)

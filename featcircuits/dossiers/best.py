@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,18 @@ class Candidates:
         return Candidates(self.feature[which], self.score[which], self.key[which], self.place[which])
 
 
+class Found(Protocol):
+    """Tokens where features are active [n], of which few are looked at closely."""
+
+    @property
+    def feature(self) -> NDArray[np.int64]: ...
+    def key(self, which: NDArray[np.int64]) -> NDArray[np.int64]: ...
+    def place(self, which: NDArray[np.int64]) -> NDArray[np.int64]: ...
+    def windows(self, which: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[n, window]: the feature around each token."""
+        ...
+
+
 @dataclass
 class Best:
     """`count` contexts of each of `n_features`, the highest score first; of equal scores the first that came.
@@ -45,6 +57,8 @@ class Best:
     place: NDArray[np.int64] = field(init=False)
     activations: NDArray[np.float32] = field(init=False)
     """[feature, count, window]: of every token of a window; NaN where there is none, or where it is a sink."""
+    _least: NDArray[np.float64] = field(init=False)
+    """[feature]: the score that has to be exceeded."""
     _waiting: list[tuple[Candidates, NDArray[np.float32]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -52,19 +66,20 @@ class Best:
         self.score = np.full(shape, NOTHING)
         self.key, self.place = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         self.activations = np.full((*shape, self.window), np.nan, np.float32)
+        self._least = np.full(self.n_features, NOTHING)
 
-    def offer(self, found: Candidates, windows: Callable[[NDArray[np.int64]], NDArray[np.float32]]) -> None:
-        """Take what may be among the best; `windows` gives the activations [n, window] of those at some numbers."""
+    def offer(self, found: Found, score: NDArray) -> None:
+        """Take what may be among the best, by a score [n] each."""
         if not self.count:
             return
-        (some,) = (found.score > self.score[found.feature, -1]).nonzero()
-        kept = found.only(some)
+        (some,) = (score > self._least[found.feature]).nonzero()
+        kept = Candidates(found.feature[some], score[some].astype(np.float64), found.key(some), found.place(some))
         again = (self.key[kept.feature] == kept.key[:, None]) & (self.score[kept.feature] >= kept.score[:, None])
         (new,) = (~again.any(1)).nonzero()
         if len(new) > self.score.size // 4:  # so many that it is worth leaving out at once those that others beat
             new = new[_ranked(kept.only(new), self.count)[0]]
         if len(new):
-            self._waiting.append((kept.only(new), windows(some[new])))
+            self._waiting.append((kept.only(new), found.windows(some[new])))
         if sum(len(part.feature) for part, _ in self._waiting) > self.score.size:
             self.settle()
 
@@ -90,6 +105,7 @@ class Best:
         self.score[moved], self.activations[moved] = NOTHING, np.nan
         self.score[at], self.key[at], self.place[at] = every.score[chosen], every.key[chosen], every.place[chosen]
         self.activations[at] = windows
+        self._least = self.score[:, -1].copy()
         self._waiting.clear()
 
     def tensors(self) -> Mapping[str, NDArray]:
@@ -100,6 +116,7 @@ class Best:
         """Go on from a checkpoint."""
         for name, value in tensors.items():
             setattr(self, name, value)
+        self._least = self.score[:, -1].copy()
 
 
 def _ranked(every: Candidates, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -95,7 +95,7 @@ def read_text(
     checkpoint = None if ledger is None else Checkpoint(ledger, len(chunks))
     begin = 0 if checkpoint is None else checkpoint.restore(reading)
     for number in progress(range(begin, len(chunks)), "text", len(chunks) - begin):
-        for tokens, block in _batches(spliced, text.rows(chunks[number]), reading.every):
+        for tokens, block in batches_of(spliced, text.rows(chunks[number]), reading.every):
             _read_batch(spliced, tokens, block, usual, reading)
         if checkpoint is not None:
             checkpoint.save(reading, number + 1)
@@ -104,11 +104,16 @@ def read_text(
     return reading
 
 
-def _batches(spliced: SplicedModel, rows: Mapping[int, Sequence[int]], every: int) -> Iterator[tuple[Tokens, Block]]:
-    longest = max(map(len, rows.values()), default=1)
-    for numbers in sorted_batches(rows, spliced.rows_at_once(max(1, longest), most=ROWS)):
+def batches_of(spliced: SplicedModel, rows: Mapping[int, Sequence[int]], every: int) -> Iterator[tuple[Tokens, Block]]:
+    """Forwards of some documents, those of like length together, and what is known of their tokens."""
+    for numbers in sorted_batches(rows, rows_of_forward(spliced, rows)):
         tokens = Tokens.pad([rows[n] for n in numbers], 0)
         yield tokens, block_of(tokens.ids.numpy(), numbers, every)
+
+
+def rows_of_forward(spliced: SplicedModel, rows: Mapping[int, Sequence[int]]) -> int:
+    """How many documents a forward takes."""
+    return spliced.rows_at_once(max(map(len, rows.values()), default=1) or 1, most=ROWS)
 
 
 def _read_batch(spliced: SplicedModel, tokens: Tokens, block: Block, usual: UsualTokens, reading: Reading) -> None:
@@ -153,7 +158,7 @@ def _read_site(
         active = dictionary.is_active(features)
         if not whole:
             features, active = features[:, tally.ids], active[:, tally.ids]
-        active[~count] = False
+        active.index_fill_(0, (~count).nonzero()[:, 0], False)
         tally.n_tokens += int(count.sum())
         if (statistics := dictionary.statistics(some)) is not None:
             tally.scale += float(statistics.scale[count].double().sum())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcircuits.dossiers.best import Best, Candidates
+from featcircuits.dossiers.best import Best
 from featcircuits.dossiers.histogram import BINS, bins_of
 from featcircuits.dossiers.mass import Mass
 from featcircuits.dossiers.options import SAME_BEFORE, Options
@@ -64,6 +63,34 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return (x ^ (x >> np.uint64(32))) * _MULTIPLIERS[2]
 
 
+@dataclass(frozen=True)
+class Entries:
+    """Tokens of a block where features are active [n]."""
+
+    features: Tensor
+    counted: Tensor
+    block: Block
+    options: Options
+    token: NDArray[np.int64]
+    feature: NDArray[np.int64]
+
+    def key(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.block.keys[self.token[which]]
+
+    def place(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.block.places[self.token[which]]
+
+    def windows(self, which: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[n, window]: a feature around a token of its row, NaN outside of the row and where tokens do not count."""
+        offsets = np.arange(-self.options.before, self.options.after + 1)
+        token, slots, device = self.token[which][:, None], self.block.slots, self.features.device
+        slot = token % slots + offsets
+        inside = torch.from_numpy((slot >= 0) & (slot < slots)).to(device)
+        around = torch.from_numpy(token + offsets).to(device).clamp_(0, len(self.features) - 1)
+        values = self.features[around, torch.from_numpy(self.feature[which]).to(device)[:, None]].float()
+        return _numpy(values.masked_fill_(~(inside & self.counted[around]), torch.nan))
+
+
 class Together(NamedTuple):
     """Which features were active at sampled tokens: one entry for each pair."""
 
@@ -108,19 +135,19 @@ class Tally:
         at = _true(active)
         token = at // len(self.ids)
         feature = at - token * len(self.ids)
-        value = _numpy(features.reshape(-1)[torch.from_numpy(at).to(features.device)])
+        value = _at(features, at)
         size = np.abs(value)
         np.add.at(self.histogram.ravel(), feature * BINS + bins_of(size), 1)
         below = value < 0
         if below.any():
             self.negative += np.bincount(feature[below], minlength=len(self.ids))
         self.mass.add(feature, block.ids[token], size)
-        windows = partial(_windows, features, counted, block.slots, self.options, token, feature)
-        places = block.keys[token], block.places[token]
-        self.top.offer(Candidates(feature, size.astype(np.float64), *places), windows)
-        self.drawn.offer(Candidates(feature, -block.draws[token], *places), windows)
-        if self.options.coactive and (chosen := block.sampled[token]).any():
-            self.together.append(Together(places[1][chosen], feature[chosen].astype(np.int32)))
+        found = Entries(features, counted, block, self.options, token, feature)
+        self.top.offer(found, size)
+        self.drawn.offer(found, -block.draws[token])
+        if self.options.coactive and block.sampled.any():
+            (some,) = block.sampled[token].nonzero()
+            self.together.append(Together(found.place(some), feature[some].astype(np.int32)))
 
     def settle(self) -> None:
         """Sort and add up what waits."""
@@ -158,25 +185,15 @@ def _numpy(x: Tensor) -> NDArray:
     return x.cpu().numpy()
 
 
+def _at(x: Tensor, numbers: NDArray[np.int64]) -> NDArray:
+    """Entries by their flat numbers."""
+    flat = x.reshape(-1)
+    if x.device.type == "cpu":
+        return flat.numpy()[numbers]
+    return _numpy(flat[torch.from_numpy(numbers).to(x.device)])
+
+
 def _true(mask: Tensor) -> NDArray[np.int64]:
     """Flat numbers of what is true, in order."""
     flat = mask.reshape(-1)
     return np.flatnonzero(flat.numpy()) if flat.device.type == "cpu" else _numpy(flat.nonzero()[:, 0])
-
-
-def _windows(
-    features: Tensor,
-    counted: Tensor,
-    slots: int,
-    options: Options,
-    token: NDArray[np.int64],
-    feature: NDArray[np.int64],
-    which: NDArray[np.int64],
-) -> NDArray[np.float32]:
-    """[n, window]: a feature around a token of its row, NaN outside of the row and where tokens do not count."""
-    offsets = np.arange(-options.before, options.after + 1)
-    around, slot = token[which][:, None] + offsets, (token[which] % slots)[:, None] + offsets
-    inside = torch.from_numpy((slot >= 0) & (slot < slots)).to(features.device)
-    around = torch.from_numpy(around).to(features.device).clamp_(0, len(features) - 1)
-    values = features[around, torch.from_numpy(feature[which]).to(features.device)[:, None]].float()
-    return _numpy(values.masked_fill_(~(inside & counted[around]), torch.nan))
