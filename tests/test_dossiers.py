@@ -19,9 +19,12 @@ import featcircuits as fc
 from featcircuits.cli import app
 from featcircuits.dossiers import checkpoint, mass
 from featcircuits.dossiers import text as texts
+from featcircuits.dossiers.features import chosen_features
 from featcircuits.dossiers.histogram import BINS, edges, quantile
 from featcircuits.dossiers.options import Options
-from featcircuits.dossiers.tally import POSITIONS, Tally, block_of
+from featcircuits.dossiers.reading import read_text
+from featcircuits.dossiers.tally import Tally, block_of
+from featcircuits.dossiers.text import POSITIONS
 from featcircuits.model.sites import Site
 from featcircuits.splicing.sinks import usual_tokens
 from featcircuits.splicing.spliced import SplicedModel
@@ -245,9 +248,9 @@ def check_effects(dossiers: fc.Dossiers, site: str, logits: Tensor) -> None:
 
 
 def test_neighbours_and_coactivation_are_the_slow_ones() -> None:
-    spliced = tiny.spliced_model(tiny.tiny_model("gpt2"), "jumprelu", ["resid_0", "mlp_1", "resid_1", "resid_2"])
+    spliced = tiny.spliced_model(tiny.tiny_model("gpt2"), "topk", ["resid_0", "mlp_1", "resid_1", "resid_2"])
     rows = sorted(random_rows(40), key=len)
-    dossiers = fc.features(spliced, rows)
+    dossiers, found_any = fc.features(spliced, rows), False
     directions = {s: torch.nn.functional.normalize(d.decoder_rows(torch.arange(24)), dim=-1)
                   for s, d in spliced.dictionaries.items()}  # fmt: skip
     active, real = {}, torch.empty(0)
@@ -266,7 +269,18 @@ def test_neighbours_and_coactivation_are_the_slow_ones() -> None:
         assert [one.value for one in found.next_layer] == pytest.approx(sorted(later, reverse=True)[:5], abs=1e-6)
         for one in found.coactive:
             pair = torch.stack([active[name][real], active[one.name][real]])
+            found_any = True
             assert one.value == pytest.approx(float(torch.corrcoef(pair)[0, 1]), abs=1e-6)
+    assert found_any
+
+
+def test_coactivation_is_left_out_where_features_are_active_with_everything() -> None:
+    identity = fc.dictionaries.identity(tiny.WIDTH)
+    spliced = fc.load(tiny.tiny_model("gpt2"), {"resid_1": identity, "mlp_1": tiny.random_dictionary("topk")})
+    reading = read_text(spliced, texts.text_of(spliced, random_rows(40), 9), chosen_features(spliced, None), Options())
+    found = {str(site): tally.crowded for site, tally in reading.tallies.items()}
+    assert found == {"resid_1": True, "mlp_1": False}
+    assert not any(part.place.size for part in reading.tallies[Site(1, "resid")].together[1:])
 
 
 def test_sinks_are_counted_and_never_read() -> None:

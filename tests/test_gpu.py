@@ -150,3 +150,18 @@ def test_spliced_models_stay_on_their_device() -> None:
     assert spliced.device.type == "cuda"
     effects = fc.node_effects(spliced, random_task(), "atp")
     assert effects.features("resid_1").device.type == "cpu"
+
+
+@pytest.mark.parametrize("kind", ["topk", "layer_norm", "transcoder"])
+def test_dossiers(kind: str) -> None:
+    rows = torch.randint(1, 6, (40, 9), generator=torch.Generator().manual_seed(0)).tolist()
+    both = on_both("gpt2", kind, ["embed", "attn_z_0", "mlp_1", "resid_1"])
+    here, there = (fc.features(spliced, rows) for spliced in both)
+    for name in here:
+        one, other = here[name], there[name]
+        assert (one.n_active, one.top_tokens[:1], one.label) == (other.n_active, other.top_tokens[:1], other.label)
+        assert one.mean == pytest.approx(other.mean, rel=1e-5)
+        activations = [[context.activation for context in dossier.contexts] for dossier in (one, other)]
+        assert activations[0] == pytest.approx(activations[1], rel=1e-4)
+        assert [t.logit for t in one.promoted] == pytest.approx([t.logit for t in other.promoted], rel=1e-4)
+        assert [n.value for n in one.neighbours] == pytest.approx([n.value for n in other.neighbours], rel=1e-4)

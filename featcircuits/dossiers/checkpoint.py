@@ -47,5 +47,5 @@ class Checkpoint:
         if done < self.n_chunks and time.monotonic() - self._written < SECONDS:
             return
         part = {"done": np.array(done), **state.tensors()}
-        self.ledger.put(_STAGE, 0, {name: torch.from_numpy(np.asarray(v)) for name, v in part.items()})
+        self.ledger.put(_STAGE, 0, {name: torch.from_numpy(array) for name, array in part.items()})
         self._written = time.monotonic()

@@ -14,8 +14,8 @@ from featcircuits.dossiers.best import NOTHING, Best
 from featcircuits.dossiers.histogram import bins_of
 from featcircuits.dossiers.options import Options
 from featcircuits.dossiers.schema import CONTEXTS
-from featcircuits.dossiers.tally import POSITIONS, Tally
-from featcircuits.dossiers.text import Text
+from featcircuits.dossiers.tally import Tally
+from featcircuits.dossiers.text import POSITIONS, Text
 
 KINDS = ("top", "sample")
 
@@ -45,7 +45,7 @@ def windows_of(
     part = slice(features.start, features.stop)
     rows = text.rows(np.concatenate([_documents(best, part) for best in bests.values()]).tolist())
     found = Windows()
-    for n in features:
+    for n, number in zip(features, tally.numbers[part], strict=True):
         found.strongest[n] = []
         for kind, best in bests.items():
             ranks = _strongest_first(best, n, options)
@@ -60,7 +60,7 @@ def windows_of(
                 if kind == "top":
                     found.strongest[n].append((tokens[at - 1] if at else None, tokens[at]))
                 found.add(
-                    site, int(tally.ids[n]), kind, activations[at], share, document, position, at, tokens, ids,
+                    site, number, kind, activations[at], share, document, position, at, tokens, ids,
                     [None if value != value else value for value in activations],
                 )  # fmt: skip
     return found

@@ -64,16 +64,17 @@ def features(
     if task is not None:
         check_task(model, task)
     read = text_of(model, text, options.longest)
-    manifest = _manifest(model, read, chosen, task, options)
+    request = _request(model, read, chosen, task, options)
     with ExitStack() as stack:
         ledger: Ledger | None = None
         if output is not None:
-            ledger = stack.enter_context(runs.resumable(Path(output), manifest))
+            ledger = stack.enter_context(runs.resumable(Path(output), request))
         reading = read_text(model, read, chosen, options, ledger, progress)
         on_task = None if task is None else _on_task(model, task, chosen, nodes, progress)
         found = Findings(model, read, options, reading, pieces_of(model.tokenizer), on_task)
-        counts = {str(site): tally.n_sinks for site, tally in reading.tallies.items()}
-        manifest["text"] |= {"tokens": reading.n_tokens, "sinks": counts, "coactive_on": reading.sampled}
+        sinks = {str(site): tally.n_sinks for site, tally in reading.tallies.items()}
+        counts = {"tokens": reading.n_tokens, "sinks": sinks, "coactive_on": reading.sampled}
+        manifest = {**request, "text": {**request["text"], **counts}}
         parts = groups(found, progress)
         if output is None:
             return _in_memory(manifest, parts)
@@ -101,7 +102,7 @@ def chosen_features(model: SplicedModel, nodes: Nodes | None) -> dict[Site, Tens
     return {site: torch.tensor(sorted(ids), device=model.device) for site, ids in sorted(found.items())}
 
 
-def _manifest(
+def _request(
     model: SplicedModel, text: Text, chosen: Mapping[Site, Tensor], task: Task | None, options: Options
 ) -> dict[str, Any]:
     every = {str(site): len(ids) == model.dictionaries[site].n_features for site, ids in chosen.items()}

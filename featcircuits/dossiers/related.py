@@ -20,8 +20,6 @@ NUMBERS = 1 << 24
 """Cosines that are computed at once."""
 LEAST_TOGETHER = 5
 """Sampled tokens that a feature must be active on for its co-activation to mean anything."""
-MOST_ACTIVE = 0.25
-"""Mean density of a site's features above which co-activation is left out there: they are active with everything."""
 _COLUMNS = 1024
 
 
@@ -53,7 +51,7 @@ def nearest(
             part = slice(start, start + size)
             cosines = rows[part] @ theirs.T
             if other == site:
-                cosines[torch.arange(len(cosines)), ids[part]] = -torch.inf
+                cosines[torch.arange(len(cosines), device=ids.device), ids[part]] = -torch.inf
             best = cosines.topk(min(count, len(theirs) - (other == site)))
             for row, values, numbers in zip(found[part], best.values.tolist(), best.indices.tolist(), strict=True):
                 row += (Related(other, n, v) for n, v in zip(numbers, values, strict=True))
@@ -100,7 +98,7 @@ def _matrix(tallies: Mapping[Site, Tally], first: NDArray[np.int64]) -> csc_matr
     kept = [
         (part.place, part.feature.astype(np.int64) + start)
         for tally, start in zip(tallies.values(), first, strict=False)
-        if tally.active.sum() <= MOST_ACTIVE * tally.n_tokens * len(tally.ids)
+        if not tally.crowded
         for part in tally.together
     ]
     places = np.concatenate([np.zeros(0, np.int64), *(place for place, _ in kept)])
@@ -131,4 +129,4 @@ def _named(
     row: list[tuple[int, float]], sites: Sequence[Site], first: NDArray[np.int64], tallies: Mapping[Site, Tally]
 ) -> list[Related]:
     at = [(int(np.searchsorted(first, number, "right")) - 1, number, value) for number, value in row]
-    return [Related(sites[i], int(tallies[sites[i]].ids[number - first[i]]), value) for i, number, value in at]
+    return [Related(sites[i], int(tallies[sites[i]].numbers[number - first[i]]), value) for i, number, value in at]

@@ -85,14 +85,14 @@ def _group(found: Findings, site: Site, some: range, together: list[list[Related
     windows = windows_of(str(site), tally, some, found.text, options, found.piece)
     text_shares = found.reading.token_counts / found.reading.n_tokens
     rows = []
-    for i, n in enumerate(some):
+    for i, (n, number) in enumerate(zip(some, ids.tolist(), strict=True)):
         tokens = [
             TokenShare(id, found.piece(id), share, float(text_shares[id]))
             for id, share in tally.mass.largest(n, options.tokens)
         ]
         up, down = _tokens_moved(effects, i, found.piece)
-        row = _figures(tally, n)
-        row |= {"site": str(site), "label": default_label(tokens, windows.strongest[n], up, down, row["mean"])}
+        row = {"site": str(site), "feature": number, **_figures(tally, n)}
+        row |= {"label": default_label(tokens, windows.strongest[n], up, down, row["mean"])}
         row |= {"top_tokens": [one._asdict() for one in tokens]}
         row |= {"promoted": [one._asdict() for one in up], "suppressed": [one._asdict() for one in down]}
         row |= {"neighbours": _related(near[0][i], "cosine"), "next_layer": _related(near[1][i], "cosine")}
@@ -108,7 +108,6 @@ def _figures(tally: Tally, n: int) -> dict[str, Any]:
     start, end = (int(filled[0]), int(filled[-1]) + 1) if active else (0, 0)
     quantiles = {column: quantile(counts, share) for share, column in quantile_columns().items()}
     return {
-        "feature": int(tally.ids[n]),
         "n_tokens": tally.n_tokens,
         "n_active": active,
         "density": active / tally.n_tokens if tally.n_tokens else 0.0,

@@ -15,9 +15,10 @@ from featcircuits.dossiers.best import Best
 from featcircuits.dossiers.histogram import BINS, bins_of
 from featcircuits.dossiers.mass import Mass
 from featcircuits.dossiers.options import SAME_BEFORE, Options
+from featcircuits.dossiers.text import POSITIONS
 
-POSITIONS = 1 << 20
-"""More than a document has: a place in the text is its document's number times this, plus the position."""
+MOST_ACTIVE = 0.25
+"""Mean density of a site's features above which co-activation is left out there: they are active with everything."""
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 
 
@@ -108,6 +109,8 @@ class Tally:
     n_tokens: int = 0
     """Tokens that are no sinks here."""
     n_sinks: int = 0
+    n_active: int = 0
+    """Of all features together."""
     scale: float = 0.0
     """Sum over tokens of what a normalising dictionary's rows are multiplied by."""
     histogram: NDArray[np.int64] = field(init=False)
@@ -126,6 +129,16 @@ class Tally:
         self.drawn = Best(n, options.samples, options.window)
 
     @property
+    def numbers(self) -> list[int]:
+        """The features that count."""
+        return self.ids.tolist()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether features are active so often that co-activation is left out."""
+        return self.n_active > MOST_ACTIVE * self.n_tokens * len(self.ids)
+
+    @property
     def active(self) -> NDArray[np.int64]:
         """[feature]: tokens where it is active."""
         return self.histogram.sum(1)
@@ -133,6 +146,7 @@ class Tally:
     def add(self, features: Tensor, active: Tensor, counted: Tensor, block: Block) -> None:
         """One block's features [token, feature], where they are active, and which tokens count."""
         at = _true(active)
+        self.n_active += len(at)
         token = at // len(self.ids)
         feature = at - token * len(self.ids)
         value = _at(features, at)
@@ -145,7 +159,7 @@ class Tally:
         found = Entries(features, counted, block, self.options, token, feature)
         self.top.offer(found, size)
         self.drawn.offer(found, -block.draws[token])
-        if self.options.coactive and block.sampled.any():
+        if self.options.coactive and not self.crowded and block.sampled.any():
             (some,) = block.sampled[token].nonzero()
             self.together.append(Together(found.place(some), feature[some].astype(np.int32)))
 
@@ -159,7 +173,7 @@ class Tally:
         self.settle()
         parts = {"mass": self.mass, "top": self.top, "drawn": self.drawn}
         return {
-            "counts": np.array([self.n_tokens, self.n_sinks]), "scale": np.array(self.scale),
+            "counts": np.array([self.n_tokens, self.n_sinks, self.n_active]), "scale": np.array(self.scale),
             "histogram": self.histogram, "negative": self.negative,
             "place": _joined([part.place for part in self.together], np.int64),
             "feature": _joined([part.feature for part in self.together], np.int32),
@@ -168,7 +182,7 @@ class Tally:
 
     def restore(self, tensors: Mapping[str, NDArray]) -> None:
         """Go on from a checkpoint."""
-        self.n_tokens, self.n_sinks = map(int, tensors["counts"])
+        self.n_tokens, self.n_sinks, self.n_active = map(int, tensors["counts"])
         self.scale = float(tensors["scale"])
         self.histogram, self.negative = tensors["histogram"], tensors["negative"]
         self.together = [Together(tensors["place"], tensors["feature"])]

@@ -15,6 +15,8 @@ from featcircuits.tasks.encoding import Encoder
 from featcircuits.tasks.task import Task
 from featcircuits.tasks.token_rows import Rows, once, read_lines, rows_of, sha256_of
 
+POSITIONS = 1 << 20
+"""More than a document has: a place in the text is its document's number times this, plus the position."""
 CHUNK = 1024
 """Documents that are tokenised at once."""
 
@@ -67,6 +69,8 @@ def text_of(spliced: SplicedModel, text: Any, longest: int, column: str = "text"
 def _of_rows(rows: Rows, name: str) -> Text:
     if not any(rows):
         raise InputError("the text holds no token; give rows of token ids, as of tokenizer(lines)")
+    if (longest := max(map(len, rows))) >= POSITIONS:
+        raise InputError(f"a row of the text has {longest} tokens; a document may have {POSITIONS - 1}")
     return Text(name, sha256_of(rows), len(rows), lambda numbers: [rows[n] for n in numbers])
 
 
