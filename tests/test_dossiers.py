@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +405,13 @@ def test_a_record_has_a_plain_json_form_and_shows_itself_without_markup_of_stran
     hostile = found.__class__(**{**vars(found), "label": "<img src=x onerror=alert(1)>"})
     assert "<img" not in hostile._repr_html_()
     assert "&lt;img" in hostile._repr_html_()
+
+
+def test_many_dossiers_show_their_first_labels() -> None:
+    dossiers = fc.Dossiers.open(SUITE)
+    shown = dossiers._repr_html_()
+    assert f"Dossiers of {len(dossiers):,} features" in shown
+    assert escape(dossiers.labels["embed/0"]) in shown
 
 
 @pytest.mark.parametrize(

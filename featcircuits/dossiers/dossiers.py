@@ -95,6 +95,12 @@ class Dossiers:
         """Names, in the order of sites and features."""
         return (f"{site}/{feature}" for site, feature in self._index)
 
+    def _repr_html_(self) -> str:
+        """What notebooks show: what was read, and the first labels."""
+        from featcircuits.dossiers.html import labels_html
+
+        return labels_html(self.manifest["text"], self.labels)
+
     def __len__(self) -> int:
         return len(self._index)
 

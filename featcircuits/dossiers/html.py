@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from html import escape
+from itertools import islice
+from typing import Any
 
 from featcircuits.dossiers.records import Context, Dossier, Neighbour, TokenEffect
 
@@ -29,6 +31,16 @@ def dossier_html(dossier: Dossier) -> str:
         _task(dossier),
     ]
     return f"<div style='font-family: sans-serif; font-size: 90%; line-height: 1.5'>{''.join(parts)}</div>"
+
+
+def labels_html(text: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """Of many features: the text that was read, and the first few labels."""
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(label)}</td></tr>" for name, label in islice(labels.items(), _SHOWN)
+    )
+    more = f"<div>and {len(labels) - _SHOWN:,} more</div>" if len(labels) > _SHOWN else ""
+    read = f"Dossiers of {len(labels):,} features on {text.get('tokens', 0):,} tokens of {text.get('name', 'a text')}"
+    return f"<div><b>{escape(read)}</b></div><table>{rows}</table>{more}"
 
 
 def figures_line(dossier: Dossier) -> str:
