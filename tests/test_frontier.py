@@ -66,7 +66,9 @@ def test_areas_are_those_of_an_evaluation(case: Case, results: dict[str, list[di
         (row,) = tables.chosen(results["circuits"], estimator="atp", ablation=ablation)
         assert report.curve is not None
         assert row["area_from_one"] == pytest.approx(report.curve.area_from_one)
-        assert tables.chosen(results["caps"], ablation=ablation)[0]["cap"] == pytest.approx(report.features_alone)
+        assert tables.chosen(results["features_alone"], ablation=ablation)[0]["faithfulness"] == pytest.approx(
+            report.features_alone
+        )
 
 
 def test_the_second_draw_is_of_other_pairs(results: dict[str, list[dict[str, Any]]]) -> None:

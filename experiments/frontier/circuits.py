@@ -20,9 +20,9 @@ CANDIDATES = ("atp", "relp", "relp:rules=attnlrp", "ig", "ig-inputs", "ig-chain"
 
 
 def circuits(case: Case, train: int, test: int) -> dict[str, list[dict[str, Any]]]:
-    """Rows an estimator and ablation, from the first training pairs (`circuits`) and from the next (`again`).
+    """Rows per estimator and ablation, from the first training pairs (`circuits`) and from the next (`again`).
 
-    `caps`: what all features reach without any error.
+    `features_alone`: the faithfulness of all features with every error node ablated.
     """
     assert case.test is not None
     held_out = case.test.take(min(test, len(case.test)))
@@ -33,14 +33,15 @@ def circuits(case: Case, train: int, test: int) -> dict[str, list[dict[str, Any]
     return {
         "circuits": areas(case, first, held_out, (REFERENCE, *ESTIMATORS)),
         "again": areas(case, second, held_out, CANDIDATES),
-        "caps": [
-            case.found() | {"ablation": setting.ablation, "cap": cap(case, held_out, setting)} for setting in SETTINGS
+        "features_alone": [
+            case.found() | {"ablation": setting.ablation, "faithfulness": features_alone(case, held_out, setting)}
+            for setting in SETTINGS
         ],
     }
 
 
 def areas(case: Case, task: fc.Task, held_out: fc.Task, estimators: Sequence[str]) -> list[dict[str, Any]]:
-    """A row an estimator and ablation, each beside the plain one."""
+    """A row per estimator and ablation, each beside the plain one."""
     found = {estimator: ordered(case, task, estimator) for estimator in estimators}
     sizes = [size for size in case.sizes if size <= min(len(own.order) for own in found.values())]
     rows = []
@@ -65,7 +66,7 @@ def ordered(case: Case, task: fc.Task, text: str) -> Ordered:
     return Ordered(order, cost.forwards, cost.backwards, cost.cpu_seconds)
 
 
-def cap(case: Case, task: fc.Task, setting: Setting) -> float:
+def features_alone(case: Case, task: fc.Task, setting: Setting) -> float:
     """Faithfulness of all features with every error ablated."""
     nothing = Subgraph(ranks_of(case.scope, task.places, []), 0)
     everything = Subgraph(nothing.ranks, 0, complement=True)

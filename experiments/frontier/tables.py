@@ -164,22 +164,22 @@ def _apart(center: float, between: tuple[float, float] | None) -> str:
 
 
 def by_behaviour(found: Results, ablation: str) -> Table:
-    """A line per behaviour: the cap, and every candidate's area of |1 - faithfulness|, both draws of pairs."""
+    """Per behaviour: all features alone, and every candidate's area of |1 - faithfulness| with both draws of pairs."""
     again = chosen(found.get("again", ()), ablation=ablation)
     first = chosen(found.get("circuits", ()), ablation=ablation)
     estimators = names(again, "estimator")
     lines = []
     for model, behaviour in dict.fromkeys((row["model"], row["behaviour"]) for row in again):
         where = {"model": model, "behaviour": behaviour}
-        cap = chosen(found["caps"], ablation=ablation, **where)[0]["cap"]
+        alone = chosen(found["features_alone"], ablation=ablation, **where)[0]["faithfulness"]
         cells = [
             " ".join(
                 figure(chosen(rows, estimator=estimator, **where)[0]["area_from_one"], 3) for rows in (first, again)
             )
             for estimator in estimators
         ]
-        lines.append([behaviour if model == SUITE else f"{behaviour}, {model}", figure(cap, 3), *cells])
-    return ["behaviour", "cap", *(f"`{estimator}`" for estimator in estimators)], lines
+        lines.append([behaviour if model == SUITE else f"{behaviour}, {model}", figure(alone, 3), *cells])
+    return ["behaviour", "features alone", *(f"`{estimator}`" for estimator in estimators)], lines
 
 
 # --- pairs
