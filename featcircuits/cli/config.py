@@ -71,7 +71,7 @@ class TraceConfig(Config):
 
     suite: str = option("grammar-4l", "Suite of dictionaries: a name (see `featcircuits suites`) or a folder.")
     sites: str = option("", "Only these sites of the suite, comma-separated: mlp_3, resid, resid_*, attn_0-5.")
-    model: str | None = option(None, "Model: hub name or folder. Default: the suite's model.")
+    model: str | None = option(None, "Model: hub name, folder or GGUF file. Default: the suite's model.")
     task: str = option("agreement_rc", "A task of the suite (its training file is used), or a JSONL file.")
     limit: int = option(0, "Use only the first N examples; 0 for all.")
     hold_out: float = option(0.0, "Hold out this share of the file, such as 0.3, for `evaluate`.", most=1)
@@ -151,7 +151,7 @@ class AgreeConfig(Config):
 
     suite: str = option("grammar-4l", "Suite of dictionaries: a name (see `featcircuits suites`) or a folder.")
     sites: str = option("", "Only these sites of the suite, comma-separated: mlp_3, resid, resid_*, attn_0-5.")
-    model: str | None = option(None, "Model: hub name or folder. Default: the suite's model.")
+    model: str | None = option(None, "Model: hub name, folder or GGUF file. Default: the suite's model.")
     task: str = option("agreement_rc", "A task of the suite (its training file is used), or a JSONL file.")
     limit: int | None = option(
         None, "Use only the first N examples; 0 for all. Default: at most 20, since exact patching runs every node."
@@ -182,7 +182,7 @@ class CheckConfig(Config):
     """All settings that determine a check of a suite."""
 
     suite: str = option("grammar-4l", "Suite of dictionaries: a name (see `featcircuits suites`) or a folder.")
-    model: str | None = option(None, "Model: hub name or folder. Default: the suite's model.")
+    model: str | None = option(None, "Model: hub name, folder or GGUF file. Default: the suite's model.")
     sites: str = option("", "Only these sites of the suite, comma-separated: mlp_3, resid, resid_*, attn_0-5.")
     task: str | None = option(
         None, "A task of the suite (its training file is used), or a JSONL file. Default: the suite's first task."
@@ -207,7 +207,7 @@ class FeaturesConfig(Config):
 
     suite: str = option("", "Dossiers of all features of this suite (a name or a folder) instead of a run's nodes.")
     sites: str = option("", "Only these sites of the suite, comma-separated: mlp_3, resid, resid_*, attn_0-5.")
-    model: str | None = option(None, "Model: hub name or folder. Default: the suite's model.")
+    model: str | None = option(None, "Model: hub name, folder or GGUF file. Default: the suite's model.")
     text: str | None = option(
         None,
         "A text file with one document per line, or a folder written by `datasets`. Default: the suite's own text.",
@@ -245,7 +245,7 @@ class DataConfig(Config):
     """All settings that determine a check of a task."""
 
     suite: str = option("grammar-4l", "Suite with the model and the tasks: a name or a folder.")
-    model: str | None = option(None, "Model: hub name or folder. Default: the suite's model.")
+    model: str | None = option(None, "Model: hub name, folder or GGUF file. Default: the suite's model.")
     split: str = option("train", "Which file of a suite's task: train or test.")
     limit: int = option(0, "Use only the first N examples; 0 for all.")
     prepend: str = option("", "Text in front of every prompt, usually a special token such as '<|endoftext|>'.")
@@ -258,7 +258,7 @@ class DataConfig(Config):
 class TrainConfig(Config):
     """All settings that determine a trained suite."""
 
-    model: str | None = option(None, "Model: folder or hub name.")
+    model: str | None = option(None, "Model: hub name, folder or GGUF file.")
     text: str | None = option(None, "A text file to train on: one sentence or document per line.")
     sample: int = option(0, "Train on N texts that the model writes itself instead.", most=10_000_000)
     longest: int = option(128, "The most tokens of a line, or of a text that the model writes.", least=2)

@@ -66,7 +66,7 @@ def train_run(config: TrainConfig, output: Path) -> None:
     runs.check_free(output)
     check_writable(output)
     if config.model is None:
-        raise InputError("no model was given; pass --model with a folder or a hub name")
+        raise InputError("no model was given; pass --model with a folder, a GGUF file or a hub name")
     if bool(config.text) == bool(config.sample):
         raise InputError("give either --text with a file, or --sample with a number of texts")
     recipe = Recipe(**{name: getattr(config, name) for name in Recipe.__dataclass_fields__})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,9 @@ from torch import nn
 from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.affine import check_numbers
 from featcircuits.dictionaries.decomposition import precision
-from featcircuits.errors import InputError, first_line
+from featcircuits.errors import InputError
 from featcircuits.loading.capabilities import check_capabilities, fitting_architecture
-from featcircuits.loading.model_files import check_claims, check_json_files
+from featcircuits.loading.pretrained import SPREAD, pretrained, pretrained_tokenizer
 from featcircuits.model.architecture import Architecture
 from featcircuits.model.placement import device_of
 from featcircuits.model.sites import Site, chosen
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from featcircuits.suites import Suite
-
-SPREAD = "auto"
-"""In place of a device: spread the model over all of them."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,8 +44,9 @@ def load(
 ) -> SplicedModel:
     """Splice a suite's dictionaries into a causal language model.
 
-    `model`: a hub name, a folder, a loaded model (put into eval mode), or None for the suite's own. A wrapper that
-    changes nothing (`torch.compile(model)`, data parallelism) is removed; PEFT's is refused with a remedy.
+    `model`: a hub name, a folder, a GGUF file or a folder with one (dequantised), a loaded model (put into eval
+    mode), or None for the suite's own. A wrapper that changes nothing (`torch.compile(model)`, data parallelism) is
+    removed; PEFT's is refused with a remedy.
     `suite`: a suite's name, a folder with a suite.toml, or a mapping from site names to
     dictionaries; None for the shipped suite. `sites`: load only these of its sites, given by names,
     kinds, patterns or ranges of layers ("mlp_3", "resid", "*_3", "attn_0-5"). `offload`: where a suite's weights
@@ -77,7 +74,7 @@ def load(
         )
     model = _source_of(found) if model is None else model
     if isinstance(model, (str, Path)):
-        model, tokenizer = _pretrained(str(model), tokenizer, dtype, spread)
+        model, tokenizer = pretrained(str(model), tokenizer, dtype, spread)
     elif spread:
         raise InputError("device='auto' spreads a model while it is loaded; give its name or folder")
     model = unwrapped(model)
@@ -117,7 +114,7 @@ def _given(
 def load_tokenizer(model: str | Path | None = None, suite: str | Path | None = None) -> Any:
     """The tokenizer of the model that `load` would load, without the model, so that tasks can be read first."""
     _, found = _given(suite, None)
-    return _tokenizer(found.model_source if model is None and found is not None else str(model))
+    return pretrained_tokenizer(found.model_source if model is None and found is not None else str(model))
 
 
 def _source_of(suite: Suite | None) -> str:
@@ -131,10 +128,10 @@ def _source_of(suite: Suite | None) -> str:
 def load_bare(
     model: str | Path, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> SplicedModel:
-    """A model and its tokenizer, from a folder or the hub, without dictionaries."""
+    """A model and its tokenizer, from a folder, a GGUF file or the hub, without dictionaries."""
     spread = device == SPREAD
     device, dtype = None if spread else check_device(device), check_dtype(dtype)
-    loaded, tokenizer = _pretrained(str(model), None, dtype, spread)
+    loaded, tokenizer = pretrained(str(model), None, dtype, spread)
     return SplicedModel(_placed_model(loaded, device, dtype), fitting_architecture(loaded), {}, tokenizer)
 
 
@@ -176,62 +173,6 @@ def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is not None and found not in DTYPES.values():
         raise InputError(f"unknown dtype {str(dtype)!r}; known: {', '.join(DTYPES)}")
     return found
-
-
-def _check_folder(source: str) -> None:
-    """Raise `InputError` for a folder without a model."""
-    if (folder := Path(source)).exists() and not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise InputError(
-                f"model folder {source}: it holds a PEFT adapter and no model; load the two with peft, and save what "
-                "merge_and_unload() returns"
-            )
-        raise InputError(f"model folder {source}: there is no config.json in it")
-
-
-def _tokenizer(source: str) -> Any:
-    """The tokenizer from a folder or the hub; loading problems become one clear message."""
-    from transformers import AutoTokenizer
-
-    _check_folder(source)
-    check_json_files(Path(source))
-    try:
-        found = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        found("a")  # some damage shows only in use
-        return found
-    except Exception as error:  # damaged files can make the libraries raise anything, even Exception itself
-        raise InputError(f"the tokenizer of model {source!r} could not be loaded: {first_line(error)}") from None
-
-
-def _pretrained(
-    source: str, tokenizer: Any, dtype: torch.dtype | None, spread: bool = False
-) -> tuple[PreTrainedModel, Any]:
-    """Model and tokenizer from a folder or the hub; loading problems become one clear message."""
-    from transformers import AutoModelForCausalLM
-
-    _check_folder(source)
-    if (folder := Path(source)).is_dir():
-        check_claims(folder)
-    tokenizer = tokenizer or _tokenizer(source)
-    options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
-    if dtype is not None:
-        options["dtype"] = dtype
-    if spread:
-        if find_spec("accelerate") is None:
-            raise InputError("device='auto' needs accelerate, which is not installed: pip install accelerate")
-        options["device_map"] = SPREAD
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, **options)
-        model, found = loaded
-    except Exception as error:  # as above
-        if type(error).__name__ == "SafetensorError":
-            raise InputError(f"model {source!r}: its safetensors file is truncated or damaged ({error})") from None
-        raise InputError(f"model {source!r} could not be loaded: {first_line(error)}") from None
-    if missing := sorted(found["missing_keys"]):
-        raise InputError(
-            f"model {source!r} lacks {len(missing)} weights, the first {missing[0]!r}; they would be random numbers"
-        )
-    return model, tokenizer
 
 
 def _checked(

@@ -38,13 +38,15 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
 def origins_of(spliced: SplicedModel) -> dict[str, Any]:
     """The part of the record that does not depend on a task: versions, model and dictionaries."""
     model, suite, identity = spliced.model, spliced.suite, identity_of(spliced)
+    source = model.config._name_or_path or type(model).__name__
     return {
         "featcircuits": _version("featcircuits"),
         "versions": {name: _version(name) for name in _LIBRARIES},
         "model": {
-            "source": model.config._name_or_path or type(model).__name__,
+            "source": source,
             "architecture": spliced.architecture.model_type,
             "dtype": str(model.dtype).removeprefix("torch."),
+            **({"weights": "dequantised from GGUF"} if source.lower().endswith(".gguf") else {}),
             "fingerprint": identity.weights,
         },
         "suite": {
