@@ -22,7 +22,7 @@ from featcircuits.sources import source_kinds
 from featcircuits.sources.refused import REASONS
 from featcircuits.suites import Suite, load_suite, named_suites
 from featcircuits.suites.summary import parts_of
-from featcircuits.tasks.metrics import METRICS
+from featcircuits.tasks.table import METRICS
 
 HEAD = """# What is supported
 

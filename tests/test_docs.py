@@ -22,7 +22,7 @@ from featcircuits.loading.load import load_bare, load_tokenizer
 from featcircuits.selection import SELECTIONS
 from featcircuits.tasks.behaviour import AMONG, LEAST_RIGHT
 from featcircuits.tasks.jsonl import _OPTIONAL, _PAIRED, _UNPAIRED, MOST_ANSWERS
-from featcircuits.tasks.metrics import METRICS
+from featcircuits.tasks.table import METRICS
 from tests.tokenizers import CHAT, byte_level
 
 ROOT = Path(__file__).parents[1]

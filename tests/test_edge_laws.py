@@ -17,7 +17,6 @@ from featcircuits.model.connections import Through, connections
 from featcircuits.model.nodes import METRIC, Node
 from featcircuits.model.sites import Site, all_sites
 from featcircuits.splicing.spliced import SplicedModel
-from featcircuits.tasks.metrics import metric_named
 from tests.tiny import (
     ALL_SITES,
     FAMILIES,
@@ -92,7 +91,7 @@ def ig_coefficients(spliced: SplicedModel, task: fc.Task, steps: int) -> dict[Si
         for step in range(steps):
             x = (x1 + step / steps * change).requires_grad_()
             logits = spliced.run(batch.clean, lambda s, _, x=x: x, sites=[site], answers_only=True)
-            total += torch.autograd.grad(-metric_named(task.metric)(logits, batch.answers).sum(), x)[0]
+            total += torch.autograd.grad(-task.F(logits, batch.answers).sum(), x)[0]
         found[site] = total / steps
     return found
 

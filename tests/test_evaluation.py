@@ -20,7 +20,6 @@ from featcircuits.model.nodes import Node
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.examples import Example
-from featcircuits.tasks.metrics import metric_named
 from tests.tiny import FAMILIES, KINDS, LAYERS, random_task, spliced_model, tiny_model
 
 families = st.sampled_from(FAMILIES)
@@ -125,7 +124,7 @@ def test_one_node_kept_at_one_site_is_the_obvious_forward(family: str) -> None:
 
     with torch.no_grad():
         logits = spliced.run(batch.clean, only_these, answers_only=True)
-    expected = metric_named(task.metric)(logits, batch.answers).mean().item()
+    expected = task.F(logits, batch.answers).mean().item()
     assert report.F_circuit == pytest.approx(expected, abs=EXACT)
 
 

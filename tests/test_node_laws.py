@@ -15,7 +15,6 @@ from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import mean_states
 from featcircuits.tasks.examples import Example, Span
-from featcircuits.tasks.metrics import metric_named
 from featcircuits.tasks.task import Batch
 from tests.tiny import (
     ALL_SITES,
@@ -43,7 +42,7 @@ laws = settings(max_examples=12, deadline=None)
 def m(spliced: SplicedModel, task: fc.Task, batch: Batch, edit: object = None) -> Tensor:
     """m = -F of the clean prompts under an edit."""
     with torch.no_grad():
-        return -metric_named(task.metric)(spliced.run(batch.clean, edit, answers_only=True), batch.answers)  # type: ignore[arg-type]
+        return -task.F(spliced.run(batch.clean, edit, answers_only=True), batch.answers)  # type: ignore[arg-type]
 
 
 def states(spliced: SplicedModel, task: fc.Task) -> tuple[Batch, dict[Site, Tensor], dict[Site, Tensor]]:

@@ -19,7 +19,7 @@ from featcircuits.propagation import secants
 from featcircuits.propagation.attention_kernels import around_attention
 from featcircuits.propagation.secant import logarithmic_mean, slope
 from featcircuits.splicing.spliced import SplicedModel, gradients
-from featcircuits.tasks.metrics import METRICS
+from featcircuits.tasks.table import METRICS
 from tests import explicit
 from tests.test_propagation import in_float64
 from tests.tiny import (

@@ -17,7 +17,7 @@ import featcircuits as fc
 from featcircuits.dossiers.text import text_of
 from featcircuits.splicing.sinks import usual_tokens
 from featcircuits.splicing.spliced import SplicedModel
-from featcircuits.tasks.metrics import metric_named
+from featcircuits.tasks.table import METRICS
 from featcircuits.tasks.token_rows import rows_of, token_batches
 
 FOLDER = Path(__file__).parents[1] / "saes" / "grammar-4l"
@@ -172,7 +172,7 @@ def test_the_model_does_what_the_card_claims(task: str, spliced: SplicedModel) -
     assert claimed >= 0.98
     path = FOLDER / SUITE["tasks"][task]["test"]
     batch = fc.Task.from_jsonl(path, spliced.tokenizer).batch(range(SAMPLE))
-    metric = metric_named(SUITE["tasks"][task]["metric"])
+    metric = METRICS.parse(SUITE["tasks"][task]["metric"])
     assert batch.corrupted is not None
     with torch.no_grad():
         clean = metric(spliced.run(batch.clean, answers_only=True), batch.answers)

@@ -20,7 +20,8 @@ import featcircuits as fc
 from featcircuits.inputs.names import OTHER
 from featcircuits.model.tokens import Tokens
 from featcircuits.tasks.examples import Example, Span
-from featcircuits.tasks.metrics import METRICS, NEEDS_CORRUPTED_ANSWERS, Answers, metric_named
+from featcircuits.tasks.metrics import Answers
+from featcircuits.tasks.table import METRICS
 
 MODEL = Path(__file__).parents[1] / "saes" / "grammar-4l" / "model"
 PAIR = {"clean_prefix": "The author", "patch_prefix": "The authors", "clean_answer": " is", "patch_answer": " are"}
@@ -234,7 +235,7 @@ def test_an_answer_that_is_both_right_and_wrong_is_refused(tmp_path: Path, token
     assert f"token {shared} is both a clean and a corrupted answer" in message
 
 
-@pytest.mark.parametrize("metric", sorted(NEEDS_CORRUPTED_ANSWERS))
+@pytest.mark.parametrize("metric", ["logit_difference", "probability_difference"])
 def test_a_comparing_metric_needs_something_to_compare_with(tmp_path: Path, tokenizer: Any, metric: str) -> None:
     message = refusal(written(tmp_path, SINGLE), tokenizer, metric=metric)
     assert repr(metric) in message
@@ -434,20 +435,20 @@ def answers(clean: list[int], corrupted: list[int], reference: Tensor | None = N
 )
 def test_logit_difference(clean: list[int], corrupted: list[int], expected: float) -> None:
     """-1 fills up the smaller sets of a batch and counts for nothing."""
-    assert metric_named("logit_difference")(LOGITS, answers(clean, corrupted)).item() == pytest.approx(expected)
+    assert METRICS.parse("logit_difference")(LOGITS, answers(clean, corrupted)).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("clean", [[2], [2, 1], [1, -1, -1], [0, 1, 2, 3]])
 def test_probability_and_its_logarithm(clean: list[int]) -> None:
     total = sum(softmax(LOGITS)[token] for token in clean if token >= 0)
-    assert metric_named("probability")(LOGITS, answers(clean, [-1])).item() == pytest.approx(total)
-    found = metric_named("log_probability")(LOGITS, answers(clean, [-1])).item()
+    assert METRICS.parse("probability")(LOGITS, answers(clean, [-1])).item() == pytest.approx(total)
+    found = METRICS.parse("log_probability")(LOGITS, answers(clean, [-1])).item()
     assert found == pytest.approx(math.log(total), abs=1e-12)
 
 
 def test_probability_difference() -> None:
     p = softmax(LOGITS)
-    found = metric_named("probability_difference")(LOGITS, answers([2, -1], [0, 3])).item()
+    found = METRICS.parse("probability_difference")(LOGITS, answers([2, -1], [0, 3])).item()
     assert found == pytest.approx(p[2] - p[0] - p[3])
 
 
@@ -457,7 +458,7 @@ def test_kl_by_hand() -> None:
     p, q = softmax(reference), softmax(LOGITS)
     expected = -sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
     assert expected < -0.1
-    assert metric_named("kl")(LOGITS, answers([2], [0], reference)).item() == pytest.approx(expected)
+    assert METRICS.parse("kl")(LOGITS, answers([2], [0], reference)).item() == pytest.approx(expected)
 
 
 logits_of_four = st.lists(st.floats(-20, 20), min_size=4, max_size=4)
@@ -467,9 +468,9 @@ logits_of_four = st.lists(st.floats(-20, 20), min_size=4, max_size=4)
 @given(one=logits_of_four, other=logits_of_four, shift=st.floats(-5, 5))
 def test_a_divergence_is_never_negative_and_ignores_a_shift(one: list[float], other: list[float], shift: float) -> None:
     first, second = torch.tensor([one], dtype=torch.float64), torch.tensor([other], dtype=torch.float64)
-    assert metric_named("kl")(first, answers([0], [1], second)).item() <= 1e-12
-    assert metric_named("kl")(first, answers([0], [1], first)).item() == 0
-    assert metric_named("kl")(first + shift, answers([0], [1], first)).item() == pytest.approx(0, abs=1e-12)
+    assert METRICS.parse("kl")(first, answers([0], [1], second)).item() <= 1e-12
+    assert METRICS.parse("kl")(first, answers([0], [1], first)).item() == 0
+    assert METRICS.parse("kl")(first + shift, answers([0], [1], first)).item() == pytest.approx(0, abs=1e-12)
 
 
 @settings(deadline=None)
@@ -480,14 +481,15 @@ def test_every_metric_grows_with_the_clean_answer(values: list[float], step: flo
     strong = weak.clone()
     strong[0, 2] += step
     judged = answers([2], [0], strong)
-    for metric in METRICS.values():
+    for metric in map(METRICS.parse, METRICS):
         assert metric(strong, judged).item() > metric(weak, judged).item()
 
 
 def test_metrics_judge_row_by_row() -> None:
     logits = torch.tensor([[0.0, 1.0, 3.0], [2.0, 0.0, 7.0]])
     judged = Answers(torch.tensor([[1], [2]]), torch.tensor([[0], [0]]), logits.flip(0))
-    for name, metric in METRICS.items():
+    for name in METRICS:
+        metric = METRICS.parse(name)
         both = metric(logits, judged)
         alone = [metric(logits[row : row + 1], judged.select(torch.tensor([row]))) for row in (0, 1)]
         torch.testing.assert_close(both, torch.cat(alone), msg=name)
@@ -495,7 +497,7 @@ def test_metrics_judge_row_by_row() -> None:
 
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
     with pytest.raises(fc.InputError, match="unknown metric 'accuracy'; known: .*logit_difference"):
-        metric_named("accuracy")
+        METRICS.parse("accuracy")
 
 
 def test_an_appended_end_token_is_not_part_of_the_prompt(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 
 from featcircuits.splicing.spliced import SplicedModel
-from featcircuits.tasks.metrics import metric_named
 from featcircuits.tasks.task import Task
 
 
@@ -23,7 +22,7 @@ class Accuracy:
 @torch.no_grad()
 def accuracy(spliced: SplicedModel, task: Task) -> Accuracy:
     """The metric is positive where a prompt is answered rightly, negative for the other answer."""
-    metric = metric_named(task.metric)
+    metric = task.F
     clean, corrupted = [], []
     for batch in task.batches(100):
         assert batch.corrupted is not None

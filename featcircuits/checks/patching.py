@@ -115,7 +115,7 @@ def patch(
     if not order:
         raise InputError("there are no nodes to patch")
     clean, corrupted, noising, denoising = {}, {}, {}, {}
-    for metric in dict.fromkeys(metrics or (task.metric,)):
+    for metric in dict.fromkeys(metrics or (str(task.metric),)):
         noised, denoised = (
             _patched(spliced, direction, order, batch_size, max_rows, progress)
             for direction in _directions(task, metric)

@@ -117,7 +117,7 @@ class _Hypothesis:
 
     @classmethod
     def of(cls, spliced: SplicedModel, task: Task, batch: Batch) -> _Hypothesis:
-        batch = batch.to(spliced.device).narrowed(task.metric)
+        batch = batch.to(spliced.device).narrowed(task.F)
         assert batch.corrupted is not None
         logits, _ = spliced.record(batch.clean, [])
         other, corrupted = spliced.record(batch.corrupted, spliced.with_reads(spliced.sites))

@@ -16,6 +16,7 @@ from featcircuits.inputs.defaults import DRAWS, EDGE_NODES, KEEP_EDGES, KEEP_NOD
 from featcircuits.inputs.ranges import LARGEST_SEED, MOST, MOST_ROWS, Range, check_kind, check_number
 from featcircuits.inputs.renamed import told
 from featcircuits.selection import DEFAULT_SELECTION, SELECTIONS
+from featcircuits.tasks.table import METRICS
 
 
 def option(default: Any, help: str, least: float = 0, most: float = MOST, *, above: bool = False) -> Any:
@@ -78,9 +79,7 @@ class TraceConfig(Config):
     prepend: str = option("", "Text in front of every prompt, usually a special token such as '<|endoftext|>'.")
     keep_wrong: bool = option(False, "Go on even if the model answers fewer than 60 % of the examples right.")
     only_right: bool = option(False, "Use only the examples that the model answers right (for pairs, both prompts).")
-    metric: str | None = option(
-        None, "logit_difference, log_probability, probability, probability_difference or kl. Default: the task's own."
-    )
+    metric: str | None = option(None, f"{either(METRICS)}. Default: the task's own.")
     aggregate: str = option(
         "none", "How positions become places: 'none' (each is one), 'sum' (all are one) or 'role' (each role is one)."
     )

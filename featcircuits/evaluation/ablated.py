@@ -103,7 +103,7 @@ def metric_model(spliced: SplicedModel, task: Task, batch_size: int) -> Tensor:
     """F of the unedited model [example]."""
     metrics = []
     for batch in task.batches(batch_size):
-        batch = batch.to(spliced.device).narrowed(task.metric)
+        batch = batch.to(spliced.device).narrowed(task.F)
         logits, _ = spliced.record(batch.clean, [])
         check_finite(logits, {})
         metrics.append(-Objective.of(task, batch, logits)(logits))
@@ -145,7 +145,7 @@ class AblatedModel:
         """Every batch of a task, with its unedited run."""
         streams = [resid(self.start_layer - 1)] if self.start_layer else []
         for batch in task.batches(self.batch_size):
-            batch = batch.to(self.spliced.device).narrowed(task.metric)
+            batch = batch.to(self.spliced.device).narrowed(task.F)
             logits, seen = self.spliced.record(batch.clean, streams)
             objective = Objective.of(task, batch, logits)
             values = self.ablation.values(self.spliced, task, batch)

@@ -118,7 +118,7 @@ def evaluate(
         n_edges=_edges_in_scope(circuit, scope),
         n_examples=len(task),
         task=task.name,
-        metric=task.metric,
+        metric=str(task.metric),
         ablation=ablation if isinstance(ablation, str) else type(ablation).__name__.lower(),
         ablation_places=places,
         error_nodes=error_nodes,

@@ -24,7 +24,7 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
         "task": {
             "name": task.name,
             "n_examples": len(task),
-            "metric": task.metric,
+            "metric": str(task.metric),
             "aggregate": task.aggregate,
             "sha256": task.sha256,
             "prompts": prompts_of(task),

@@ -34,7 +34,7 @@ from featcircuits.states.baselines import (
     patched_by_zero,
 )
 from featcircuits.tasks.corruption import Noise
-from featcircuits.tasks.metrics import Answers, mean_slope, metric_named
+from featcircuits.tasks.metrics import Answers, Metric, mean_slope
 from featcircuits.tasks.task import Batch, Task
 
 ROUNDING = 8
@@ -44,7 +44,7 @@ ROUNDING = 8
 class Objective(NamedTuple):
     """m = -F for the rows of a run; effects are changes of m."""
 
-    metric: str
+    metric: Metric
     answers: Answers
     toward: Tensor | None = None
     """The logits of the patched run; if given, m's gradient is its mean on the straight line to them."""
@@ -53,17 +53,17 @@ class Objective(NamedTuple):
     def of(cls, task: Task, batch: Batch, unedited: Tensor) -> Objective:
         """The objective for runs on a batch, whose unedited run has these logits."""
         answers = Answers(batch.answers.clean, batch.answers.corrupted, wide(unedited))
-        return cls(task.metric, answers)
+        return cls(task.F, answers)
 
     def __call__(self, logits: Tensor) -> Tensor:
         assert self.answers.reference is not None
         assert logits.shape == self.answers.reference.shape, "answers count other logits than the run computed"
-        logits, metric = wide(logits), metric_named(self.metric)
+        logits = wide(logits)
         if self.toward is None:
-            return -metric(logits, self.answers)
+            return -self.metric(logits, self.answers)
         start = logits.detach()
-        slope = mean_slope(metric, self.answers, start, self.toward.to(logits.dtype))
-        return -metric(start, self.answers) - ((logits - start) * slope).sum(-1)
+        slope = mean_slope(self.metric, self.answers, start, self.toward.to(logits.dtype))
+        return -self.metric(start, self.answers) - ((logits - start) * slope).sum(-1)
 
     def select(self, rows: Tensor) -> Objective:
         """The objective for a run whose row r repeats example `rows[r]`."""
@@ -159,7 +159,7 @@ def states_of(
     means: Means | None = None,
 ) -> States:
     """Run a batch and encode it at every spliced site."""
-    batch = batch.to(spliced.device).narrowed(task.metric)
+    batch = batch.to(spliced.device).narrowed(task.F)
     streams = [resid(layer) for layer in range(-1, spliced.architecture.n_layers)]
     logits, clean = spliced.record(batch.clean, spliced.with_reads({*spliced.sites, *streams}))
     check_finite(logits, clean)

@@ -13,7 +13,7 @@ from featcircuits.dictionaries.decomposition import wide
 from featcircuits.errors import InputError
 from featcircuits.splicing.spliced import SplicedModel, check_finite
 from featcircuits.tasks.encoding import unknown_id
-from featcircuits.tasks.metrics import READS_NO_ANSWERS, Answers, metric_named
+from featcircuits.tasks.metrics import Answers
 from featcircuits.tasks.task import Batch, Task
 
 LEAST_RIGHT = 0.6
@@ -43,6 +43,8 @@ class Behaviour:
     right_corrupted: tuple[bool, ...]
     unknown: tuple[int, ...]
     first_difference: tuple[int, ...]
+    judged: bool = True
+    """Whether examples can be right or wrong: a metric such as KL reads no answers."""
 
     def __len__(self) -> int:
         return len(self.F_clean)
@@ -63,11 +65,6 @@ class Behaviour:
     def share_right(self) -> float:
         """The share of examples that are right."""
         return sum(self.right) / len(self)
-
-    @property
-    def judged(self) -> bool:
-        """Whether examples can be right or wrong: a metric such as KL reads no answers."""
-        return self.metric not in READS_NO_ANSWERS
 
     def check(self) -> None:
         """Raise `InputError`, with remedies, if the model answers too few examples right."""
@@ -121,13 +118,14 @@ def behaviour_of(spliced: SplicedModel, task: Task, batch_size: int | None = Non
     pairs = [(example.clean, example.corrupted or ()) for example in task.examples]
     return Behaviour(
         task=task.name,
-        metric=task.metric,
+        metric=str(task.metric),
         F_clean=F_clean,
         F_corrupted=F_corrupted,
         right_clean=right_clean,
         right_corrupted=right_corrupted,
         unknown=tuple(sum(token == unknown for token in (*clean, *other)) for clean, other in pairs),
         first_difference=tuple(_first_difference(*pair) for pair in pairs) if F_corrupted else (),
+        judged=task.F.judges_answers,
     )
 
 
@@ -150,8 +148,8 @@ def only_right(task: Task, found: Behaviour) -> Task:
 
 def _judged(spliced: SplicedModel, task: Task, batch: Batch) -> tuple[Tensor, ...]:
     """F and right of the clean prompts, and of the corrupted ones if there are any; each [example]."""
-    batch = batch.to(spliced.device).narrowed(task.metric)
-    metric, own = metric_named(task.metric), batch.answers
+    batch = batch.to(spliced.device).narrowed(task.F)
+    metric, own = task.F, batch.answers
     logits = _logits(spliced, batch.clean)
     answers = Answers(own.clean, own.corrupted, logits)
     F_clean = metric(logits, answers)

@@ -7,14 +7,20 @@ logit(corrupted) - logit(clean) and evaluate the opposite, which gives the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from featcircuits.errors import InputError
+from featcircuits.inputs.variants import Variant
+from featcircuits.tasks.table import METRICS
+
+if TYPE_CHECKING:
+    from featcircuits.tasks.examples import Example
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +41,95 @@ class Answers:
         return Answers(self.clean[rows], self.corrupted[rows], reference)
 
 
-Metric = Callable[[Tensor, Answers], Tensor]
-"""(logits [row, vocabulary], answers) -> F [row]."""
+class Metric(Variant, ABC):
+    """F, one number per row of logits [row, vocabulary]; a new one is a class and a row of `featcircuits.tasks.table`.
+
+    It computes row by row, in the dtype of the logits, and gradients flow through it.
+    """
+
+    table = METRICS
+
+    reads_answers_alone: ClassVar[bool] = False
+    """Whether it reads no logits but those of the answers, so that runs compute no others."""
+    judges_answers: ClassVar[bool] = True
+    """Whether it reads the answers at all, so that an example can be right or wrong."""
+
+    def check(self, example: Example) -> None:
+        """Raise `InputError` if an example lacks something that the metric needs; most need nothing."""
+        return
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, answers: Answers) -> Tensor:
+        """F of each row [row]."""
+
+
+def _need_corrupted_answer(metric: Metric, example: Example) -> None:
+    if not example.corrupted_answers:
+        raise InputError(
+            f"metric {metric.name!r} compares with a corrupted answer, and there is none; "
+            "give one, or use metric='log_probability'"
+        )
+
+
+@dataclass(frozen=True)
+class LogitDifference(Metric):
+    """The mean logit of the clean answers minus that of the corrupted ones."""
+
+    reads_answers_alone = True
+
+    def check(self, example: Example) -> None:
+        """Raise `InputError` for an example without a corrupted answer."""
+        _need_corrupted_answer(self, example)
+
+    def __call__(self, logits: Tensor, answers: Answers) -> Tensor:
+        """F of each row [row]."""
+        return _mean(logits, answers.clean) - _mean(logits, answers.corrupted)
+
+
+@dataclass(frozen=True)
+class LogProbability(Metric):
+    """The log of the total probability of the clean answers."""
+
+    def __call__(self, logits: Tensor, answers: Answers) -> Tensor:
+        """F of each row [row]."""
+        return _gathered(logits.log_softmax(-1), answers.clean, -torch.inf).logsumexp(-1)
+
+
+@dataclass(frozen=True)
+class Probability(Metric):
+    """The total probability of the clean answers."""
+
+    def __call__(self, logits: Tensor, answers: Answers) -> Tensor:
+        """F of each row [row]."""
+        return _gathered(logits.softmax(-1), answers.clean, 0.0).sum(-1)
+
+
+@dataclass(frozen=True)
+class ProbabilityDifference(Metric):
+    """The total probability of the clean answers minus that of the corrupted ones."""
+
+    def check(self, example: Example) -> None:
+        """Raise `InputError` for an example without a corrupted answer."""
+        _need_corrupted_answer(self, example)
+
+    def __call__(self, logits: Tensor, answers: Answers) -> Tensor:
+        """F of each row [row]."""
+        probabilities = logits.softmax(-1)
+        corrupted = _gathered(probabilities, answers.corrupted, 0.0).sum(-1)
+        return _gathered(probabilities, answers.clean, 0.0).sum(-1) - corrupted
+
+
+@dataclass(frozen=True)
+class KL(Metric):
+    """-KL(unedited clean run || this run) of the next-token distribution: 0 at best."""
+
+    judges_answers = False
+
+    def __call__(self, logits: Tensor, answers: Answers) -> Tensor:
+        """F of each row [row]."""
+        assert answers.reference is not None
+        reference = answers.reference.log_softmax(-1)
+        return -(reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
 
 
 def _gathered(values: Tensor, ids: Tensor, missing: float) -> Tensor:
@@ -47,59 +140,6 @@ def _gathered(values: Tensor, ids: Tensor, missing: float) -> Tensor:
 
 def _mean(values: Tensor, ids: Tensor) -> Tensor:
     return _gathered(values, ids, 0.0).sum(-1) / (ids >= 0).sum(-1)
-
-
-def logit_difference(logits: Tensor, answers: Answers) -> Tensor:
-    """The mean logit of the clean answers minus that of the corrupted ones."""
-    return _mean(logits, answers.clean) - _mean(logits, answers.corrupted)
-
-
-def log_probability(logits: Tensor, answers: Answers) -> Tensor:
-    """The log of the total probability of the clean answers."""
-    return _gathered(logits.log_softmax(-1), answers.clean, -torch.inf).logsumexp(-1)
-
-
-def probability(logits: Tensor, answers: Answers) -> Tensor:
-    """The total probability of the clean answers."""
-    return _gathered(logits.softmax(-1), answers.clean, 0.0).sum(-1)
-
-
-def probability_difference(logits: Tensor, answers: Answers) -> Tensor:
-    """The total probability of the clean answers minus that of the corrupted ones."""
-    probabilities = logits.softmax(-1)
-    corrupted = _gathered(probabilities, answers.corrupted, 0.0).sum(-1)
-    return _gathered(probabilities, answers.clean, 0.0).sum(-1) - corrupted
-
-
-def kl(logits: Tensor, answers: Answers) -> Tensor:
-    """-KL(unedited clean run || this run) of the next-token distribution: 0 at best."""
-    assert answers.reference is not None
-    reference = answers.reference.log_softmax(-1)
-    return -(reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
-
-
-METRICS: Mapping[str, Metric] = {
-    "logit_difference": logit_difference,
-    "log_probability": log_probability,
-    "probability": probability,
-    "probability_difference": probability_difference,
-    "kl": kl,
-}
-
-READS_ANSWERS_ALONE = frozenset({"logit_difference"})
-"""Metrics that read only the logits of the answers."""
-
-READS_NO_ANSWERS = frozenset({"kl"})
-"""Metrics that read no answers."""
-
-NEEDS_CORRUPTED_ANSWERS = frozenset({"logit_difference", "probability_difference"})
-
-
-def metric_named(name: str) -> Metric:
-    """The metric of a name; raises `InputError` for an unknown one."""
-    if name not in METRICS:
-        raise InputError(f"unknown metric {name!r}; known: {', '.join(METRICS)}")
-    return METRICS[name]
 
 
 _POINTS = 32

@@ -25,7 +25,8 @@ from featcircuits.tasks.encoding import Encoder, Entry, entries_of
 from featcircuits.tasks.examples import Example, check_example
 from featcircuits.tasks.holdout import parted
 from featcircuits.tasks.jsonl import read_lines
-from featcircuits.tasks.metrics import NEEDS_CORRUPTED_ANSWERS, READS_ANSWERS_ALONE, Answers, metric_named
+from featcircuits.tasks.metrics import Answers, Metric
+from featcircuits.tasks.table import METRICS
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +46,9 @@ class Batch:
         corrupted = None if self.corrupted is None else self.corrupted.to(device)
         return Batch(self.index, self.clean.to(device), corrupted, moved, self.places.to(device))
 
-    def narrowed(self, metric: str) -> Batch:
+    def narrowed(self, metric: Metric) -> Batch:
         """For a metric that reads only the answers' logits: runs compute only those, and answers index them."""
-        if metric not in READS_ANSWERS_ALONE:
+        if not metric.reads_answers_alone:
             return self
         every = torch.cat([self.answers.clean.flatten(), self.answers.corrupted.flatten()])
         wanted = every[every >= 0].unique()
@@ -77,7 +78,7 @@ class Task:
     """
 
     examples: tuple[Example, ...]
-    metric: str = "logit_difference"
+    metric: str | Metric = "logit_difference"
     aggregate: str = "none"
     pad_id: int = 0
     padding_side: str = "right"
@@ -91,7 +92,7 @@ class Task:
 
     def __post_init__(self) -> None:
         check_name(self.name, "task name")
-        metric_named(self.metric)
+        F = self.F
         if self.aggregate not in AGGREGATES:
             raise InputError(f"unknown aggregate {self.aggregate!r}; known: {', '.join(AGGREGATES)}")
         if self.padding_side not in ("left", "right"):
@@ -101,7 +102,7 @@ class Task:
         for number, example in enumerate(self.examples):
             try:
                 check_example(example)
-                _check_metric(example, self.metric)
+                F.check(example)
             except InputError as error:
                 raise InputError(f"{self.name}, example {number + 1}: {error}") from None
 
@@ -180,6 +181,11 @@ class Task:
         """(the rest, the held-out part with about `share` of the examples), drawn by `seed`; no prompt is in both."""
         kept, held = parted(self.examples, share, seed)
         return self.only(kept), self.only(held).with_options(name=made_name(f"{self.name} (held out)"))
+
+    @property
+    def F(self) -> Metric:
+        """The metric as a value: `task.F(logits, answers)` is F of each row."""
+        return METRICS.parse(self.metric)
 
     @property
     def paired(self) -> bool:
@@ -285,15 +291,7 @@ class Task:
     def sha256(self) -> str:
         """A hash of the examples and the metric, which identifies what a result was computed on."""
         rows = [(e.clean, e.corrupted, e.clean_answers, e.corrupted_answers, e.roles) for e in self.examples]
-        return hashlib.sha256(json.dumps([self.metric, rows]).encode()).hexdigest()
-
-
-def _check_metric(example: Example, metric: str) -> None:
-    if metric in NEEDS_CORRUPTED_ANSWERS and not example.corrupted_answers:
-        raise InputError(
-            f"metric {metric!r} compares with a corrupted answer, and there is none; "
-            "give one, or use metric='log_probability'"
-        )
+        return hashlib.sha256(json.dumps([str(self.metric), rows]).encode()).hexdigest()
 
 
 def _rows(ids: Any) -> list[tuple[int, ...]]:
