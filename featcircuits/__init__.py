@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from featcircuits.errors import InputError
     from featcircuits.evaluation.evaluate import evaluate
     from featcircuits.health import check_suite
-    from featcircuits.loading.load import load
+    from featcircuits.loading.load import load, load_bare
     from featcircuits.model.nodes import Node
     from featcircuits.model.sites import Site
     from featcircuits.selection.select import select
@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     from featcircuits.tasks.corruption import symmetric_replacement
     from featcircuits.tasks.task import Task
     from featcircuits.tracing.trace import trace
-    from featcircuits.training import train_suite
+    from featcircuits.training import Recipe, train_suite
 
 _HOMES = {
     "Circuit": "featcircuits.circuit.circuit",
     "Dossiers": "featcircuits.dossiers.dossiers",
     "InputError": "featcircuits.errors",
     "Node": "featcircuits.model.nodes",
+    "Recipe": "featcircuits.training",
     "Site": "featcircuits.model.sites",
     "Task": "featcircuits.tasks.task",
     "agree": "featcircuits.agreement",
@@ -59,6 +60,7 @@ _HOMES = {
     "features": "featcircuits.dossiers.features",
     "illusion": "featcircuits.checks.illusion",
     "load": "featcircuits.loading.load",
+    "load_bare": "featcircuits.loading.load",
     "node_effects": "featcircuits.effects.nodes",
     "patch": "featcircuits.checks.patching",
     "select": "featcircuits.selection.select",
@@ -73,6 +75,7 @@ __all__ = [
     "Dossiers",
     "InputError",
     "Node",
+    "Recipe",
     "Site",
     "Task",
     "agree",
@@ -89,6 +92,7 @@ __all__ = [
     "illusion",
     "labels",
     "load",
+    "load_bare",
     "node_effects",
     "patch",
     "select",

@@ -9,6 +9,7 @@ import featcircuits as fc
 from featcircuits.effects import nodes as effects
 from featcircuits.effects.nodes import NodeEffects
 from featcircuits.splicing import spliced as splice
+from featcircuits.splicing.memory import rows_at_once
 from featcircuits.states import states
 from featcircuits.states.states import fitting_batch
 from tests.tiny import random_task, spliced_model, tiny_model, traced
@@ -28,7 +29,7 @@ def test_a_small_memory_changes_no_effect(estimator: str, monkeypatch: pytest.Mo
     whole = all_effects(fc.node_effects(spliced, task, estimator))
     monkeypatch.setattr(splice, "_ROW_BYTES", 1)
     monkeypatch.setattr(states, "DENSE_NUMBERS", 1)
-    assert spliced.rows_at_once(4, most=512) == 1
+    assert rows_at_once(spliced, 4, most=512) == 1
     torch.testing.assert_close(all_effects(fc.node_effects(spliced, task, estimator)), whole, rtol=1e-9, atol=1e-12)
 
 
@@ -50,11 +51,11 @@ def test_a_small_memory_changes_no_faithfulness(ablation: str, monkeypatch: pyte
 
 def test_longer_prompts_come_in_smaller_batches() -> None:
     spliced = spliced_model(tiny_model("gpt2"), sites=["mlp_0"])
-    sizes = [spliced.rows_at_once(slots, most=512, gradients=True) for slots in (8, 512, 4096, 1 << 16)]
+    sizes = [rows_at_once(spliced, slots, most=512, gradients=True) for slots in (8, 512, 4096, 1 << 16)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 512
     assert sizes[-1] == 1
-    assert spliced.rows_at_once(512, most=10_000) > spliced.rows_at_once(512, most=10_000, gradients=True)
+    assert rows_at_once(spliced, 512, most=10_000) > rows_at_once(spliced, 512, most=10_000, gradients=True)
     assert fitting_batch(spliced, random_task(2, 4), None) == 16
     assert fitting_batch(spliced, random_task(2, 4), 3) == 3
 

@@ -27,7 +27,8 @@ from featcircuits.propagation import propagation, rule_names
 from featcircuits.propagation.attention_kernels import around_attention
 from featcircuits.propagation.carry import carry
 from featcircuits.propagation.rules import entered
-from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.splicing.gradients import gradients
+from featcircuits.splicing.spliced import SplicedModel
 from tests.tiny import (
     EAGER_ONLY,
     FAMILIES,

@@ -18,7 +18,8 @@ from featcircuits.model.tokens import Tokens
 from featcircuits.propagation import secants
 from featcircuits.propagation.attention_kernels import around_attention
 from featcircuits.propagation.secant import logarithmic_mean, slope
-from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.splicing.gradients import gradients
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.table import METRICS
 from tests import explicit
 from tests.test_propagation import in_float64

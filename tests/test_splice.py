@@ -13,7 +13,8 @@ import featcircuits as fc
 from featcircuits.dictionaries.decomposition import encode
 from featcircuits.model.sites import EMBED, Site, resid
 from featcircuits.model.tokens import Tokens
-from featcircuits.splicing.spliced import SplicedModel, Start, gradients
+from featcircuits.splicing.gradients import gradients
+from featcircuits.splicing.spliced import SplicedModel, Start
 from tests.tiny import (
     ALL_SITES,
     EAGER_ONLY,

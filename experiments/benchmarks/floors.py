@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 import featcircuits as fc
-from featcircuits.splicing.spliced import SplicedModel, Start, frozen
+from featcircuits.model.frozen import frozen
+from featcircuits.splicing.spliced import SplicedModel, Start
 
 
 def two_forwards_one_backward(spliced: SplicedModel, task: fc.Task) -> None:

@@ -25,6 +25,7 @@ from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_task
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.index import NodeIndex
+from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.task import Task
 
 CAVEAT = (
@@ -57,7 +58,7 @@ def bound_missed(
     share: float = 0.1,
     confidence: float = 0.99,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     max_rows: int = 512,
     check: bool = True,
     progress: Progress = silent,
@@ -81,6 +82,7 @@ def bound_missed(
     if not open_nodes:
         raise InputError("every node that moves is verified; there is nothing to bound")
     coins = torch.rand(samples, len(open_nodes), generator=torch.Generator().manual_seed(seed)) < share
+    batch_size = fitting_batch(spliced, task, batch_size, gradients=False)
     ablation = prepared_ablation("paired", spliced, task, batch_size, seed)
     ablated = AblatedModel(spliced, ablation, batch_size=batch_size, max_rows=max_rows)
     results = _sampled(ablated, task, open_nodes, coins, progress)

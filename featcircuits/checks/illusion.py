@@ -36,6 +36,7 @@ from featcircuits.inputs.ranges import ROWS, check_number
 from featcircuits.model.nodes import Node, nodes_of
 from featcircuits.model.sites import Site
 from featcircuits.provenance.belonging import check_circuit, check_nodes, check_task
+from featcircuits.splicing.memory import rows_at_once
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.index import NodeIndex
 from featcircuits.states.states import States, states_of
@@ -127,7 +128,7 @@ def illusion(
         index=NodeIndex.of(spliced, task.places),
         corrupted=corrupted,
         readers=_readers(spliced, states),
-        max_rows=spliced.rows_at_once(task.longest, max_rows),
+        max_rows=rows_at_once(spliced, task.longest, max_rows),
     )
     measured = (seen.measure(group, limits or Limits()) for group in _groups(spliced, nodes, each))
     return [one for one in measured if one is not None]

@@ -26,6 +26,7 @@ from featcircuits.model.nodes import Node, nodes_of
 from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_nodes, check_task
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.task import Task
 
 NEEDED = 0.1
@@ -95,7 +96,7 @@ def patch(
     nodes: Iterable[Node | str],
     *,
     metrics: Sequence[str] = (),
-    batch_size: int = 32,
+    batch_size: int | None = None,
     max_rows: int = 1024,
     check: bool = True,
     progress: Progress = silent,
@@ -114,6 +115,7 @@ def patch(
     check_nodes(spliced, order, task.places)
     if not order:
         raise InputError("there are no nodes to patch")
+    batch_size = fitting_batch(spliced, task, batch_size, most=32, gradients=False)
     clean, corrupted, noising, denoising = {}, {}, {}, {}
     for metric in dict.fromkeys(metrics or (str(task.metric),)):
         noised, denoised = (

@@ -28,9 +28,11 @@ from featcircuits.model.sites import Site
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_circuit, check_task
-from featcircuits.splicing.spliced import ReadingEdit, SplicedModel, check_finite
+from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.memory import copies_at_once
+from featcircuits.splicing.spliced import ReadingEdit, SplicedModel
 from featcircuits.states.index import NodeIndex
-from featcircuits.states.states import Objective
+from featcircuits.states.states import Objective, fitting_batch
 from featcircuits.states.tally import pieces
 from featcircuits.tasks.task import Batch, Task
 
@@ -58,7 +60,7 @@ def explained_effect(
     task: Task,
     circuit: Circuit,
     *,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     max_rows: int = 512,
     check: bool = True,
     progress: Progress = silent,
@@ -81,6 +83,7 @@ def explained_effect(
     for source, target in circuit.edges:
         if isinstance(source, Node):
             parents[target] |= {source}
+    batch_size = fitting_batch(spliced, task, batch_size)
     batches = progress(task.batches(batch_size), "path hypothesis", task.count_batches(batch_size))
     metrics = [_Hypothesis.of(spliced, task, batch).metrics(parents, max_rows) for batch in batches]
     clean, corrupted, hypothesis = (torch.cat(parts) for parts in zip(*metrics, strict=True))
@@ -130,7 +133,7 @@ class _Hypothesis:
         for site in self.spliced.sites:
             nodes = [node for node in parents if isinstance(node, Node) and node.site == site]
             sets = list(dict.fromkeys(parents[node] for node in nodes))
-            for chunk in pieces(torch.arange(len(sets)), self.spliced.copies_at_once(self.batch.clean, max_rows)):
+            for chunk in pieces(torch.arange(len(sets)), copies_at_once(self.spliced, self.batch.clean, max_rows)):
                 chosen = [sets[number] for number in chunk.tolist()]
                 tokens, hold = self._holding(chosen)
                 with torch.no_grad():

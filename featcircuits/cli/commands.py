@@ -176,7 +176,7 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Re
         return evaluate(
             spliced, circuit, task,
             ablation=config.ablation, error_nodes=config.error_nodes, start_layer=start_layer, ranking=ranking,
-            sizes=sizes, draws=config.draws, seed=config.seed, batch_size=config.batch_size,
+            sizes=sizes, draws=config.draws, seed=config.seed, batch_size=config.batch_size or None,
             check=config.check, progress=progress,
         )  # fmt: skip
 

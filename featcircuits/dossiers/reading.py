@@ -21,8 +21,10 @@ from featcircuits.model.sites import Site
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
 from featcircuits.runs.ledger import Ledger
+from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.memory import rows_at_once
 from featcircuits.splicing.sinks import UsualTokens, usual_tokens
-from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.token_rows import token_batches
 
 ROWS = 256
@@ -113,7 +115,7 @@ def batches_of(spliced: SplicedModel, rows: Mapping[int, Sequence[int]], every: 
 
 def rows_of_forward(spliced: SplicedModel, rows: Mapping[int, Sequence[int]]) -> int:
     """How many documents a forward takes."""
-    return spliced.rows_at_once(max(map(len, rows.values()), default=1) or 1, most=ROWS)
+    return rows_at_once(spliced, max(map(len, rows.values()), default=1) or 1, most=ROWS)
 
 
 def _read_batch(spliced: SplicedModel, tokens: Tokens, block: Block, usual: UsualTokens, reading: Reading) -> None:

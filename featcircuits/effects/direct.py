@@ -25,8 +25,9 @@ from torch import Tensor
 from featcircuits.dictionaries import Dictionary
 from featcircuits.effects.ends import Ends, SiteEnds
 from featcircuits.model.connections import Connection, Through, connections
+from featcircuits.model.frozen import frozen
 from featcircuits.model.sites import Site
-from featcircuits.splicing.spliced import SplicedModel, frozen
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import SiteState, States
 
 _NUMBERS = 1 << 24

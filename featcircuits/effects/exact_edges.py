@@ -24,7 +24,9 @@ from featcircuits.estimators.exact import patched_metric
 from featcircuits.model.connections import Connection, Through
 from featcircuits.model.sites import Site
 from featcircuits.model.tokens import Tokens
+from featcircuits.splicing.memory import rows_at_once
 from featcircuits.splicing.spliced import ReadingEdit, SplicedModel, Start
+from featcircuits.splicing.starts import start_at
 from featcircuits.states.states import SiteState, States
 from featcircuits.states.tally import pieces
 
@@ -63,7 +65,7 @@ def _piece(spliced: SplicedModel, states: States, arc: Connection, max_rows: int
     """How many sources one forward pass takes, given the dense features of the downstream site."""
     slots = states.batch.clean.ids.shape[1]
     width = 1 if arc.downstream is None else spliced.dictionaries[arc.downstream].n_features + 1
-    return spliced.rows_at_once(slots, max(1, min(max_rows, _NUMBERS // (slots * width))))
+    return rows_at_once(spliced, slots, max(1, min(max_rows, _NUMBERS // (slots * width))))
 
 
 def _moving(spliced: SplicedModel, states: States, nodes: NodeSet, site: Site) -> tuple[Occurrences, Tensor]:
@@ -114,7 +116,7 @@ def _held(spliced: SplicedModel, states: States, site: Site, rows: Tensor, vecto
             value[each, slot] += vectors.to(value.dtype)
         return value
 
-    start = spliced.start_at(site, lambda stream: states.streams[stream][example], lambda at, x: hold(at, x, x))
+    start = start_at(site, lambda stream: states.streams[stream][example], lambda at, x: hold(at, x, x))
     return _Held(states.batch.clean.select(example), hold, start)
 
 

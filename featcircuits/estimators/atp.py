@@ -8,7 +8,8 @@ from torch import Tensor
 
 from featcircuits.estimators.estimator import CoefficientEstimator
 from featcircuits.model.sites import Site
-from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.splicing.gradients import gradients
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import States
 
 

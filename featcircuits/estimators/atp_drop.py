@@ -11,7 +11,9 @@ from torch import Tensor
 from featcircuits.estimators.estimator import ROWS, Estimator
 from featcircuits.estimators.writes import reads, writes
 from featcircuits.model.sites import Site
-from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.splicing.gradients import gradients
+from featcircuits.splicing.memory import copies_at_once
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.contraction import SiteEffects, contract, nodewise
 from featcircuits.states.states import States
 
@@ -44,7 +46,7 @@ class GradDrop(Estimator):
 def _with_one_dropped(spliced: SplicedModel, states: States) -> Iterator[tuple[Site, dict[Site, Tensor]]]:
     """(write, dm/dx at every site while it is dropped), as many writes in one backward pass as fit."""
     dropped = writes(spliced)
-    per_run = spliced.copies_at_once(states.batch.clean, ROWS, gradients=True)
+    per_run = copies_at_once(spliced, states.batch.clean, ROWS, gradients=True)
     for begin in range(0, len(dropped), per_run):
         chunk = dropped[begin : begin + per_run]
         at_sites = _dropped_gradients(spliced, states, chunk)

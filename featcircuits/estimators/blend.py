@@ -14,6 +14,7 @@ from featcircuits.errors import InputError
 from featcircuits.estimators.estimator import Estimator, need_baseline
 from featcircuits.model.sites import Site, resid
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.splicing.starts import entry_site
 from featcircuits.states.baselines import Baseline
 from featcircuits.states.contraction import SiteEffects, contract, nodewise
 from featcircuits.states.states import States
@@ -107,7 +108,7 @@ def _stream_changes(spliced: SplicedModel, states: States) -> dict[Site, Tensor]
 
 def _stream(spliced: SplicedModel, site: Site) -> Site:
     """The residual stream that contains what the site writes, or to which it is added next."""
-    entry = spliced.entry(site)
+    entry = entry_site(spliced, site)
     return resid(site.layer - 1) if entry.kind in ("attn", "attn_z") else entry
 
 
@@ -121,7 +122,7 @@ class _ChangeAfter(NamedTuple):
 
 def _change_after(spliced: SplicedModel, states: States, site: Site, changes: Mapping[Site, Tensor]) -> _ChangeAfter:
     state, D = states.sites[site], changes[_stream(spliced, site)]
-    if spliced.entry(site).kind == "attn":
+    if entry_site(spliced, site).kind == "attn":
         D = D + changes.get(site, state.x_change)
     if site.kind != "attn_z":
         return _ChangeAfter(D, D)

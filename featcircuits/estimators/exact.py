@@ -9,7 +9,9 @@ from torch import Tensor
 
 from featcircuits.estimators.estimator import ROWS, Estimator
 from featcircuits.model.sites import Site
+from featcircuits.splicing.memory import rows_at_once
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.splicing.starts import entry_site, start_at
 from featcircuits.states.contraction import SiteEffects
 from featcircuits.states.states import SiteState, States
 from featcircuits.states.tally import pieces
@@ -37,7 +39,7 @@ class ExactPatching(Estimator):
 def _features(spliced: SplicedModel, states: States, site: Site, state: SiteState) -> Tensor:
     """The effect of each feature entry [n]."""
     features = torch.zeros_like(state.change)
-    for part in pieces((state.change != 0).nonzero()[:, 0], spliced.rows_at_once(state.slots, ROWS)):
+    for part in pieces((state.change != 0).nonzero()[:, 0], rows_at_once(spliced, state.slots, ROWS)):
         moves = spliced.dictionaries[site].decoder_rows(state.feature[part]) * state.step[part, None]
         features[part] = patched_metric(spliced, states, site, state.row[part], moves).to(features.dtype)
     return features
@@ -49,7 +51,7 @@ def error_effects(spliced: SplicedModel, states: States, site: Site) -> Tensor:
     changes = state.error_change.flatten(0, 1)
     effects = torch.zeros_like(changes[:, 0])
     moving = (changes != 0).any(-1).nonzero()[:, 0]
-    for part in pieces(moving, spliced.rows_at_once(state.slots, ROWS)):
+    for part in pieces(moving, rows_at_once(spliced, state.slots, ROWS)):
         effects[part] = patched_metric(spliced, states, site, part, changes[part]).to(effects.dtype)
     return effects.view(state.x.shape[:2])
 
@@ -65,8 +67,8 @@ def patched_metric(spliced: SplicedModel, states: States, site: Site, rows: Tens
         moved[each, slot] += moves.to(x.dtype)
         return moved
 
-    entry = spliced.entry(site)
-    begin = spliced.start_at(entry, lambda stream: states.streams[stream][example], move)
+    entry = entry_site(spliced, site)
+    begin = start_at(entry, lambda stream: states.streams[stream][example], move)
     with torch.no_grad():
         logits = spliced.run(
             states.batch.clean.select(example),

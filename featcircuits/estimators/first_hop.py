@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from featcircuits.dictionaries.decomposition import precision
 from featcircuits.estimators.writes import reads
+from featcircuits.model.frozen import frozen
 from featcircuits.model.sites import Site, all_sites, resid
 from featcircuits.model.tokens import Tokens
 from featcircuits.propagation.moved_attention import MovedToken, attention_effects
 from featcircuits.propagation.open_attention import Pattern, attending, per_head
-from featcircuits.splicing.spliced import SplicedModel, Start, frozen
+from featcircuits.splicing.spliced import SplicedModel, Start
 from featcircuits.states.states import States
 
 

@@ -12,8 +12,11 @@ from torch import Tensor
 from featcircuits.estimators.estimator import ROWS, CoefficientEstimator
 from featcircuits.estimators.quadrature import MOST_STEPS, check_quadrature, points
 from featcircuits.inputs.ranges import ranged
+from featcircuits.model.frozen import frozen
 from featcircuits.model.sites import Site, resid
-from featcircuits.splicing.spliced import SplicedModel, Start, frozen
+from featcircuits.splicing.memory import copies_at_once
+from featcircuits.splicing.spliced import SplicedModel, Start
+from featcircuits.splicing.starts import entry_site
 from featcircuits.states.states import States
 
 
@@ -39,13 +42,13 @@ class IntegratedGradients(CoefficientEstimator):
         """The mean gradient along the path [example, slot, width], by site."""
         totals = {site: torch.zeros_like(state.x) for site, state in states.sites.items()}
         path = points(self.quadrature, self.steps)
-        by_start = sorted(spliced.sites, key=lambda site: (spliced.entry(site).start, site))
-        per_run = spliced.copies_at_once(states.batch.clean, ROWS, gradients=True)
-        for start, sites in groupby(by_start, key=lambda site: spliced.entry(site).start):
+        by_start = sorted(spliced.sites, key=lambda site: (entry_site(spliced, site).start, site))
+        per_run = copies_at_once(spliced, states.batch.clean, ROWS, gradients=True)
+        for start, sites in groupby(by_start, key=lambda site: entry_site(spliced, site).start):
             jobs = [(site, alpha, weight) for site in sites for alpha, weight in path]
             for begin in range(0, len(jobs), per_run):
                 chunk = jobs[begin : begin + per_run]
-                stops = [(spliced.entry(site), _moved(spliced, states, site, alpha)) for site, alpha, _ in chunk]
+                stops = [(entry_site(spliced, site), _moved(spliced, states, site, alpha)) for site, alpha, _ in chunk]
                 found = _gradients_at(spliced, states, start, stops)
                 for (site, _, weight), gradient in zip(chunk, found, strict=True):
                     totals[site] += weight * gradient
@@ -54,7 +57,7 @@ class IntegratedGradients(CoefficientEstimator):
 
 def _moved(spliced: SplicedModel, states: States, site: Site, alpha: float) -> Tensor:
     """The activation at the site's entry with the whole site moved by `alpha` of its change."""
-    entry, state = spliced.entry(site), states.sites[site]
+    entry, state = entry_site(spliced, site), states.sites[site]
     x = state.x if entry == site else states.streams[entry]
     return x + alpha * state.x_change.to(x.dtype)
 

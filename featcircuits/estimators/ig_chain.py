@@ -12,7 +12,9 @@ from featcircuits.estimators.quadrature import check_quadrature, points
 from featcircuits.inputs.ranges import ranged
 from featcircuits.model.sites import Site
 from featcircuits.propagation.carry import carry
-from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.splicing.gradients import gradients
+from featcircuits.splicing.memory import rows_at_once
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline
 from featcircuits.states.states import States
 from featcircuits.tasks.task import Task
@@ -43,7 +45,7 @@ class ChainedIntegratedGradients(CoefficientEstimator):
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
         """The chained coefficients [example, slot, width], by site."""
         tokens, examples = states.batch.clean, torch.arange(len(states.batch.index), device=spliced.device)
-        at_once = max(1, spliced.rows_at_once(tokens.ids.shape[1], ROWS, gradients=True) // self.steps)
+        at_once = max(1, rows_at_once(spliced, tokens.ids.shape[1], ROWS, gradients=True) // self.steps)
         parts = [self._coefficients(spliced, states, part) for part in examples.split(at_once)]
         return {site: torch.cat([part[site] for part in parts]) for site in spliced.sites}
 

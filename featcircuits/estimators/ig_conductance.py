@@ -16,7 +16,8 @@ from featcircuits.estimators.estimator import Estimator, need_baseline
 from featcircuits.estimators.quadrature import MOST_STEPS, check_quadrature, points
 from featcircuits.inputs.ranges import ranged
 from featcircuits.model.sites import EMBED, Site
-from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.splicing.gradients import gradients
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import DENSE_NUMBERS, Baseline, patched_by_run
 from featcircuits.states.contraction import SiteEffects, contract, nodewise
 from featcircuits.states.states import SiteState, States

@@ -11,7 +11,9 @@ from featcircuits.estimators.estimator import ROWS, CoefficientEstimator, need_c
 from featcircuits.estimators.quadrature import MOST_STEPS, check_quadrature, points
 from featcircuits.inputs.ranges import ranged
 from featcircuits.model.sites import EMBED, Site
-from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.splicing.gradients import gradients
+from featcircuits.splicing.memory import copies_at_once
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline
 from featcircuits.states.states import States
 from featcircuits.tasks.task import Task
@@ -47,7 +49,7 @@ class InputIntegratedGradients(CoefficientEstimator):
         count = len(states.batch.index)
         totals = {site: torch.zeros_like(state.x) for site, state in states.sites.items()}
         path = torch.tensor(points(self.quadrature, self.steps), dtype=torch.float64)
-        for part in path.split(spliced.copies_at_once(states.batch.clean, ROWS, gradients=True)):
+        for part in path.split(copies_at_once(spliced, states.batch.clean, ROWS, gradients=True)):
             rows = torch.arange(count, device=spliced.device).repeat(len(part))
             alpha, weight = part.to(move.device, move.dtype).repeat_interleave(count, 0)[:, :, None, None].unbind(1)
             found = gradients(

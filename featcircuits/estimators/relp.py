@@ -11,7 +11,8 @@ from torch import Tensor
 from featcircuits.estimators.estimator import CoefficientEstimator
 from featcircuits.model.sites import Site
 from featcircuits.propagation import propagation, rule_names
-from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.splicing.gradients import gradients
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import States
 
 

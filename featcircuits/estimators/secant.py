@@ -12,7 +12,8 @@ from torch import Tensor
 from featcircuits.estimators.estimator import CoefficientEstimator, need_baseline
 from featcircuits.model.sites import Site
 from featcircuits.propagation import secants
-from featcircuits.splicing.spliced import SplicedModel, gradients
+from featcircuits.splicing.gradients import gradients
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline
 from featcircuits.states.states import States
 from featcircuits.tasks.task import Task

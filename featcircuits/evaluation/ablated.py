@@ -23,7 +23,9 @@ from featcircuits.inputs.ranges import ROWS, check_number
 from featcircuits.model.nodes import Node, Place
 from featcircuits.model.sites import Site, resid
 from featcircuits.progress import Progress, silent
-from featcircuits.splicing.spliced import SplicedModel, Start, check_finite
+from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.memory import copies_at_once
+from featcircuits.splicing.spliced import SplicedModel, Start
 from featcircuits.states.baselines import DENSE_NUMBERS, Patched
 from featcircuits.states.index import NodeIndex
 from featcircuits.states.states import Objective
@@ -135,7 +137,7 @@ class AblatedModel:
         metrics = torch.empty(len(subgraphs), len(task), dtype=torch.float64)
         n_batches = task.count_batches(self.batch_size)
         for prepared in progress(self.prepared(task), "ablated runs", n_batches):
-            per_run = self.spliced.copies_at_once(prepared.batch.clean, self.max_rows)
+            per_run = copies_at_once(self.spliced, prepared.batch.clean, self.max_rows)
             for begin in range(0, len(subgraphs), per_run):
                 metric = self._forward(prepared, subgraphs[begin : begin + per_run])
                 metrics[begin : begin + per_run, prepared.batch.index] = metric.double().cpu()

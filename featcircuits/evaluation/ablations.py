@@ -16,7 +16,8 @@ import torch
 from featcircuits.errors import InputError
 from featcircuits.evaluation.table import ABLATIONS
 from featcircuits.model.sites import Site
-from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Means, Patched, mean_states, patched_by_run, patched_by_zero
 from featcircuits.tasks.alignment import POSITION
 from featcircuits.tasks.task import Batch, Task

@@ -34,6 +34,7 @@ from featcircuits.provenance.manifest import made_on
 from featcircuits.provenance.prompts import compared
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import MEANS_ANYWHERE
+from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.alignment import ANYWHERE
 from featcircuits.tasks.behaviour import require_behaviour
 from featcircuits.tasks.task import Task
@@ -56,7 +57,7 @@ def evaluate(
     sizes: Sequence[int] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     max_rows: int = 1024,
     check: bool = True,
     progress: Progress = silent,
@@ -89,6 +90,7 @@ def evaluate(
     familiar = compared(circuit.manifest, task, spliced.tokenizer)
     order = varying(_order(spliced, task, circuit if ranking is None else ranking), scope, error_nodes)
     chosen_sizes = default_sizes(order) if sizes is None else check_sizes(sizes, len(order))
+    batch_size = fitting_batch(spliced, task, batch_size, most=32, gradients=False)
     prepared = prepared_ablation(ablation, scope, task, batch_size, seed)
     places: str | None = getattr(prepared, "places", None)
     ablated = AblatedModel(scope, prepared, error_nodes, start_layer, batch_size, max_rows)

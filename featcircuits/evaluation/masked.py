@@ -15,8 +15,8 @@ from torch import Tensor
 from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.decomposition import precision
 from featcircuits.evaluation.ablated import AblatedModel, Prepared
+from featcircuits.model.frozen import frozen
 from featcircuits.model.sites import Site
-from featcircuits.splicing.spliced import frozen
 from featcircuits.states.baselines import Patched
 
 Masks = Mapping[Site, Tensor]

@@ -20,8 +20,9 @@ from featcircuits.model.sites import KINDS, Site, all_sites
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_task, checked_rows
+from featcircuits.splicing.finite import check_finite
 from featcircuits.splicing.sinks import bos_ids, usual_anywhere
-from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.task import Task
 from featcircuits.tasks.token_rows import Rows, rows_of
 

@@ -21,8 +21,11 @@ from featcircuits.dictionaries.decomposition import decoded, precision, wide
 from featcircuits.model.sites import Site, resid
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
+from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.memory import rows_at_once
 from featcircuits.splicing.sinks import UsualTokens, usual_tokens
-from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.splicing.starts import start_at
 from featcircuits.states.baselines import DENSE_NUMBERS
 from featcircuits.tasks.token_rows import Rows, token_batches
 
@@ -102,7 +105,7 @@ def measure(
 
     `keep_sinks`: treat sink tokens like all others.
     """
-    batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS, all_logits=True))
+    batches = token_batches(rows, rows_at_once(spliced, max(map(len, rows)), most=ROWS, all_logits=True))
     usual = UsualTokens() if keep_sinks else usual_tokens(spliced, batches, spliced.sites, progress)
     means = site_means(spliced, batches, usual, progress)
     sums, together = {site: _Sums() for site in spliced.sites}, _Sums()
@@ -199,7 +202,7 @@ def with_site_at(
     spliced: SplicedModel, tokens: Tokens, site: Site, seen: Mapping[Site, Tensor], value: Tensor
 ) -> Tensor:
     """All logits of a run in which the activation of one site is `value`; the layers before it are not run again."""
-    start = spliced.start_at(site, seen.__getitem__, lambda _, stream: value)
+    start = start_at(site, seen.__getitem__, lambda _, stream: value)
     return spliced.run(tokens, lambda _, x: value, sites=[site], start=start)
 
 
@@ -239,6 +242,6 @@ def summed_loss(logits: Tensor, tokens: Tokens) -> float:
 @torch.no_grad()
 def mean_loss(spliced: SplicedModel, rows: Rows) -> float:
     """The bare model's cross-entropy of the next token, in nats per token."""
-    batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS, all_logits=True))
+    batches = token_batches(rows, rows_at_once(spliced, max(map(len, rows)), most=ROWS, all_logits=True))
     total = sum(summed_loss(spliced.run(tokens), tokens.to(spliced.device)) for tokens in batches)
     return total / sum(int(tokens.mask[:, 1:].sum()) for tokens in batches)

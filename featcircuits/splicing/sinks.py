@@ -20,7 +20,8 @@ from featcircuits.dictionaries.decomposition import wide
 from featcircuits.model.sites import Site
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
-from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.spliced import SplicedModel
 
 OUTLIER = 10.0
 """A token whose activation has more than this times the median norm is a sink."""

@@ -22,9 +22,8 @@ from featcircuits.errors import InputError, shortened
 from featcircuits.inputs.keyed import Keyed
 from featcircuits.model.architecture import Architecture
 from featcircuits.model.forwards import Module, as_it_is, check_unchanged
-from featcircuits.model.frozen import frozen
 from featcircuits.model.placement import device_of
-from featcircuits.model.sites import Site, resid
+from featcircuits.model.sites import Site
 from featcircuits.model.tokens import Tokens
 from featcircuits.splicing.hooks import Edit, Start, editing, reading_answers, starting
 
@@ -33,14 +32,6 @@ if TYPE_CHECKING:
 
     from featcircuits.dictionaries import Dictionary
     from featcircuits.suites import Suite
-
-_ROW_BYTES = 1 << 29
-"""The most memory, in bytes, for the rows of one forward pass on the CPU."""
-_PER_LAYER = 34
-"""The activations that a layer stores for its backward pass, in widths of the residual stream."""
-
-_PER_LOGIT = 6
-"""The same for a token's logits with their loss: the logits, in float32, and as log-probabilities."""
 
 ReadingEdit = Callable[[Site, Tensor, Tensor], Tensor]
 """(site, activation, what its dictionary reads [row, slot, read_width]) -> the activation to continue with."""
@@ -174,56 +165,6 @@ class SplicedModel:
             logits = self.run(tokens, keep, sites=sites, answers_only=True)
         return logits, seen
 
-    def rows_at_once(self, slots: int, most: int, gradients: bool = False, all_logits: bool = False) -> int:
-        """How many rows of `slots` tokens one forward pass can take within a fixed memory; 1 to `most`.
-
-        `all_logits`: the logits of every token are computed, and a loss of them.
-        """
-        config, layers = self.model.config.get_text_config(), self.architecture.n_layers if gradients else 2
-        heads = getattr(config, "num_attention_heads", 1)
-        numbers = slots * layers * (_PER_LAYER * self.architecture.width + 2 * heads * slots)
-        if all_logits:
-            numbers += _PER_LOGIT * slots * config.vocab_size
-        budget = _ROW_BYTES
-        if self.device.type == "cuda":
-            budget = max(budget, torch.cuda.mem_get_info(self.device)[0] // 4)
-        return max(1, min(most, budget // (numbers * self.model.dtype.itemsize)))
-
-    def copies_at_once(self, tokens: Tokens, most: int, gradients: bool = False) -> int:
-        """How many copies of a batch fit into the rows of one forward pass, at least 1."""
-        return max(1, self.rows_at_once(tokens.ids.shape[1], most, gradients) // len(tokens))
-
-    def entry(self, site: Site) -> Site:
-        """The site where a move of x at `site` can be applied instead: the stream, if nothing else reads `site`."""
-        if site.kind in ("embed", "attn_z") or (site.kind == "attn" and self.architecture.sequential):
-            return site
-        return resid(site.layer)
-
-    def start_at(self, site: Site, stream: Callable[[Site], Tensor], edit: Edit) -> Start | None:
-        """The start of a partial forward pass whose first edited site is `site`; None if all layers must run.
-
-        `stream` returns the residual stream at a residual site; if that is `site` itself, it is edited.
-        """
-        if site.start == 0:
-            return None
-        entry = resid(site.start - 1)
-        return Start(site.start, edit(entry, stream(entry)) if entry == site else stream(entry))
-
-
-_NAN_REMEDY = (
-    "check its weights and dtype (in float64, transformers' eager attention computes NaN behind left padding: "
-    "use right padding or attn_implementation='sdpa')"
-)
-
-
-def check_finite(logits: Tensor, activations: Mapping[Site, Tensor]) -> None:
-    """Raise `InputError` for NaN or infinity, naming the first site that has it."""
-    for site, x in activations.items():
-        if not torch.isfinite(x).all():
-            raise InputError(f"the model's activation at {site} holds NaN or infinity; {_NAN_REMEDY}")
-    if not torch.isfinite(logits).all():
-        raise InputError(f"the model's logits hold NaN or infinity; {_NAN_REMEDY}")
-
 
 class _Arrived(Exception):
     """Ends a forward pass at the requested site."""
@@ -252,34 +193,3 @@ def _not_passed(where: str) -> str:
 
 def _runs(site: Site, first_layer: int) -> bool:
     return first_layer == 0 or site.layer >= first_layer
-
-
-def gradients(
-    spliced: SplicedModel,
-    tokens: Tokens,
-    objective: Callable[[Tensor], Tensor],
-    sites: Iterable[Site],
-    edit: Edit | None = None,
-    edited: Iterable[Site] = (),
-) -> dict[Site, Tensor]:
-    """d objective(logits).sum() / d activation at every site, by one forward and one backward pass.
-
-    The gradient passes a spliced site unchanged (Marks et al., section 3.1): it is the bare
-    model's, whatever the dictionary explains. `edit` is called at the sites `edited` before the
-    gradient is read there.
-    """
-    seen: dict[Site, Tensor] = {}
-    wanted, edited = set(sites), set(edited)
-
-    def leaf(site: Site, x: Tensor) -> Tensor:
-        if site in edited and edit is not None:
-            x = edit(site, x)
-        if site not in wanted:
-            return x
-        seen[site] = x if x.requires_grad else x.detach().requires_grad_()
-        return seen[site]
-
-    with torch.enable_grad(), frozen(spliced.model):
-        logits = spliced.run(tokens, leaf, sites=sorted(wanted | edited), answers_only=True)
-        found = torch.autograd.grad(objective(logits).sum(), list(seen.values()))
-    return dict(zip(seen, found, strict=True))

@@ -13,7 +13,8 @@ from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.decomposition import of_nothing, precision, wide, written
 from featcircuits.errors import InputError
 from featcircuits.model.sites import Site
-from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.alignment import ANYWHERE, Alignment
 from featcircuits.tasks.corruption import Noise
 from featcircuits.tasks.task import Batch, Task

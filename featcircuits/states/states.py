@@ -24,7 +24,9 @@ from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.decomposition import precision, wide, written
 from featcircuits.inputs.ranges import BATCHES, check_number
 from featcircuits.model.sites import EMBED, Site, resid
-from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.memory import rows_at_once
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import (
     DENSE_NUMBERS,
     Baseline,
@@ -143,10 +145,12 @@ class States:
     """m of the corrupted (or noised) prompts [example]; None without pairs."""
 
 
-def fitting_batch(spliced: SplicedModel, task: Task, batch_size: int | None) -> int:
-    """The given batch size, or one whose backward pass fits into a fixed memory."""
+def fitting_batch(
+    spliced: SplicedModel, task: Task, batch_size: int | None, most: int = 16, gradients: bool = True
+) -> int:
+    """The given batch size, or one of at most `most` whose passes (backward ones too) fit into a fixed memory."""
     if batch_size is None:
-        return spliced.rows_at_once(task.longest, most=16, gradients=True)
+        return rows_at_once(spliced, task.longest, most, gradients)
     check_number("batch_size", batch_size, BATCHES)
     return batch_size
 

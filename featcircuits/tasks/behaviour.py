@@ -11,7 +11,9 @@ from torch import Tensor
 
 from featcircuits.dictionaries.decomposition import wide
 from featcircuits.errors import InputError
-from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.memory import rows_at_once
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.encoding import unknown_id
 from featcircuits.tasks.metrics import Answers
 from featcircuits.tasks.task import Batch, Task
@@ -109,7 +111,7 @@ def behaviour_of(spliced: SplicedModel, task: Task, batch_size: int | None = Non
 
     Raises `InputError` only for NaN and infinity; `Behaviour.check` judges the results.
     """
-    size = batch_size or spliced.rows_at_once(task.longest, most=64)
+    size = batch_size or rows_at_once(spliced, task.longest, most=64)
     columns: list[tuple[Tensor, ...]] = [_judged(spliced, task, batch) for batch in task.batches(size)]
     joined = [torch.cat(parts).tolist() for parts in zip(*columns, strict=True)]
     F_clean, right_clean, *corrupted = map(tuple, joined)

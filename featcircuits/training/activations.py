@@ -18,8 +18,10 @@ from featcircuits.files.checksums import intact, seal
 from featcircuits.files.writing import check_space, whole_folder
 from featcircuits.model.sites import Site
 from featcircuits.progress import Progress
+from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.memory import rows_at_once
 from featcircuits.splicing.sinks import bos_ids, limit_of, norms, usual_anywhere
-from featcircuits.splicing.spliced import SplicedModel, check_finite
+from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.token_rows import Rows, token_batches
 
 ROWS = 256
@@ -60,7 +62,7 @@ def _fill(
     spliced: SplicedModel, rows: Rows, files: Mapping[Site, Tensor], bos: Iterable[int], progress: Progress
 ) -> int:
     """Fill all files, one forward pass per batch; returns the number of tokens written, BOS left out."""
-    batches = token_batches(rows, spliced.rows_at_once(max(map(len, rows)), most=ROWS))
+    batches = token_batches(rows, rows_at_once(spliced, max(map(len, rows)), most=ROWS))
     done = 0
     for tokens in progress(batches, "activations", len(batches)):
         logits, seen = spliced.record(tokens, list(files))
