@@ -8,7 +8,7 @@ import torch
 import featcircuits as fc
 from featcircuits.effects import nodes as effects
 from featcircuits.effects.nodes import NodeEffects
-from featcircuits.splicing import spliced as splice
+from featcircuits.splicing import memory
 from featcircuits.splicing.memory import rows_at_once
 from featcircuits.states import states
 from featcircuits.states.states import fitting_batch
@@ -27,7 +27,7 @@ def test_a_small_memory_changes_no_effect(estimator: str, monkeypatch: pytest.Mo
     """One row a forward and one row of dense features at a time."""
     spliced, task = spliced_model(tiny_model("gpt2")), random_task(3, 4)
     whole = all_effects(fc.node_effects(spliced, task, estimator))
-    monkeypatch.setattr(splice, "_ROW_BYTES", 1)
+    monkeypatch.setattr(memory, "_ROW_BYTES", 1)
     monkeypatch.setattr(states, "DENSE_NUMBERS", 1)
     assert rows_at_once(spliced, 4, most=512) == 1
     torch.testing.assert_close(all_effects(fc.node_effects(spliced, task, estimator)), whole, rtol=1e-9, atol=1e-12)
@@ -38,7 +38,7 @@ def test_a_small_memory_changes_no_faithfulness(ablation: str, monkeypatch: pyte
     spliced, task = spliced_model(tiny_model("llama")), random_task(4, 4)
     circuit = traced(spliced, task, nodes="atp", keep_nodes="top=40")
     whole = fc.evaluate(spliced, circuit, task, ablation=ablation)
-    monkeypatch.setattr(splice, "_ROW_BYTES", 1)
+    monkeypatch.setattr(memory, "_ROW_BYTES", 1)
     monkeypatch.setattr(states, "DENSE_NUMBERS", 1)
     monkeypatch.setattr("featcircuits.evaluation.ablated.DENSE_NUMBERS", 1)
     again = fc.evaluate(spliced, circuit, task, ablation=ablation)

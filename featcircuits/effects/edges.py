@@ -142,7 +142,8 @@ def edge_effects(
     batch_size = fitting_batch(spliced, task, batch_size)
     among = node_threshold if isinstance(nodes, NodeEffects) else list(map(str, nodes))
     settings = (estimator, baseline or "paired", batch_size, among, sources_per_target)
-    ledger = Stamped(ledger or InMemory(), request_of(identity_of(spliced), task, *settings))
+    # a ledger of this call's own needs no mark, and so no look at all weights
+    ledger = Stamped(ledger, request_of(identity_of(spliced), task, *settings)) if ledger else InMemory()
     count = task.count_batches(batch_size)
     todo = ledger.todo(STAGE, count)
     batches = _batches(spliced, task, effects, baseline or "paired", batch_size, todo)

@@ -144,14 +144,15 @@ class NodeEffects:
         index = self.index
         for site in self.sites:
             tally = self._records[site].tally
-            rows = zip(tally.keys.tolist(), tally.mean.tolist(), tally.standard_error.tolist(), strict=True)
-            yield from (NodeEffect(index.node(site, number), *row) for number, *row in rows if row[0] != 0)
+            some = tally.mean != 0
+            columns = tally.mean[some].tolist(), tally.standard_error[some].tolist()
+            yield from map(NodeEffect, index.nodes(site, tally.keys[some].tolist()), *columns)
 
     def moving(self) -> Iterator[Node]:
         """Every node that patching changes in some example, whatever its effect."""
         index = self.index
         for site in self.sites:
-            yield from (index.node(site, number) for number in self._records[site].tally.keys.tolist())
+            yield from index.nodes(site, self._records[site].tally.keys.tolist())
 
     def entries(self, site: str | Site) -> Tensor:
         """Every feature that is active or changes, as columns [4, n]: example, position, feature, effect.
@@ -240,7 +241,7 @@ def node_effects(
     identity = identity_of(spliced)
     batch_size = fitting_batch(spliced, task, batch_size)
     request = request_of(identity, task, estimator, baseline, error_effects, batch_size, keep_examples)
-    ledger = Stamped(ledger or InMemory(), request)
+    ledger = Stamped(ledger, request) if ledger else InMemory()
     count = task.count_batches(batch_size)
     todo = ledger.todo(STAGE, count)
     means = mean_states(spliced, task, batch_size) if baseline == "mean" and todo else None

@@ -17,10 +17,15 @@ from featcircuits.tasks.task import Task
 _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "networkx")
 
 
-def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of everything that went into a result: model, dictionaries, data, settings and versions."""
+def manifest_of(
+    spliced: SplicedModel, task: Task, settings: Mapping[str, Any], identity: Identity | None = None
+) -> dict[str, Any]:
+    """The record of everything that went into a result: model, dictionaries, data, settings and versions.
+
+    `identity`: the model's, if it was just taken.
+    """
     return {
-        **origins_of(spliced),
+        **origins_of(spliced, identity),
         "task": {
             "name": task.name,
             "n_examples": len(task),
@@ -35,9 +40,9 @@ def manifest_of(spliced: SplicedModel, task: Task, settings: Mapping[str, Any]) 
     }
 
 
-def origins_of(spliced: SplicedModel) -> dict[str, Any]:
+def origins_of(spliced: SplicedModel, identity: Identity | None = None) -> dict[str, Any]:
     """The part of the record that does not depend on a task: versions, model and dictionaries."""
-    model, suite, identity = spliced.model, spliced.suite, identity_of(spliced)
+    model, suite, identity = spliced.model, spliced.suite, identity or identity_of(spliced)
     source = model.config._name_or_path or type(model).__name__
     return {
         "featcircuits": _version("featcircuits"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from featcircuits.circuit.circuit import NodeScore
 from featcircuits.effects.nodes import NodeEffects, check_effects
 from featcircuits.evaluation.scope import scope_of, varying
@@ -41,9 +43,21 @@ def select(
     check_number("seed", seed, SEEDS)
     rule = parse_selection(rule)
     rule.check(task, effects.baseline)
-    scores = {node: NodeScore(effect, error) for node, effect, error in effects.nodes()}
-    decided = set(varying(scores, scope_of(spliced, start_layer), "as-circuit"))
-    given = strongest({node: score.effect for node, score in scores.items() if node not in decided})
-    scores = {node: score for node, score in scores.items() if node in decided}
-    evidence = Evidence(spliced, task, effects, scores, seed, progress, start_layer)
-    return [*(rule.order(evidence) if scores else []), *given]
+    return ordered(Evidence(spliced, task, effects, scores_of(effects), seed, progress, start_layer), rule)
+
+
+def scores_of(effects: NodeEffects) -> dict[Node, NodeScore]:
+    """The score of every node with an effect, in forward order."""
+    return {node: NodeScore(effect, error) for node, effect, error in effects.nodes()}
+
+
+def ordered(evidence: Evidence, rule: SelectionRule) -> list[Node]:
+    """The nodes of some evidence in the order of a rule; those of layers before its start layer come last."""
+    scores = evidence.scores
+    decided = varying(scores, scope_of(evidence.spliced, evidence.start_layer), "as-circuit")
+    given: list[Node] = []
+    if len(decided) < len(scores):
+        kept = set(decided)
+        given = strongest({node: score.effect for node, score in scores.items() if node not in kept})
+        evidence = replace(evidence, scores={node: scores[node] for node in decided})
+    return [*(rule.order(evidence) if evidence.scores else []), *given]

@@ -10,7 +10,7 @@ and a tensor [place, n_features + 1] of a site, flattened, has each node at its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -65,8 +65,14 @@ class NodeIndex:
 
     def node(self, site: Site, number: int) -> Node:
         """The node with this number at the site: the inverse of `number`."""
-        place, node = divmod(number, self.n_features[site] + 1)
-        return Node(site, None if node == self.n_features[site] else node, self.places[place])
+        return next(self.nodes(site, [number]))
+
+    def nodes(self, site: Site, numbers: Iterable[int]) -> Iterator[Node]:
+        """The nodes with these numbers at the site."""
+        n_features, places = self.n_features[site], self.places
+        for number in numbers:
+            place, node = divmod(number, n_features + 1)
+            yield Node(site, None if node == n_features else node, places[place])
 
     def numbers(self, site: Site, place: Tensor, node: Tensor | int) -> Tensor:
         """The numbers of many nodes: places [n] and nodes [n], where node n_features is the error.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from featcircuits.circuit.circuit import Circuit, NodeScore
+from featcircuits.circuit.circuit import Circuit
 from featcircuits.circuit.pruning import PruningRule, beginning, chosen_edges, reachable
 from featcircuits.effects.direct import arcs_of
 from featcircuits.effects.edges import edge_effects
@@ -25,10 +25,11 @@ from featcircuits.model.sites import in_ranges
 from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_task, identity_of, request_of
 from featcircuits.provenance.manifest import manifest_of
-from featcircuits.runs.ledger import InMemory, Ledger, Stamped
+from featcircuits.runs.ledger import Ledger, Stamped
 from featcircuits.selection import DEFAULT_SELECTION
+from featcircuits.selection.evidence import Evidence
 from featcircuits.selection.rule import SelectionRule
-from featcircuits.selection.select import select as selected
+from featcircuits.selection.select import ordered, scores_of
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline
 from featcircuits.states.states import fitting_batch
@@ -133,7 +134,6 @@ def traced(
     scope_of(spliced, plan.start_layer)
     require_behaviour(spliced, task)
     plan = replace(plan, batch_size=fitting_batch(spliced, task, plan.batch_size))
-    ledger = ledger or InMemory()
     effects = node_effects(
         spliced, task, plan.nodes,
         baseline=plan.patched_in, error_effects=plan.error_effects, batch_size=plan.batch_size, keep_examples=False,
@@ -148,7 +148,7 @@ def traced(
     found = edge_effects(
         spliced, task, kept.nodes, plan.edges,
         effects=effects, baseline=plan.patched_in, batch_size=plan.batch_size,
-        ledger=ledger, check=check, progress=progress,
+        ledger=ledger, check=False, progress=progress,  # the effects are this model's
     )  # fmt: skip
     weights = {(source, target): weight for source, target, weight in found.edges() if weight != 0}
     whole = replace(kept, edges={**_input_edges(kept), **weights})
@@ -204,30 +204,29 @@ def _why_empty(spliced: SplicedModel, ranking: Circuit, whole: Circuit, chosen: 
 
 
 def _ranking(
-    spliced: SplicedModel, task: Task, effects: NodeEffects, plan: Plan, ledger: Ledger, progress: Progress
+    spliced: SplicedModel, task: Task, effects: NodeEffects, plan: Plan, ledger: Ledger | None, progress: Progress
 ) -> Circuit:
     """All nodes with an effect in the selected order, as a circuit without edges."""
-    scores = {node: NodeScore(effect, error) for node, effect, error in effects.nodes()}
+    evidence = Evidence(spliced, task, effects, scores_of(effects), plan.seed, progress, plan.start_layer)
     return Circuit(
-        nodes={node: scores[node] for node in _ordered(spliced, task, effects, plan, ledger, progress)},
+        nodes={node: evidence.scores[node] for node in _ordered(evidence, plan, ledger)},
         edges={},
         places=task.places,
         aggregate=task.aggregate,
-        manifest=manifest_of(spliced, task, plan.record),
+        manifest=manifest_of(spliced, task, plan.record, effects.identity),
     )
 
 
-def _ordered(
-    spliced: SplicedModel, task: Task, effects: NodeEffects, plan: Plan, ledger: Ledger, progress: Progress
-) -> list[Node]:
+def _ordered(evidence: Evidence, plan: Plan, ledger: Ledger | None) -> list[Node]:
     """The nodes in the selected order, computed once, so that several processes cannot differ by rounding."""
     asked = (plan.nodes, plan.patched_in, plan.error_effects, plan.batch_size, plan.select, plan.start_layer, plan.seed)
-    stamped = Stamped(ledger, request_of(identity_of(spliced), task, *asked))
-    nodes = [node for node, _, _ in effects.nodes()]
+    if ledger is None:
+        return ordered(evidence, plan.select)
+    identity = evidence.effects.identity or identity_of(evidence.spliced)
+    stamped = Stamped(ledger, request_of(identity, evidence.task, *asked))
+    nodes = list(evidence.scores)
     for number in stamped.todo(ORDER, 1):
-        order = selected(
-            spliced, task, effects, plan.select, start_layer=plan.start_layer, seed=plan.seed, progress=progress
-        )
+        order = ordered(evidence, plan.select)
         place = {node: index for index, node in enumerate(nodes)}
         stamped.put(ORDER, number, {"order": torch.tensor([place[node] for node in order], dtype=torch.long)})
     return [nodes[index] for index in stamped.parts(ORDER, 1)[0]["order"].tolist()]
