@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 import featcircuits as fc
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.runs import folder as runs
-from featcircuits.runs.ledger import InMemory, OnDisk
+from featcircuits.runs.ledger import InMemory
+from featcircuits.runs.on_disk import OnDisk
 from featcircuits.splicing.spliced import SplicedModel
 from tests.tiny import random_task, spliced_model, tiny_model, traced
 

@@ -7,7 +7,7 @@ import torch
 
 import featcircuits as fc
 from featcircuits.effects import nodes as effects
-from featcircuits.effects.nodes import NodeEffects
+from featcircuits.effects.results import NodeEffects
 from featcircuits.splicing import memory
 from featcircuits.splicing.memory import rows_at_once
 from featcircuits.states import states

@@ -18,7 +18,8 @@ import featcircuits as fc
 from featcircuits.circuit.circuit import Circuit, NodeScore
 from featcircuits.circuit.pruning import Cumulative, Threshold, Top, beginning
 from featcircuits.dictionaries import identity
-from featcircuits.effects.nodes import NodeEffects, node_effects
+from featcircuits.effects.nodes import node_effects
+from featcircuits.effects.results import NodeEffects
 from featcircuits.model.nodes import Node
 from featcircuits.model.sites import Site
 from featcircuits.progress import silent

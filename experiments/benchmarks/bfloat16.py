@@ -12,7 +12,7 @@ import json
 import torch
 
 import featcircuits as fc
-from featcircuits.effects.nodes import NodeEffects
+from featcircuits.effects.results import NodeEffects
 from featcircuits.suites import SHIPPED, load_suite
 
 

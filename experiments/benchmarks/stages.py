@@ -12,7 +12,7 @@ import torch
 import featcircuits as fc
 from experiments.benchmarks import floors
 from featcircuits.effects.edges import EdgeEffects
-from featcircuits.effects.nodes import NodeEffects
+from featcircuits.effects.results import NodeEffects
 from featcircuits.estimators import parse_estimator
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
 from featcircuits.evaluation.ablations import prepared_ablation

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import featcircuits as fc
-from featcircuits.effects.nodes import NodeEffects
+from featcircuits.effects.results import NodeEffects
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.ablations import prepared_ablation
 from featcircuits.evaluation.faithfulness import Reference, area, area_from_one, faithfulness

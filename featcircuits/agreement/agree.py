@@ -13,7 +13,8 @@ from featcircuits.agreement.bases import in_basis
 from featcircuits.agreement.moving import joined, moving
 from featcircuits.agreement.scores import Comparison, compare
 from featcircuits.effects.edges import edge_effects
-from featcircuits.effects.nodes import NodeEffects, check_error_effects, node_effects
+from featcircuits.effects.nodes import check_error_effects, node_effects
+from featcircuits.effects.results import NodeEffects
 from featcircuits.errors import InputError
 from featcircuits.estimators import ESTIMATORS, parse_estimator
 from featcircuits.estimators.estimator import CoefficientEstimator, Estimator

@@ -11,7 +11,8 @@ from torch import Tensor
 from featcircuits.agreement.bases import in_basis
 from featcircuits.dictionaries.decomposition import encode, written
 from featcircuits.effects.edges import edge_effects
-from featcircuits.effects.nodes import NodeEffects, node_effects
+from featcircuits.effects.nodes import node_effects
+from featcircuits.effects.results import NodeEffects
 from featcircuits.estimators import default_estimator, parse_estimator
 from featcircuits.estimators.estimator import Estimator
 from featcircuits.estimators.ig import IntegratedGradients

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcircuits.effects.nodes import NodeEffects, check_effects
+from featcircuits.effects.results import NodeEffects, check_effects
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import NEVER, AblatedModel, Ranks, Subgraph
 from featcircuits.evaluation.ablations import prepared_ablation

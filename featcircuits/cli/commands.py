@@ -37,7 +37,8 @@ from featcircuits.inputs.ranges import read_number
 from featcircuits.provenance.manifest import manifest_of
 from featcircuits.provenance.prompts import compared
 from featcircuits.runs import folder as runs
-from featcircuits.runs.ledger import AcrossProcesses, OnDisk, recorded
+from featcircuits.runs.ledger import AcrossProcesses
+from featcircuits.runs.on_disk import OnDisk, recorded
 from featcircuits.runs.processes import Processes, joined
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import fitting_batch

@@ -18,7 +18,7 @@ from torch import Tensor
 from featcircuits.effects.direct import Edges, arcs_of, batch_edges, metric_gradients
 from featcircuits.effects.ends import Ends, NodeSet, ends_above
 from featcircuits.effects.exact_edges import batch_exact_edges
-from featcircuits.effects.nodes import NodeEffects, check_effects
+from featcircuits.effects.results import NodeEffects, check_effects
 from featcircuits.errors import InputError, shortened
 from featcircuits.estimators import ESTIMATORS, default_estimator, parse_estimator
 from featcircuits.estimators.estimator import ROWS, CoefficientEstimator, Estimator

@@ -20,7 +20,7 @@ from featcircuits.files.writing import (
     write_errors,
     write_json,
 )
-from featcircuits.runs.ledger import OnDisk, batches
+from featcircuits.runs.on_disk import OnDisk, batches
 
 __all__ = ["write_json"]
 

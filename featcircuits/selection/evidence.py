@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from featcircuits.circuit.circuit import NodeScore
-from featcircuits.effects.nodes import NodeEffects
+from featcircuits.effects.results import NodeEffects
 from featcircuits.errors import InputError
 from featcircuits.evaluation import ABLATIONS
 from featcircuits.evaluation.ablated import AblatedModel, check_error_nodes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featcircuits.effects.nodes import NodeEffects, node_effects
+from featcircuits.effects.nodes import node_effects
+from featcircuits.effects.results import NodeEffects
 from featcircuits.errors import InputError
 from featcircuits.estimators import parse_estimator
 from featcircuits.estimators.estimator import Estimator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from featcircuits.circuit.circuit import NodeScore
-from featcircuits.effects.nodes import NodeEffects, check_effects
+from featcircuits.effects.results import NodeEffects, check_effects
 from featcircuits.evaluation.scope import scope_of, varying
 from featcircuits.inputs.ranges import SEEDS, check_number
 from featcircuits.model.nodes import Node

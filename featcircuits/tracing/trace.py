@@ -12,7 +12,8 @@ from featcircuits.circuit.circuit import Circuit
 from featcircuits.circuit.pruning import PruningRule, beginning, chosen_edges, reachable
 from featcircuits.effects.direct import arcs_of
 from featcircuits.effects.edges import edge_effects
-from featcircuits.effects.nodes import NodeEffects, node_effects
+from featcircuits.effects.nodes import node_effects
+from featcircuits.effects.results import NodeEffects
 from featcircuits.errors import InputError
 from featcircuits.estimators.estimator import Estimator
 from featcircuits.evaluation.scope import scope_of

@@ -22,7 +22,7 @@ from featcircuits.health import Figures, Losses, measure
 from featcircuits.model.sites import Site, all_sites, chosen
 from featcircuits.progress import Progress, silent
 from featcircuits.runs import folder as runs
-from featcircuits.runs.ledger import OnDisk
+from featcircuits.runs.on_disk import OnDisk
 from featcircuits.sources import sha256
 from featcircuits.sources.hooks import hook_of_site
 from featcircuits.splicing.sinks import bos_ids

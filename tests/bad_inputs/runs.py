@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import featcircuits as fc
 from featcircuits.files.locks import claimed
-from featcircuits.runs.ledger import FORMAT
+from featcircuits.runs.on_disk import FORMAT
 from tests.bad_inputs.case import Case, command
 from tests.bad_inputs.shared import run_in, tiny
 
