@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 
 import featcircuits as fc
 from featcircuits.circuit.circuit import Circuit, NodeScore
+from featcircuits.circuit.layout import drawn
 from featcircuits.export import EXPORTERS
-from featcircuits.export.layout import drawn
 from featcircuits.model.nodes import METRIC, Node
 from featcircuits.provenance.manifest import words_at
 from tests.test_circuit import circuits, same, small
@@ -127,7 +127,7 @@ def test_the_picture_says_layer_place_size_and_sign(circuit: Circuit) -> None:
     nodes = [(node, score.effect, shown[str(node)]) for node, score in circuit.nodes.items()]
     top = shown.get(METRIC, {"y": math.inf})["y"]
     for a, effect_a, one in nodes:
-        assert one["color"] == ("#265ca8" if effect_a > 0 else "#c42c2c" if effect_a < 0 else "#8c8c8c")
+        assert one["color"] == ("#0072b2" if effect_a > 0 else "#d55e00" if effect_a < 0 else "#8c8c8c")
         assert one["y"] < top
         assert all(other["y"] < one["y"] for name, other in shown.items() if name.startswith("input"))
         for b, effect_b, other in nodes:
@@ -139,6 +139,16 @@ def test_the_picture_says_layer_place_size_and_sign(circuit: Circuit) -> None:
                 assert one["size"] >= other["size"]
             if circuit.places.index(a.place) < circuit.places.index(b.place):
                 assert one["x"] < other["x"]
+
+
+def test_sites_of_a_layer_stand_closer_than_layers_and_an_error_ends_its_row() -> None:
+    names = ("resid_0/1@0", "attn_1/error@0", "attn_1/5@0", "mlp_1/2@0", "resid_1/3@0")
+    nodes = {Node.parse(name): NodeScore(9.0 - rank) for rank, name in enumerate(names)}
+    shown = dict(drawn(Circuit(nodes, {}, (0,), "none")).nodes(data=True))
+    below, error, attn, mlp, resid = (shown[name] for name in names)
+    assert error["y"] == attn["y"] < mlp["y"] < resid["y"]
+    assert attn["x"] < error["x"]
+    assert resid["y"] - mlp["y"] < attn["y"] - below["y"]
 
 
 def crowd(count: int) -> Circuit:
@@ -253,7 +263,7 @@ def test_igraph_reads_graphml(tmp_path: Path) -> None:
     found = {vertex["id"]: vertex["effect"] for vertex in graph.vs}
     assert {str(node): score.effect for node, score in circuit.nodes.items()}.items() <= found.items()
     assert sorted(edge["weight"] for edge in graph.es) == sorted(circuit.edges.values())
-    assert {edge["color"] for edge in graph.es} <= {"#265ca8", "#c42c2c", "#8c8c8c"}
+    assert {edge["color"] for edge in graph.es} <= {"#0072b2", "#d55e00", "#8c8c8c"}
 
 
 def test_graphology_reads_gexf(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ _DRAWN = ("label", "x", "y", "size", "color", "thickness", "weight")
 
 def gexf(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> None:
     """Write the circuit as GEXF; raises `InputError` if the file already exists."""
-    from featcircuits.export.layout import drawn
+    from featcircuits.circuit.layout import drawn
 
     write_export(path, _document(xml_graph(drawn(circuit))), overwrite)
 

@@ -21,7 +21,7 @@ def graphml(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> N
 
     import networkx as nx
 
-    from featcircuits.export.layout import drawn
+    from featcircuits.circuit.layout import drawn
 
     buffer = BytesIO()
     nx.write_graphml_xml(xml_graph(drawn(circuit)), buffer)

@@ -15,8 +15,8 @@ def node_link(circuit: Circuit, path: str | Path, *, overwrite: bool = False) ->
 
     import networkx as nx
 
+    from featcircuits.circuit.layout import drawn
     from featcircuits.export.files import write_export
-    from featcircuits.export.layout import drawn
 
     data = nx.node_link_data(drawn(circuit), edges="edges")
     write_export(path, (json.dumps(data, indent=1) + "\n").encode(), overwrite)

@@ -1,0 +1,146 @@
+"""The layout: where a viewer draws each node, how large and in which colour.
+
+Layers go upwards: inputs at the bottom, one band per site, the sites of a layer close together, the metric on top.
+Places go from left to right. The nodes of a site at a place fill a small block, the strongest first, the error last,
+each row centred. Exports, pages and pictures all take their positions from here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from featcircuits.circuit.circuit import Circuit
+from featcircuits.files.palette import sign_colour
+from featcircuits.inputs.arguments import expect
+from featcircuits.model.nodes import METRIC
+from featcircuits.model.sites import EMBED_LAYER, Site
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+_SMALLEST, _LARGEST = 4.0, 40.0
+_THIN, _THICK = 0.5, 8.0
+
+
+class Spacing(NamedTuple):
+    """Distances of a layout. Those between sites, layers and places are added to the distance of two nodes."""
+
+    step: float = 120.0
+    """Between two nodes of a row; a label fits between them."""
+    line: float = 64.0
+    """Between two rows of a block."""
+    site: float = 40.0
+    layer: float = 100.0
+    place: float = 90.0
+    aspect: float = 1.3
+    """The ratio of a block's rows to its columns; by default a block is about 1.4 times as wide as it is high."""
+
+
+_Spot = tuple[int, str]
+"""The band of a node, counted from the inputs, and its place."""
+
+
+def drawn(circuit: Circuit, spacing: Spacing | None = None) -> nx.DiGraph:
+    """The circuit's graph with positions, sizes and colours, as `laid_out` adds them."""
+    expect("circuit", circuit, Circuit)
+    return laid_out(circuit.to_networkx(), spacing)
+
+
+def laid_out(graph: nx.DiGraph, spacing: Spacing | None = None) -> nx.DiGraph:
+    """The graph, with the attributes of `circuit.to_networkx()`, and with positions, sizes and colours added.
+
+    Nodes get `x`, `y`, `size` (a diameter) and `color` ("#0072b2"), edges `thickness` and `color`. Areas of nodes
+    and widths of edges grow with |effect|.
+    """
+    nodes, edges = graph.nodes(data=True), graph.edges(data=True)
+    strongest = max((abs(data["effect"]) for _, data in nodes), default=0.0)
+    heaviest = max((abs(data["weight"]) for *_, data in edges), default=0.0)
+    positions = _positions(graph, spacing or Spacing())
+    for name, data in nodes:
+        x, y = positions[name]
+        size = _scaled(data["effect"], strongest, _SMALLEST, _LARGEST)
+        data.update(x=x, y=y, size=size, color=sign_colour(data["effect"]))
+    for _, _, data in edges:
+        data.update(thickness=_scaled(data["weight"], heaviest, _THIN, _THICK), color=sign_colour(data["weight"]))
+    return graph
+
+
+def _scaled(value: float, largest: float, low: float, high: float) -> float:
+    """The square root of |value|, so that areas are proportional to |value|."""
+    return low + (high - low) * math.sqrt(abs(value) / largest) if largest else low
+
+
+def _positions(graph: nx.DiGraph, spacing: Spacing) -> dict[str, tuple[float, float]]:
+    sites = sorted({Site.parse(data["site"]) for _, data in graph.nodes(data=True) if data["site"]})
+    blocks = _blocks(graph, sites, spacing.aspect)
+    heights = _sizes({spot: len(rows) * spacing.line for spot, rows in blocks.items()}, 0)
+    widths = _sizes({spot: max(map(len, rows)) * spacing.step for spot, rows in blocks.items()}, 1)
+    layers = [EMBED_LAYER - 1, *(site.layer for site in sites)]
+    listed = sorted(heights)
+    gaps = [spacing.site if layers[a] == layers[b] else spacing.layer for a, b in zip(listed, listed[1:], strict=False)]
+    bands = _centres(listed, heights, gaps)
+    order = [_text(place) for place in json.loads(graph.graph["places"])]
+    places = [place for place in order if place in widths]
+    columns = _centres(places, widths, [spacing.place] * (len(places) - 1))
+    found = {
+        name: (columns[place] + x, bands[band] + y)
+        for (band, place), rows in blocks.items()
+        for name, x, y in _inside(rows, spacing)
+    }
+    if METRIC in graph:
+        found[METRIC] = (0.0, max((y for _, y in found.values()), default=0.0) + spacing.line + spacing.layer)
+    return found
+
+
+def _blocks(graph: nx.DiGraph, sites: Sequence[Site], aspect: float) -> dict[_Spot, list[list[str]]]:
+    """(band, place) -> the rows of node names there, the strongest node first, the error last."""
+    band = {str(site): number for number, site in enumerate(sites, 1)}
+    cells: dict[_Spot, list[str]] = {}
+    for name, data in sorted(graph.nodes(data=True), key=_rank):
+        if name != METRIC:
+            cells.setdefault((band.get(data["site"], 0), data["place"]), []).append(name)
+    return {spot: _rows(names, aspect) for spot, names in cells.items()}
+
+
+def _rank(item: tuple[str, Mapping[str, Any]]) -> tuple[bool, float, str]:
+    name, data = item
+    return data["kind"] == "error", -abs(data["effect"]), name
+
+
+def _rows(names: Sequence[str], aspect: float) -> list[list[str]]:
+    columns = math.ceil(math.sqrt(len(names) / aspect))
+    return [list(names[start : start + columns]) for start in range(0, len(names), columns)]
+
+
+def _inside(rows: Sequence[Sequence[str]], spacing: Spacing) -> Iterator[tuple[str, float, float]]:
+    """(name, x, y) of a block's nodes, relative to its centre, the first row on top."""
+    for row, names in enumerate(rows):
+        y = ((len(rows) - 1) / 2 - row) * spacing.line
+        for column, name in enumerate(names):
+            yield name, (column - (len(names) - 1) / 2) * spacing.step, y
+
+
+def _sizes(sizes: Mapping[_Spot, float], axis: int) -> dict[Any, float]:
+    """The size of the largest block in each band (axis 0) or place (axis 1)."""
+    largest: dict[Any, float] = {}
+    for spot, size in sizes.items():
+        largest[spot[axis]] = max(size, largest.get(spot[axis], 0))
+    return largest
+
+
+def _centres(names: Sequence[Any], sizes: Mapping[Any, float], gaps: Sequence[float]) -> dict[Any, float]:
+    """The centres of blocks in a line with gaps between them; the line is centred at 0."""
+    end = 0.0
+    found: dict[Any, float] = {}
+    for name, gap in zip(names, [*gaps, 0.0], strict=False):
+        found[name] = end + sizes[name] / 2
+        end += sizes[name] + gap
+    middle = end / 2
+    return {name: centre - middle for name, centre in found.items()}
+
+
+def _text(place: int | str | None) -> str:
+    return "" if place is None else str(place)
