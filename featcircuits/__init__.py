@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from featcircuits.errors import InputError
     from featcircuits.evaluation.evaluate import evaluate
     from featcircuits.health import check_suite
+    from featcircuits.interventions.intervention import Intervention
     from featcircuits.loading.load import load, load_bare
     from featcircuits.model.nodes import Node
     from featcircuits.model.sites import Site
@@ -45,6 +46,7 @@ _HOMES = {
     "Circuit": "featcircuits.circuit.circuit",
     "Dossiers": "featcircuits.dossiers.dossiers",
     "InputError": "featcircuits.errors",
+    "Intervention": "featcircuits.interventions.intervention",
     "Node": "featcircuits.model.nodes",
     "Recipe": "featcircuits.training",
     "Site": "featcircuits.model.sites",
@@ -74,6 +76,7 @@ __all__ = [
     "Circuit",
     "Dossiers",
     "InputError",
+    "Intervention",
     "Node",
     "Recipe",
     "Site",

@@ -20,6 +20,7 @@ class AbsTopK:
     k: int
 
     slope = None
+    rectified = False
 
     def __call__(self, pre: Tensor) -> Tensor:
         kept = pre.abs().topk(self.k, dim=-1).indices

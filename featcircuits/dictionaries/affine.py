@@ -24,6 +24,11 @@ class Activation(Protocol):
         """The slope of active features with respect to pre-activations [n_features]; None for 1."""
         ...
 
+    @property
+    def rectified(self) -> bool:
+        """Whether features are never negative."""
+        ...
+
     def __call__(self, pre: Tensor) -> Tensor: ...
     def tensors(self) -> Mapping[str, Tensor]:
         """The settings that define the activation, for hashing and saving."""
@@ -104,6 +109,11 @@ class Affine:
     def n_features(self) -> int:
         """The number of features."""
         return self.W_enc.shape[1]
+
+    @property
+    def rectified(self) -> bool:
+        """Whether features are never negative."""
+        return self.activation.rectified
 
     def encode(self, x: Tensor) -> Tensor:
         """f = activation((normalised(x) - centre) @ W_enc + b_enc), [..., n_features]."""

@@ -106,6 +106,11 @@ class Dictionary(Protocol):
         """The number of features."""
         ...
 
+    @property
+    def rectified(self) -> bool:
+        """Whether features are never negative."""
+        ...
+
     def encode(self, x: Tensor) -> Tensor:
         """The features [..., n_features] of an activation [..., read_width]."""
         ...
@@ -174,6 +179,7 @@ class SameSite:
     transcodes = False
     has_bypass = False
     normalisation = None
+    rectified = False
     origin = Origin()
 
     @property

@@ -20,6 +20,8 @@ class Gated:
     r_mag: Tensor
     b_mag: Tensor
 
+    rectified = True
+
     @property
     def slope(self) -> Tensor:
         """exp(r_mag) [n_features]."""

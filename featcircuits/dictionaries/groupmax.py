@@ -21,6 +21,7 @@ class GroupMax:
     k: int
 
     slope = None
+    rectified = True
 
     def __call__(self, pre: Tensor) -> Tensor:
         groups = pre.relu().unflatten(-1, (self.k, -1))

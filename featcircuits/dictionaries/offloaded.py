@@ -28,6 +28,7 @@ class Offloaded:
     n_features: int
     transcodes: bool
     has_bypass: bool
+    rectified: bool
     normalisation: Normalisation | None
     origin: Origin
     device: torch.device | str
@@ -108,5 +109,5 @@ def offloaded(read: Callable[[], Dictionary]) -> Offloaded:
     first = read()
     return Offloaded(
         read, first.kind, first.width, first.read_width, first.n_features, first.transcodes, first.has_bypass,
-        first.normalisation, first.origin, "cpu", torch.float32,
+        first.rectified, first.normalisation, first.origin, "cpu", torch.float32,
     )  # fmt: skip

@@ -17,6 +17,7 @@ class ReLU:
     """max(pre, 0)."""
 
     slope = None
+    rectified = True
 
     def __call__(self, pre: Tensor) -> Tensor:
         return pre.relu()

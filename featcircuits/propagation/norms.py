@@ -32,9 +32,13 @@ class Form(NamedTuple):
         eps = getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 0.0)
         return (x.square().mean(-1, keepdim=True) + eps).rsqrt()
 
+    def gained(self, norm: Any, x: Tensor) -> Tensor:
+        """x times the gain."""
+        return x * (self.from_one + wide(norm.weight.detach()))
+
     def finish(self, norm: Any, x: Tensor) -> Tensor:
         """x times the gain, plus the bias; offloaded weights are loaded for it."""
-        x = x * (self.from_one + wide(norm.weight.detach()))
+        x = self.gained(norm, x)
         bias = getattr(norm, "bias", None) if self.centred else None
         return x if bias is None else x + wide(bias.detach())
 

@@ -129,6 +129,10 @@ class SplicedModel:
     ) -> Tensor:
         """`run`, for edits that also need what each site's dictionary reads in the same run."""
         chosen = self.sites if sites is None else tuple(sites)
+        return self.run(tokens, self.reading(edit), sites=self.with_reads(chosen), **options)
+
+    def reading(self, edit: ReadingEdit) -> Edit:
+        """The edit for the sites of `with_reads`, which remembers what dictionaries read until their sites come."""
         reads: dict[Site, Tensor] = {}
 
         def both(site: Site, x: Tensor) -> Tensor:
@@ -137,7 +141,7 @@ class SplicedModel:
                 return x
             return edit(site, x, reads.get(self.read_site(site), x))
 
-        return self.run(tokens, both, sites=self.with_reads(chosen), **options)
+        return both
 
     def run_until(self, tokens: Tokens, site: Site, edit: ReadingEdit, **options: Any) -> tuple[Tensor, Tensor]:
         """The activation that arrives at a site, and what its dictionary reads; the forward pass ends there."""

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tests.bad_inputs import arguments, circuits, dictionaries, models, runs, settings, suites, tasks, training
+from tests.bad_inputs import (
+    arguments,
+    circuits,
+    dictionaries,
+    interventions,
+    models,
+    runs,
+    settings,
+    suites,
+    tasks,
+    training,
+)
 from tests.bad_inputs.case import Case
 
 GROUPS: Mapping[str, Sequence[Case]] = {
@@ -14,6 +25,7 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "Dictionaries": dictionaries.CASES,
     "Models, devices and dtypes": models.CASES,
     "Circuits and nodes": circuits.CASES,
+    "Interventions": interventions.CASES,
     "Runs and outputs": runs.CASES,
     "Arguments of Python": arguments.CASES,
     "Text, and training on it": training.CASES,

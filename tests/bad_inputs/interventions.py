@@ -1,0 +1,80 @@
+"""Interventions: texts, sites, features, places, values and names that do not exist or do not go together."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from featcircuits.interventions.exchange import from_circuit_tracer, from_neuronpedia, to_circuit_tracer
+from featcircuits.interventions.intervention import Intervention, load_interventions
+from featcircuits.interventions.named import named
+from featcircuits.interventions.plan import planned
+from tests.bad_inputs.case import Case
+from tests.bad_inputs.shared import tiny
+
+TEXTS = {
+    "an intervention without a change": "resid_2/303@5",
+    "an intervention of a word": "make it sing",
+    "an intervention at no place": "resid_1/3@=0",
+    "an intervention with an unknown ablation": "resid_1/3@5=median",
+    "an intervention with a number in words": "resid_1/3@5*two",
+    "an intervention that holds something unknown": "resid_1/3@2=0:held=mlps",
+    "an unknown kind of direction": "resid_1/rows:3+1",
+    "an intervention on an unknown site": "stream_1/3@2=0",
+}
+
+ON_A_MODEL: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "an intervention at a site without a dictionary": (["mlp_1/3@2=0"], {}),
+    "an intervention on a feature that the dictionary lacks": (["resid_1/99@2=0"], {}),
+    "an intervention on a layer that the model lacks": (["resid_7@2<resid_1@2"], {}),
+    "an intervention at a position that the prompts lack": (["resid_1/3@9=0"], {}),
+    "an intervention at a slice that is empty": (["resid_1/3@9:12=0"], {}),
+    "an intervention at an unknown role": (["resid_1/3@subject=0"], {}),
+    "an intervention on generated tokens where none are generated": (["resid_1/3@generated=0"], {}),
+    "a negative value of a feature that is never negative": (["resid_1/3@2=-4"], {}),
+    "a negative multiple of a feature that is never negative": (["resid_1/3@2*-1"], {}),
+    "an error that is set to a number": (["resid_1/error@2=4"], {}),
+    "a number added to a whole site": (["resid_1@2+4"], {}),
+    "an error where it is active": (["resid_1/error@active=0"], {}),
+    "a feature that is changed twice at a token": (["resid_1/3@2=0", "resid_1/3@all*2"], {}),
+    "a feature that is changed within a site that is changed": (["resid_1/3@2=0", "resid_1@2<resid_2@2"], {}),
+    "interventions that hold different things": (["resid_1/3@2=0", "resid_1/4@2=0:held=direct"], {}),
+    "no interventions": ([], {}),
+    "an unknown group": (["group:number=0"], {"groups": {"numbers": ["resid_1/3@2"]}}),
+    "groups that share a node": (["group:a=0"], {"groups": {"a": ["resid_1/3"], "b": ["resid_1/3", "resid_1/4"]}}),
+    "a group without nodes": (["group:a=0"], {"groups": {"a": []}}),
+    "a group whose name means something else": (["group:a=0"], {"groups": {"a@b": ["resid_1/3"]}}),
+    "an unknown vector": (["resid_1/vector:joy+1"], {}),
+    "a vector of another width": (["resid_1/vector:joy+1"], {"vectors": {"joy": [1.0, 2.0]}}),
+    "a vector of zeros": (["resid_1/vector:joy+1"], {"vectors": {"joy": [0.0] * 16}}),
+    "an unknown prompt to take values from": (["resid_1/3@2<paris"], {}),
+    "a feature that is taken from another site": (["resid_1/3@2<resid_2@2"], {}),
+    "three tokens that take the values of two": (["resid_1@1:4<resid_0@0:2"], {}),
+}
+
+
+def on_a_model(texts: list[str], names: dict[str, Any]) -> None:
+    model, task = tiny().model, tiny().task
+    plan = planned(model, task, texts, named(model, **names), len(task))
+    plan.given(task.nth_batch(len(task), 0), plan.parts)
+
+
+def of_a_file(text: str) -> None:
+    Path("acts.json").write_text(text, encoding="utf-8")
+    load_interventions("acts.json")
+
+
+CASES = [
+    *(Case(f"{tried}, `{text}`", partial(Intervention.parse, text)) for tried, text in TEXTS.items()),
+    *(Case(tried, partial(on_a_model, *given)) for tried, given in ON_A_MODEL.items()),
+    Case("a file of interventions that is none", partial(of_a_file, "[]")),
+    Case("a file with an intervention that lacks a field", partial(
+        of_a_file, '{"format": "featcircuits-interventions", "version": 1, "interventions": [{"what": "resid_1/3"}]}'
+    )),
+    Case("a tuple of circuit-tracer with three numbers", partial(from_circuit_tracer, [(1, 2, 3)])),
+    Case("an addition as a tuple of circuit-tracer", partial(to_circuit_tracer, ["mlp_1/3@2+4"])),
+    Case("a steering request with a delta and ablate", partial(from_neuronpedia, {"features": [
+        {"layer": 1, "index": 3, "steer_position": 2, "delta": 4, "ablate": True}
+    ]})),
+]  # fmt: skip
