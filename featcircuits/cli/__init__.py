@@ -29,6 +29,8 @@ app = typer.Typer(
 
         featcircuits evaluate runs/first --start-layer 1
 
+        featcircuits view runs/first
+
         featcircuits export runs/first --to gexf,graphml
     """,
 )
@@ -118,6 +120,31 @@ def export(
     from featcircuits.cli.commands import export_run
 
     export_run(run, to, top, overwrite)
+
+
+@app.command()
+def view(
+    run: RunFolder,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Page to write. Default: circuit.html in the run folder.")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="A view that the page saved: its groups, labels, pins and sliders.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier page.")] = False,
+) -> None:
+    """Write one HTML page that shows the circuit: nodes with their dossiers, edges, sliders, search and groups.
+
+    The page opens from disk in any browser and asks nothing of the network. It has the report, the dossiers and the
+    labels that the run or its suite has.
+
+    Example:
+
+        featcircuits view runs/ioi
+    """
+    from featcircuits.cli.view import view_run
+
+    view_run(run, output, state, overwrite)
 
 
 @app.command()
