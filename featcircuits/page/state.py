@@ -31,7 +31,9 @@ def read_state(path: str | Path, circuit: Circuit) -> dict[str, Any]:
 
 
 def _checked(found: Mapping[str, Any], circuit: Circuit) -> dict[str, Any]:
-    known = {str(node) for node in circuit.nodes} | {end for edge in circuit.edges for end in edge if isinstance(end, str)}
+    known = {str(node) for node in circuit.nodes} | {
+        end for edge in circuit.edges for end in edge if isinstance(end, str)
+    }
     taken: set[str] = set()
     groups = []
     for group in found["groups"]:

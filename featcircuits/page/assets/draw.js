@@ -41,7 +41,7 @@ function strokeEdges(palette, around) {
     brush.beginPath();
     let some = false;
     for (const edge of bucket.edges) {
-      if ((quick && edge.left > FEW) || (around && edge.source !== around && edge.target !== around)) continue;
+      if ((quick && edge.left > FEW) || (around !== null && edge.source !== around && edge.target !== around)) continue;
       const a = items.get(edge.source), b = items.get(edge.target), [x0, y0] = screen(a), [x1, y1] = screen(b);
       if ((x0 < 0 && x1 < 0) || (y0 < 0 && y1 < 0) || (x0 > scene.width && x1 > scene.width) || (y0 > scene.height && y1 > scene.height)) continue;
       brush.moveTo(x0, y0);
@@ -50,7 +50,7 @@ function strokeEdges(palette, around) {
     }
     if (!some) continue;
     brush.strokeStyle = toned(bucket.sign, palette);
-    brush.globalAlpha = around ? 0.9 : scene.faded ? 0.07 : 0.16 + 0.1 * bucket.level;
+    brush.globalAlpha = around !== null ? 0.9 : scene.faded ? 0.07 : 0.16 + 0.1 * bucket.level;
     brush.lineWidth = (0.5 + 0.8 * bucket.level) * Math.min(1.4, Math.max(0.5, Math.sqrt(k) * 1.6));
     brush.stroke();
   }
@@ -94,6 +94,9 @@ function drawLabels(palette) {
   brush.font = "11px system-ui, 'DejaVu Sans', sans-serif";
   brush.textAlign = "center";
   brush.textBaseline = "top";
+  const shrunk = Math.min(1.6, Math.max(0.42, scene.at.k * 1.5));
+  const nodes = scene.view.nodes.map((item) => { const [x, y] = screen(item), r = radius(item) * shrunk; return [x - r, y - r, x + r, y + r, item, r]; }).filter((box) => box[5] > 3.4);
+  const clear = (box, own) => nodes.every((other) => other[4] === own || box[2] < other[0] || box[0] > other[2] || box[3] < other[1] || box[1] > other[3]);
   let tried = 0;
   for (const item of order) {
     if (++tried > 600 || taken.length > 160) break;
@@ -102,7 +105,7 @@ function drawLabels(palette) {
     const text = shortened(item.kind === "group" ? `${item.name} (${item.members.length})` : labelOf(item.name));
     const r = radius(item) * Math.min(1.6, Math.max(0.42, scene.at.k * 1.5)), width = brush.measureText(text).width / 2 + 3;
     const box = [x - width, y + r + 1, x + width, y + r + 15];
-    if (!free(box)) continue;
+    if (!free(box) || !(first(item) > 1e6 || clear(box, item))) continue;
     taken.push(box);
     brush.lineWidth = 3;
     brush.strokeStyle = palette.ground;
