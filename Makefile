@@ -12,6 +12,7 @@ demo: .venv/package
 	$(BIN)/featcircuits trace --output $(RUN)
 	$(BIN)/featcircuits evaluate $(RUN) --start-layer 1
 	$(BIN)/featcircuits export $(RUN) --to gexf,graphml,json
+	$(BIN)/featcircuits view $(RUN)
 
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2

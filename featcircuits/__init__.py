@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcircuits import dictionaries, export, labels, sources
+    from featcircuits import dictionaries, export, labels, page, sources
     from featcircuits.agreement import agree
     from featcircuits.checks.audit import audit
     from featcircuits.checks.bound import bound_missed
@@ -70,7 +70,7 @@ _HOMES = {
     "trace": "featcircuits.tracing.trace",
     "train_suite": "featcircuits.training",
 }
-_MODULES = ("dictionaries", "export", "labels", "sources")
+_MODULES = ("dictionaries", "export", "labels", "page", "sources")
 
 __all__ = [
     "Circuit",
@@ -97,6 +97,7 @@ __all__ = [
     "load",
     "load_bare",
     "node_effects",
+    "page",
     "patch",
     "select",
     "sources",

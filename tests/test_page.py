@@ -1,4 +1,4 @@
-"""The HTML page of a circuit, in a real browser without a network: figures are the files', and controls do what they say."""
+"""The HTML page of a circuit, in a real browser without a network: its figures are the files', its controls work."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ from featcircuits.page.state import read_state
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian's package chromium)")
+GO_TO = """(name) => {
+  const item = scene.view.nodes.find((one) => one.name === name);
+  d3.select(canvas).call(zoom.scaleTo, 1.2);
+  d3.select(canvas).call(zoom.translateTo, item.x, -item.y);
+  draw();
+}"""
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 
 
@@ -93,7 +99,7 @@ def shown_names(tab: Any) -> set[str]:
 def click(tab: Any, name: str, **options: Any) -> None:
     """A click on the canvas where the node is drawn."""
     tab.evaluate(
-        "(name) => { const item = scene.view.nodes.find((one) => one.name === name); d3.select(canvas).call(zoom.scaleTo, 1.2); d3.select(canvas).call(zoom.translateTo, item.x, -item.y); draw(); }",
+        GO_TO,
         name,
     )
     x, y = tab.evaluate("(name) => screen(scene.view.nodes.find((one) => one.name === name))", name)

@@ -1,4 +1,4 @@
-"""One HTML page of a circuit: it opens from disk, asks nothing of the network, and everything in it is from the files."""
+"""One HTML page of a circuit: it opens from disk, asks nothing of the network, and holds what the files hold."""
 
 from featcircuits.page.write import html, write
 

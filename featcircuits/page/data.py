@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featcircuits.circuit.circuit import Circuit
-from featcircuits.export.layout import drawn
+from featcircuits.circuit.layout import drawn
 from featcircuits.files.plain import plain
 from featcircuits.model.nodes import METRIC
 

@@ -12,38 +12,40 @@ function colours() {
 const toned = (value, palette) => (value > 0 ? palette.plus : value < 0 ? palette.minus : palette.none);
 const radius = (item) => item.kind === "metric" ? 13 : item.kind === "input" ? 6 : 3.5 + 16 * Math.sqrt(Math.abs(item.effect) / scene.strongest);
 const screen = (item) => scene.at.apply([item.x, -item.y]);
+const shrunk = () => Math.min(1.6, Math.max(0.42, scene.at.k * 1.5));
 
 function refresh() {
   scene.view = contracted();
   scene.heaviest = d3.max(scene.view.edges, (edge) => Math.abs(edge.weight)) || 1;
   scene.strongest = d3.max(scene.view.nodes, (item) => Math.abs(item.effect)) || 1;
   scene.tree = d3.quadtree(scene.view.nodes, (item) => item.x, (item) => -item.y);
-  scene.buckets = bucketed(scene.view.edges);
+  scene.buckets = bucketed(scene.view.edges, scene.view.items);
+  scene.order = d3.sort(scene.view.nodes, (one) => -Math.abs(one.effect));
   draw();
 }
 
 // Edges of like width and sign are one path: thousands of strokes become a few.
-function bucketed(edges, levels = 7) {
+function bucketed(edges, items, levels = 7) {
   const found = new Map();
   edges.forEach((edge, rank) => {
     const level = Math.min(levels - 1, Math.floor(levels * Math.sqrt(Math.abs(edge.weight) / scene.heaviest)));
     const key = `${level}${edge.weight >= 0 ? "+" : "-"}`;
     if (!found.has(key)) found.set(key, { level, sign: edge.weight >= 0 ? 1 : -1, edges: [] });
-    found.get(key).edges.push({ ...edge, left: edges.length - rank });
+    found.get(key).edges.push({ ...edge, from: items.get(edge.source), to: items.get(edge.target), left: edges.length - rank });
   });
   return [...found.values()].sort((a, b) => a.level - b.level);
 }
 
 function strokeEdges(palette, around) {
-  const { items } = scene.view, k = scene.at.k, quick = scene.moving && scene.view.edges.length > FEW;
+  const k = scene.at.k, quick = scene.moving && scene.view.edges.length > FEW, { width, height } = scene;
   brush.lineCap = "round";
   for (const bucket of scene.buckets) {
     brush.beginPath();
     let some = false;
     for (const edge of bucket.edges) {
       if ((quick && edge.left > FEW) || (around !== null && edge.source !== around && edge.target !== around)) continue;
-      const a = items.get(edge.source), b = items.get(edge.target), [x0, y0] = screen(a), [x1, y1] = screen(b);
-      if ((x0 < 0 && x1 < 0) || (y0 < 0 && y1 < 0) || (x0 > scene.width && x1 > scene.width) || (y0 > scene.height && y1 > scene.height)) continue;
+      const { sx: x0, sy: y0 } = edge.from, { sx: x1, sy: y1 } = edge.to;
+      if ((x0 < 0 && x1 < 0) || (y0 < 0 && y1 < 0) || (x0 > width && x1 > width) || (y0 > height && y1 > height)) continue;
       brush.moveTo(x0, y0);
       brush.lineTo(x1, y1);
       some = true;
@@ -58,7 +60,7 @@ function strokeEdges(palette, around) {
 }
 
 function drawNode(item, palette) {
-  const [x, y] = screen(item), r = radius(item) * Math.min(1.6, Math.max(0.42, scene.at.k * 1.5));
+  const { sx: x, sy: y } = item, r = radius(item) * shrunk();
   if (x < -30 || y < -30 || x > scene.width + 30 || y > scene.height + 30) return;
   const tone = toned(item.effect, palette), sure = !(item.se > 0) || Math.abs(item.effect) > 1.96 * item.se;
   brush.beginPath();
@@ -67,11 +69,12 @@ function drawNode(item, palette) {
   else brush.arc(x, y, r, 0, 2 * Math.PI);
   brush.fillStyle = item.kind === "error" ? palette.ground : item.kind === "input" || item.kind === "metric" ? palette.quiet : tone;
   brush.fill();
-  brush.setLineDash(sure ? [] : [3, 2.5]);
+  if (!sure) brush.setLineDash([3, 2.5]);
   brush.lineWidth = item.kind === "error" ? 2 : 1;
   brush.strokeStyle = item.kind === "error" ? tone : sure ? palette.ground : palette.ink;
   brush.stroke();
-  brush.setLineDash([]);
+  if (!sure) brush.setLineDash([]);
+  if (state.selected === null && !state.chosen.size && !state.pins.length) return;
   const names = item.members.map((index) => data.nodes[index].name);
   const rings = [state.selected !== null && (item.name === state.selected || item.id === state.selected) && palette.ink,
     names.some((name) => state.chosen.has(name)) && palette.mark, item.kind !== "group" && state.pins.includes(item.name) && palette.quiet].filter(Boolean);
@@ -94,16 +97,16 @@ function drawLabels(palette) {
   brush.font = "11px system-ui, 'DejaVu Sans', sans-serif";
   brush.textAlign = "center";
   brush.textBaseline = "top";
-  const shrunk = Math.min(1.6, Math.max(0.42, scene.at.k * 1.5));
-  const nodes = scene.view.nodes.map((item) => { const [x, y] = screen(item), r = radius(item) * shrunk; return [x - r, y - r, x + r, y + r, item, r]; }).filter((box) => box[5] > 3.4);
+  const scale = shrunk(), most = scene.moving ? 60 : 400;
+  const nodes = scene.order.slice(0, 400).map((item) => { const { sx: x, sy: y } = item, r = radius(item) * scale; return [x - r, y - r, x + r, y + r, item, r]; }).filter((box) => box[5] > 3.4);
   const clear = (box, own) => nodes.every((other) => other[4] === own || box[2] < other[0] || box[0] > other[2] || box[3] < other[1] || box[1] > other[3]);
   let tried = 0;
   for (const item of order) {
-    if (++tried > 600 || taken.length > 160) break;
-    const [x, y] = screen(item);
+    const { sx: x, sy: y } = item;
     if (x < 60 || y < 0 || x > scene.width || y > scene.height - 34) continue;
+    if (++tried > most || taken.length > 120) break;
     const text = shortened(item.kind === "group" ? `${item.name} (${item.members.length})` : labelOf(item.name));
-    const r = radius(item) * Math.min(1.6, Math.max(0.42, scene.at.k * 1.5)), width = brush.measureText(text).width / 2 + 3;
+    const r = radius(item) * scale, width = brush.measureText(text).width / 2 + 3;
     const box = [x - width, y + r + 1, x + width, y + r + 15];
     if (!free(box) || !(first(item) > 1e6 || clear(box, item))) continue;
     taken.push(box);
@@ -145,14 +148,39 @@ function drawAxes(palette) {
   }
 }
 
+// A picture that takes longer than a frame is, while it moves, shown as the last one moved along, and made anew a few
+// times a second.
+const last = { picture: document.createElement("canvas"), at: d3.zoomIdentity, cost: 0, time: 0 };
+
+function sketch() {
+  const k = scene.at.k / last.at.k, ratio = window.devicePixelRatio || 1;
+  brush.setTransform(ratio, 0, 0, ratio, 0, 0);
+  brush.clearRect(0, 0, scene.width, scene.height);
+  brush.drawImage(last.picture, scene.at.x - k * last.at.x, scene.at.y - k * last.at.y, k * scene.width, k * scene.height);
+  drawAxes(colours());
+}
+
 function draw() {
+  const began = performance.now();
+  if (scene.moving && last.cost > 14 && began - last.time < Math.max(250, 6 * last.cost)) return sketch();
+  drawWhole();
+  last.picture.width = canvas.width;
+  last.picture.height = canvas.height;
+  last.picture.getContext("2d").drawImage(canvas, 0, 0);
+  last.at = scene.at;
+  last.time = performance.now();
+  last.cost = last.time - began;
+}
+
+function drawWhole() {
   const palette = colours(), ratio = window.devicePixelRatio || 1, selected = currentItem();
   brush.setTransform(ratio, 0, 0, ratio, 0, 0);
   brush.clearRect(0, 0, scene.width, scene.height);
+  for (const item of scene.view.nodes) [item.sx, item.sy] = screen(item);
   scene.faded = selected !== null && scene.view.edges.some((edge) => edge.source === selected.id || edge.target === selected.id);
   strokeEdges(palette, null);
   if (scene.faded) strokeEdges(palette, selected.id);
-  for (const item of d3.sort(scene.view.nodes, (one) => -Math.abs(one.effect))) drawNode(item, palette);
+  for (const item of scene.order) drawNode(item, palette);
   drawAxes(palette);
   drawLabels(palette);
 }
