@@ -92,6 +92,11 @@ def slide(tab: Any, name: str, value: int) -> None:
     )
 
 
+def open_tables(tab: Any) -> None:
+    tab.click("#tables summary")
+    tab.wait_for_selector("#node-table tbody tr", state="attached")
+
+
 def shown_names(tab: Any) -> set[str]:
     return set(tab.evaluate("scene.view.nodes.flatMap((item) => item.members).map((index) => data.nodes[index].name)"))
 
@@ -196,7 +201,7 @@ def test_sliders_leave_what_reaches_the_metric(opened: Any, circuit: fc.Circuit,
 
 @needs_browser
 def test_the_tables_have_every_node_and_edge(opened: Any, circuit: fc.Circuit) -> None:
-    opened.click("#tables summary")
+    open_tables(opened)
     rows = opened.eval_on_selector_all(
         "#edge-table tbody tr",
         "all => all.map((row) => [row.cells[0].textContent, row.cells[1].textContent, row.cells[2].dataset.value])",
@@ -319,7 +324,7 @@ def test_labels_from_strangers_stay_text(browser: Any, circuit: fc.Circuit, tmp_
     click(tab, str(node))
     assert tab.input_value("#label") == HOSTILE
     assert tab.inner_text("#title") == HOSTILE
-    tab.click("#tables summary")
+    open_tables(tab)
     assert HOSTILE in tab.inner_text("#node-table")
     assert tab.evaluate("[document.querySelectorAll('img').length, document.scripts.length]") == [0, 7]
     context.close()
