@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcircuits import dictionaries, export, labels, page, sources
+    from featcircuits import dictionaries, export, groups, labels, page, sources
     from featcircuits.agreement import agree
     from featcircuits.checks.audit import audit
     from featcircuits.checks.bound import bound_missed
@@ -70,7 +70,7 @@ _HOMES = {
     "trace": "featcircuits.tracing.trace",
     "train_suite": "featcircuits.training",
 }
-_MODULES = ("dictionaries", "export", "labels", "page", "sources")
+_MODULES = ("dictionaries", "export", "groups", "labels", "page", "sources")
 
 __all__ = [
     "Circuit",
@@ -92,6 +92,7 @@ __all__ = [
     "explained_effect",
     "export",
     "features",
+    "groups",
     "illusion",
     "labels",
     "load",

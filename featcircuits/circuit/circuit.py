@@ -7,13 +7,14 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from featcircuits.circuit.contraction import checked_groups, contracted
 from featcircuits.errors import InputError, check_file, first_line, shortened
 from featcircuits.files.reading import parse_json
 from featcircuits.files.writing import write_whole
@@ -53,14 +54,17 @@ class Circuit:
     labels: Mapping[Endpoint, str] = field(default_factory=dict)
     """Texts that viewers show in place of the names of some nodes, inputs, or the metric. A feature's name without a
     place means its nodes at all places."""
+    groups: Mapping[str, Collection[Node | str]] = field(default_factory=dict)
+    """Named sets of nodes that do not overlap; names of nodes can replace nodes."""
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "edges", "manifest", "labels"):
+        for name in ("nodes", "edges", "manifest", "labels", "groups"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(f"circuit: {name} is {shortened(getattr(self, name))}; it must be a mapping")
         object.__setattr__(self, "nodes", Keyed(Node.parse, "node", self.nodes))
         object.__setattr__(self, "edges", Keyed(_edge, "edge", self.edges))
         object.__setattr__(self, "labels", Keyed(endpoint, "node", self._at_all_places(self.labels)))
+        object.__setattr__(self, "groups", checked_groups(self.groups, self.nodes))
         object.__setattr__(self, "places", checked_places(self.places, self.aggregate))
         places = set(self.places)
         for node, score in self.nodes.items():
@@ -126,6 +130,18 @@ class Circuit:
         known = {end: label for end, label in found.items() if label}
         return replace(self, labels={**self.labels, **self._at_all_places(known)})
 
+    def with_groups(self, groups: Mapping[str, Collection[Node | str]]) -> Circuit:
+        """With these groups in place of earlier ones; raises `InputError` as `grouped` does."""
+        return replace(self, groups=groups)
+
+    def grouped(self, groups: Mapping[str, Collection[Node | str]] | None = None) -> nx.DiGraph:
+        """The graph in which each group is one node, whose effect and edges are sums; every exporter takes it.
+
+        `groups`: name -> nodes, in place of the circuit's own. Raises `InputError` for groups that overlap, and for
+        nodes that the circuit does not have.
+        """
+        return contracted(self if groups is None else replace(self, groups=groups))
+
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write one safetensors file, whole or not at all; the same circuit gives the same bytes."""
         from safetensors.numpy import save
@@ -139,6 +155,7 @@ class Circuit:
             "format": FORMAT, "aggregate": self.aggregate, "places": self.places,
             "nodes": names, "ends": ends[len(names) :], "manifest": self.manifest,
             **({"labels": {str(end): label for end, label in self.labels.items()}} if self.labels else {}),
+            **({"groups": {name: [*map(str, own)] for name, own in self.groups.items()}} if self.groups else {}),
         }  # fmt: skip
         scores = np.array([tuple(score) for score in self.nodes.values()], dtype=np.float64).reshape(-1, 2)
         pairs = np.array([[index[str(end)] for end in edge] for edge in self.edges], dtype=np.int64).reshape(-1, 2)
@@ -190,6 +207,7 @@ class Circuit:
             record["aggregate"],
             record["manifest"],
             record.get("labels", {}),
+            record.get("groups", {}),
         )
 
 

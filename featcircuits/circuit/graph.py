@@ -11,6 +11,7 @@
 | node | effect | mean effect on m; 0.0 for the metric and inputs |
 | node | standard_error | of the effect; left out if it is unknown |
 | node | words | the clean prompts' words at its place, the most frequent first; "" if they are not known |
+| node | group | the name of its group; left out if it is in none |
 | node | label | the text for viewers: the circuit's own label, else the node's name (for inputs with their words) |
 | edge | weight, sign | mean effect of the edge; 1 or -1 |
 | graph | aggregate, places, manifest | JSON texts |
@@ -50,6 +51,9 @@ def graph_of(circuit: Circuit) -> nx.DiGraph:
     for end, label in circuit.labels.items():
         if str(end) in graph:
             graph.nodes[str(end)]["label"] = label
+    for name, members in circuit.groups.items():
+        for node in members:
+            graph.nodes[str(node)]["group"] = name
     for (source, target), weight in circuit.edges.items():
         graph.add_edge(str(source), str(target), weight=weight, sign=1 if weight >= 0 else -1)
     return graph
@@ -68,7 +72,11 @@ def circuit_of(graph: nx.DiGraph) -> Circuit:
         found = Circuit(nodes, edges, tuple(places), graph.graph["aggregate"], manifest)
         shown, usual = (dict(one.nodes(data="label")) for one in (graph, graph_of(found)))
         labels = {endpoint(name): label for name, label in shown.items() if label not in (None, usual.get(name))}
-        return replace(found, labels=labels)
+        groups: dict[str, list[Node]] = {}
+        for name, data in graph.nodes(data=True):
+            if data.get("group") is not None:
+                groups.setdefault(data["group"], []).append(Node.parse(name))
+        return replace(found, labels=labels, groups=groups)
     except InputError:
         raise
     except KeyError as error:

@@ -43,9 +43,13 @@ _Spot = tuple[int, str]
 """The band of a node, counted from the inputs, and its place."""
 
 
-def drawn(circuit: Circuit, spacing: Spacing | None = None) -> nx.DiGraph:
-    """The circuit's graph with positions, sizes and colours, as `laid_out` adds them."""
+def drawn(circuit: Circuit | nx.DiGraph, spacing: Spacing | None = None) -> nx.DiGraph:
+    """The graph of a circuit, or a contracted one (`circuit.grouped()`), as `laid_out` adds positions and colours."""
+    graph = getattr(circuit, "graph", None)
+    if isinstance(graph, dict) and "places" in graph:
+        return laid_out(circuit.copy(), spacing)  # type: ignore[union-attr]
     expect("circuit", circuit, Circuit)
+    assert isinstance(circuit, Circuit)
     return laid_out(circuit.to_networkx(), spacing)
 
 

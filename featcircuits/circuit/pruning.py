@@ -172,4 +172,5 @@ def _with(kept: Collection[Endpoint], circuit: Circuit) -> Circuit:
         nodes={node: score for node, score in circuit.nodes.items() if stays(node)},
         edges={edge: weight for edge, weight in circuit.edges.items() if all(map(stays, edge))},
         labels={end: label for end, label in circuit.labels.items() if stays(end)},
+        groups={name: own for name, members in circuit.groups.items() if (own := tuple(filter(stays, members)))},
     )

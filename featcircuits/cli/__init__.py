@@ -109,6 +109,8 @@ def export(
     run: RunFolder,
     to: Annotated[str, typer.Option(help="Formats, comma-separated: gexf, graphml, json.")] = "gexf",
     top: Annotated[int | None, typer.Option(min=1, help="Only the N strongest nodes and the edges among them.")] = None,
+    grouped: Annotated[bool, typer.Option("--grouped", help="Each group as one node, whose edges are sums.")] = False,
+    state: Annotated[Path | None, typer.Option(help="Labels and groups of a view that the page saved.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier exports.")] = False,
 ) -> None:
     """Write a run's circuit for other programs: GEXF for Gephi, GraphML, JSON node-link.
@@ -119,7 +121,34 @@ def export(
     """
     from featcircuits.cli.commands import export_run
 
-    export_run(run, to, top, overwrite)
+    export_run(run, to, top, overwrite, grouped, state)
+
+
+@app.command()
+def groups(
+    run: RunFolder,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME: nodes, by names or by conditions, such as 'subject: site=resid_*, place=1, sign=+'."),
+    ] = None,
+    take: Annotated[Path | None, typer.Option("--from", help="A file of groups, or a view from the page.")] = None,
+    propose: Annotated[bool, typer.Option("--propose", help="Propose groups by clustering, in place of all.")] = False,
+    count: Annotated[int | None, typer.Option(min=2, help="How many clusters. Default: by the silhouette.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Name of a group to dissolve.")] = None,
+) -> None:
+    """Group a run's nodes: the groups stand in groups.json, and exports, pictures and the page have them.
+
+    Without options it prints the groups that there are. Nodes that are added to a group leave their earlier one.
+
+    Examples:
+
+        featcircuits groups runs/ioi --add "subject: site=resid_*, place=1, sign=+"
+
+        featcircuits groups runs/ioi --propose
+    """
+    from featcircuits.cli.groups import groups_run
+
+    groups_run(run, add or [], take, propose, count, remove or [])
 
 
 @app.command()

@@ -34,6 +34,7 @@ from featcircuits.evaluation.report import Report
 from featcircuits.export import EXPORTERS
 from featcircuits.files.writing import check_replaceable, together
 from featcircuits.inputs.ranges import read_number
+from featcircuits.page.state import read_state
 from featcircuits.provenance.manifest import manifest_of
 from featcircuits.provenance.prompts import compared
 from featcircuits.runs import folder as runs
@@ -182,7 +183,9 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Re
         )  # fmt: skip
 
 
-def export_run(run: Path, formats: str, top: int | None, overwrite: bool) -> None:
+def export_run(
+    run: Path, formats: str, top: int | None, overwrite: bool, grouped: bool = False, state: Path | None = None
+) -> None:
     """Write a run's circuit, or its strongest nodes, in all of the formats or none."""
     runs.check_run(run)
     names = dict.fromkeys(name.strip() for name in formats.split(",") if name.strip())
@@ -194,10 +197,17 @@ def export_run(run: Path, formats: str, top: int | None, overwrite: bool) -> Non
     for path in paths.values():
         check_replaceable(path, overwrite)
     circuit = labelled_circuit(run)
+    if state is not None:
+        view = read_state(state, circuit)
+        groups = {one["name"]: one["nodes"] for one in view["groups"]}
+        circuit = circuit.labelled(view["labels"]).with_groups(groups)
     circuit = circuit if top is None else strongest(circuit, top)
+    if grouped and not circuit.groups:
+        raise InputError(f"{run} has no groups; make some with `featcircuits groups`, or give a saved view by --state")
+    shown = circuit.grouped() if grouped else circuit
     with runs.adding(next(iter(paths.values())), {"to": formats, "top": top}), together(run) as folder:
         for name, path in paths.items():
-            EXPORTERS[name].write(circuit, folder / path.name)
+            EXPORTERS[name].write(shown, folder / path.name)
     for name, path in paths.items():
         say(f"{name}: {path}")
 

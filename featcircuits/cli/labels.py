@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from featcircuits.circuit.circuit import Circuit
 from featcircuits.cli.config import TraceConfig
 from featcircuits.dossiers.dossiers import FOLDER, Dossiers
 from featcircuits.errors import InputError
+from featcircuits.groups.file import read as read_groups
 from featcircuits.labels.file import read
 from featcircuits.labels.record import texts
-from featcircuits.runs.folder import CIRCUIT, CONFIG, LABELS
+from featcircuits.runs.folder import CIRCUIT, CONFIG, GROUPS, LABELS
 from featcircuits.suites import load_suite
 
 
@@ -45,6 +47,7 @@ def labels_for(circuit: Circuit, suite: str, run: Path | None = None) -> Mapping
 
 
 def labelled_circuit(run: Path) -> Circuit:
-    """A run's circuit with the known labels of its features."""
+    """A run's circuit with the known labels of its features, and with its groups."""
     circuit, traced = Circuit.load(run / CIRCUIT), TraceConfig.read(run / CONFIG, {})
-    return circuit.labelled(labels_for(circuit, traced.suite, run) or {})
+    groups = read_groups(run / GROUPS) if (run / GROUPS).is_file() else circuit.groups
+    return replace(circuit.labelled(labels_for(circuit, traced.suite, run) or {}), groups=groups)

@@ -27,7 +27,7 @@ _DRAWN = ("label", "x", "y", "size", "color", "thickness", "weight")
 """Attributes for which GEXF has its own elements or XML attributes."""
 
 
-def gexf(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> None:
+def gexf(circuit: Circuit | nx.DiGraph, path: str | Path, *, overwrite: bool = False) -> None:
     """Write the circuit as GEXF; raises `InputError` if the file already exists."""
     from featcircuits.circuit.layout import drawn
 

@@ -10,12 +10,14 @@ from featcircuits.export.files import write_export
 from featcircuits.files.xml import xml_graph
 
 if TYPE_CHECKING:
+    import networkx as nx
+
     from featcircuits.circuit.circuit import Circuit
 
 _GRAPHML = "http://graphml.graphdrawing.org/xmlns"
 
 
-def graphml(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> None:
+def graphml(circuit: Circuit | nx.DiGraph, path: str | Path, *, overwrite: bool = False) -> None:
     """Write the circuit as GraphML; raises `InputError` if the file already exists."""
     from io import BytesIO
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import networkx as nx
+
     from featcircuits.circuit.circuit import Circuit
 
 
-def node_link(circuit: Circuit, path: str | Path, *, overwrite: bool = False) -> None:
+def node_link(circuit: Circuit | nx.DiGraph, path: str | Path, *, overwrite: bool = False) -> None:
     """Write the circuit as JSON; raises `InputError` if the file already exists."""
     import json
 

@@ -31,7 +31,6 @@ def page_data(
     ranking: Circuit | None = None,
     report: Mapping[str, Any] | None = None,
     dossiers: Iterable[Dossiers] = (),
-    groups: Sequence[Mapping[str, Any]] | None = None,
     state: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def page_data(
         "places": _places(graph),
         "report": None if report is None else {name: report.get(name) for name in _REPORTED},
         "dossiers": _dossiers(circuit, list(dossiers)),
-        "groups": None if groups is None else list(groups),
+        "groups": [{"name": name, "nodes": [*map(str, own)]} for name, own in circuit.groups.items()],
         "state": None if state is None else dict(state),
         "examples": None,
     }
