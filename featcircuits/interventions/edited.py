@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from torch import Tensor
 from featcircuits.dictionaries.decomposition import rewired
 from featcircuits.interventions.held import holding
 from featcircuits.interventions.intervention import DIRECT
-from featcircuits.interventions.moves import Given, changes_of, moved
+from featcircuits.interventions.moves import Change, Given, changes_of, moved
 from featcircuits.interventions.parts import Part
 from featcircuits.interventions.sources import Prompts
 from featcircuits.interventions.where import Frame
@@ -36,7 +36,13 @@ class Run(NamedTuple):
     arrived: Mapping[Site, Arrived]
 
 
-def edit_of(spliced: SplicedModel, parts: Sequence[Part], frame: Frame, given: Given) -> ReadingEdit:
+Turn = Callable[[Change], Change]
+"""A change to make in place of another one."""
+
+
+def edit_of(
+    spliced: SplicedModel, parts: Sequence[Part], frame: Frame, given: Given, turn: Turn | None = None
+) -> ReadingEdit:
     """The edit that makes the parts' changes to what arrives, so that they compose in forward order."""
     at: dict[Site, list[Part]] = {}
     for part in parts:
@@ -45,7 +51,8 @@ def edit_of(spliced: SplicedModel, parts: Sequence[Part], frame: Frame, given: G
     def edit(site: Site, x: Tensor, read: Tensor) -> Tensor:
         if site not in at:
             return x
-        return moved(x, changes_of(at[site], spliced.dictionaries[site], x, read, frame, given))
+        changes = changes_of(at[site], spliced.dictionaries[site], x, read, frame, given)
+        return moved(x, changes if turn is None else [turn(change) for change in changes])
 
     return edit
 
@@ -59,9 +66,9 @@ class Edited:
     unedited: Run
     direct: bool
 
-    def run(self, parts: Sequence[Part], given: Given) -> Run:
-        """The run with the parts' changes."""
-        edit = edit_of(self.spliced, parts, self.prompts.frame, given)
+    def run(self, parts: Sequence[Part], given: Given, turn: Turn | None = None) -> Run:
+        """The run with the parts' changes, or with what `turn` makes of them."""
+        edit = edit_of(self.spliced, parts, self.prompts.frame, given, turn)
         return _run(self.spliced, self.prompts, self._held(edit) if self.direct else edit)
 
     def _held(self, edit: ReadingEdit) -> ReadingEdit:
