@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from featcircuits.errors import InputError
     from featcircuits.evaluation.evaluate import evaluate
     from featcircuits.health import check_suite
+    from featcircuits.interventions.intervene import intervene
     from featcircuits.interventions.intervention import Intervention
     from featcircuits.loading.load import load, load_bare
     from featcircuits.model.nodes import Node
@@ -61,6 +62,7 @@ _HOMES = {
     "explained_effect": "featcircuits.checks.paths",
     "features": "featcircuits.dossiers.features",
     "illusion": "featcircuits.checks.illusion",
+    "intervene": "featcircuits.interventions.intervene",
     "load": "featcircuits.loading.load",
     "load_bare": "featcircuits.loading.load",
     "node_effects": "featcircuits.effects.nodes",
@@ -94,6 +96,7 @@ __all__ = [
     "features",
     "groups",
     "illusion",
+    "intervene",
     "labels",
     "load",
     "load_bare",

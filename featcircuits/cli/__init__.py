@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featcircuits.cli.config import AgreeConfig, EvaluateConfig, FeaturesConfig, TraceConfig
+from featcircuits.cli.config import AgreeConfig, EvaluateConfig, FeaturesConfig, InterveneConfig, TraceConfig
 from featcircuits.cli.data import data
 from featcircuits.cli.endings import Commands
 from featcircuits.cli.labelling import labels
@@ -213,6 +213,41 @@ def features(
         features_run(config, run, output)
     else:
         show_run(config, run, output, show, top)
+
+
+@app.command()
+@with_settings(InterveneConfig)
+def intervene(
+    config: InterveneConfig,
+    run: RunFolder,
+    do: Annotated[list[str] | None, typer.Option("--do", help="An intervention: 'resid_2/303@5=0'. Repeat it.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A JSON file of interventions, besides those of --do.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt, in place of a task. Repeat it for more.")] = None,
+    groups: Annotated[Path | None, typer.Option(help="A file of groups. Default: groups.json of the run.")] = None,
+    vectors: Annotated[Path | None, typer.Option(help="A safetensors file of vectors, by name.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="A prompt to take values from: 'paris=The capital of'.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the outcome.")] = None,
+) -> None:
+    """Change features, groups or directions, and see whether the change was predicted and what controls do.
+
+    An intervention sets (=0), adds to (+4) or scales (*2) a node, ablates it (=mean), or takes its value from elsewhere
+    (<corrupted, <resid_15@-1), at a position (@5, @-1, @2:5), a role (@subject), or wherever it is active (@active).
+    Printed are F before and after, the predicted and the measured change, the same change made to features that are
+    as strong and as frequent there and along random directions, and the tokens whose probability changes most.
+
+    Examples:
+
+        featcircuits intervene runs/first --do "resid_2/303@5=0"
+
+        featcircuits intervene runs/first --do "resid_2/303@5=0:held=direct" --downstream circuit
+
+        featcircuits intervene runs/first --do "resid_2/303@-1*2" --prompt "the boy that the girl calls" -o acts.json
+    """
+    from featcircuits.cli.intervening import Done, intervene_run
+
+    intervene_run(config, run, Done(do or [], file, groups, vectors, source or []), prompt or [], output)
 
 
 @app.command()

@@ -240,6 +240,27 @@ class FeaturesConfig(Config):
 
 
 @dataclass(frozen=True)
+class InterveneConfig(Config):
+    """All settings that determine what is measured of interventions, besides the interventions."""
+
+    task: str | None = option(
+        None, "A task of the suite (its test file is used), or a JSONL file. Default: the run's task."
+    )
+    limit: int | None = option(None, "Use only the first N examples; 0 for all. Default: at most 50.")
+    estimator: str | None = option(
+        None, f"What predicts the change: {either(ESTIMATORS)}. Default: as in trace, or RelP by what is held."
+    )
+    downstream: str = option(
+        "", "Later features whose change to predict by edges, comma-separated, or 'circuit' for all of the run's."
+    )
+    controls: int = option(10, "How many other features, and random directions, to change in the same way.", most=1000)
+    tokens: int = option(5, "How many tokens' changes to print.", most=1000)
+    batch_size: int = option(0, "Examples per batch; 0: as many as fit, at most 16.", most=MOST_ROWS)
+    device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
+    seed: int = option(0, "Seed of random directions and of resampling.", most=LARGEST_SEED)
+
+
+@dataclass(frozen=True)
 class DataConfig(Config):
     """All settings that determine a check of a task."""
 

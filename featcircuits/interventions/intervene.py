@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 
-from featcircuits.errors import InputError
-from featcircuits.estimators.estimator import CoefficientEstimator, Estimator
+from featcircuits.estimators.estimator import Estimator
 from featcircuits.inputs.ranges import SEEDS, Range, check_number
 from featcircuits.interventions.controls import matched, strengths
 from featcircuits.interventions.downstream import check_downstream
-from featcircuits.interventions.intervention import DIRECT, Intervention
+from featcircuits.interventions.intervention import Intervention
 from featcircuits.interventions.measured import Asked, Batched, measured
 from featcircuits.interventions.named import named
 from featcircuits.interventions.outcome import Outcome
 from featcircuits.interventions.plan import planned
-from featcircuits.interventions.predicted import estimator_for
+from featcircuits.interventions.predicted import check_edges, estimator_for
 from featcircuits.interventions.prompts import task_of
 from featcircuits.interventions.summary import summary
 from featcircuits.model.nodes import Node, nodes_of
@@ -73,8 +72,7 @@ def intervene(
     size = fitting_batch(spliced, task, batch_size)
     plan = planned(spliced, task, interventions, named(spliced, groups, vectors, runs), size, seed)
     chosen = estimator_for(task, plan.held, estimator)
-    if (nodes or plan.held == DIRECT) and not isinstance(chosen, CoefficientEstimator):
-        raise InputError(f"estimator {str(chosen)!r} has no edges, which direct effects and downstream nodes need")
+    check_edges(chosen, plan.held, nodes)
     batches = [batch.to(spliced.device) for batch in task.batches(size)]
     alike = strengths(plan.spliced, plan.parts, (plan.prompts(batch) for batch in batches)) if controls else {}
     exchanged = list(matched(plan.parts, alike, controls)) if alike else []

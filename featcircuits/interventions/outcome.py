@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from featcircuits.files.plain import plain
 from featcircuits.files.writing import write_json
@@ -33,7 +33,7 @@ class Figure:
         middle, count = math.fsum(values) / len(values), len(values)
         if count < 2:
             return cls(middle, math.nan, math.nan)
-        half = float(t.ppf((1 + _COVERED) / 2, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+        half = float(stdtrit(count - 1, (1 + _COVERED) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
         return cls(middle, middle - half, middle + half)
 
     def holds(self, value: float) -> bool | None:

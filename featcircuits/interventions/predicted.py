@@ -14,12 +14,14 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
 from featcircuits.effects.direct import arcs_of, metric_gradients
+from featcircuits.errors import InputError
 from featcircuits.estimators import default_estimator, parse_estimator
 from featcircuits.estimators.estimator import CoefficientEstimator, Estimator
 from featcircuits.interventions.intervention import ATTENTION, DIRECT, NOTHING
 from featcircuits.interventions.moves import Change, Given, changes_of
 from featcircuits.interventions.parts import Part
 from featcircuits.interventions.sources import Prompts
+from featcircuits.model.nodes import Node
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline
@@ -42,6 +44,12 @@ def estimator_for(task: Task, held: str, estimator: str | Estimator | None) -> E
         chosen = parse_estimator("relp:rules=ah" if held == ATTENTION else "relp:rules=ln+ah")
     chosen.check(task, baseline_of(task))
     return chosen
+
+
+def check_edges(estimator: Estimator, held: str, downstream: Sequence[Node]) -> None:
+    """Raise `InputError` for an estimator without edges where these make the prediction."""
+    if (downstream or held == DIRECT) and not isinstance(estimator, CoefficientEstimator):
+        raise InputError(f"estimator {str(estimator)!r} has no edges, which direct effects and downstream nodes need")
 
 
 def baseline_of(task: Task) -> Baseline:

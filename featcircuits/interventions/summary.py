@@ -73,10 +73,10 @@ def _controls(
         pairs = [_exchanged(parts, asked) for parts in asked.matched]
         draws = tuple(", ".join(str(new.what) for new, _ in some) for some in pairs)
         likeness = _likeness([pair for some in pairs for pair in some], alike)
-        found.append(_control("features as strong and frequent there", draws, matched, change, likeness))
+        found.append(_control("features alike", draws, matched, change, likeness))
     if len(directions):
         seeds = tuple(f"seed {asked.seed + turn}" for turn in range(len(directions)))
-        found.append(_control("random directions, as far", seeds, directions, change, None))
+        found.append(_control("random directions", seeds, directions, change, None))
     return found
 
 

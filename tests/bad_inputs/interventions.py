@@ -6,12 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import featcircuits as fc
 from featcircuits.interventions.exchange import from_circuit_tracer, from_neuronpedia, to_circuit_tracer
 from featcircuits.interventions.intervention import Intervention, load_interventions
 from featcircuits.interventions.named import named
 from featcircuits.interventions.plan import planned
-from tests.bad_inputs.case import Case
-from tests.bad_inputs.shared import tiny
+from tests.bad_inputs.case import Case, command
+from tests.bad_inputs.shared import run_in, tiny
 
 TEXTS = {
     "an intervention without a change": "resid_2/303@5",
@@ -65,7 +66,52 @@ def of_a_file(text: str) -> None:
     load_interventions("acts.json")
 
 
+def of_prompts(prompts: Any, **options: Any) -> None:
+    fc.intervene(tiny().model, prompts, "resid_1/3@2=0", **options)
+
+
+def on_the_command_line(*arguments: str) -> None:
+    run_in()
+    command("intervene", "run", *arguments)
+
+
+def with_groups(text: str) -> None:
+    Path("groups.json").write_text(text, encoding="utf-8")
+    on_the_command_line("--do", "group:a=0", "--groups", "groups.json")
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    "an estimator without edges for downstream nodes": {"estimator": "exact", "downstream": ["resid_2/3@4"]},
+    "an error as a downstream node": {"downstream": ["resid_2/error@4"]},
+    "a downstream node that the suite lacks": {"downstream": ["mlp_1/3@4"]},
+    "an unknown estimator for a prediction": {"estimator": "guess"},
+    "a million controls": {"controls": 10**6},
+}
+
+LINES = {
+    "`featcircuits intervene run` without an intervention": (),
+    "`featcircuits intervene run --do make-it-sing`": ("--do", "make-it-sing"),
+    "`featcircuits intervene run --do resid_1/3@2=0 --source paris`": ("--do", "resid_1/3@2=0", "--source", "paris"),
+    "`featcircuits intervene run` with a task and a prompt": (
+        "--do", "resid_1/3@2=0", "--task", "ioi", "--prompt", "the boy"
+    ),
+    "`featcircuits intervene run --vectors joy.pt`": ("--do", "resid_1/vector:joy+1", "--vectors", "joy.pt"),
+}  # fmt: skip
+
 CASES = [
+    *(Case(tried, lambda options=options: of_prompts(tiny().task, **options)) for tried, options in ASKED.items()),
+    *(Case(tried, partial(on_the_command_line, *line)) for tried, line in LINES.items()),
+    Case("no prompts to intervene on", partial(of_prompts, [])),
+    Case("a prompt as text for a model without a tokenizer", partial(of_prompts, "the boy")),
+    Case("a prompt with a token that the model lacks", partial(of_prompts, [[1, 2, 99]])),
+    Case("a file of groups that is none", partial(with_groups, "{}")),
+    Case("a file with a group without a name", partial(
+        with_groups, '{"format": "featcircuits-groups", "version": 1, "groups": [{"nodes": ["resid_1/3"]}]}'
+    )),
+    Case("a file with a group twice", partial(with_groups, (
+        '{"format": "featcircuits-groups", "version": 1, "groups": [{"name": "a", "nodes": ["resid_1/3"]}, '
+        '{"name": "a", "nodes": ["resid_1/4"]}]}'
+    ))),
     *(Case(f"{tried}, `{text}`", partial(Intervention.parse, text)) for tried, text in TEXTS.items()),
     *(Case(tried, partial(on_a_model, *given)) for tried, given in ON_A_MODEL.items()),
     Case("a file of interventions that is none", partial(of_a_file, "[]")),
