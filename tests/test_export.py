@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 import featcircuits as fc
 from featcircuits.circuit.circuit import Circuit, NodeScore
 from featcircuits.circuit.layout import drawn
-from featcircuits.export import EXPORTERS
+from featcircuits.export import EXPORTERS as ALL
 from featcircuits.model.nodes import METRIC, Node
 from featcircuits.provenance.manifest import words_at
 from tests.test_circuit import circuits, same, small
@@ -33,6 +33,10 @@ GEXF, VIZ = "{http://www.gexf.net/1.2draft}", "{http://www.gexf.net/1.2draft/viz
 GRAPHML = "{http://graphml.graphdrawing.org/xmlns}"
 NUMBER = r"-?\d+(\.\d+)?(e[-+]?\d+)?"
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+EXPORTERS = {name: exporter for name, exporter in ALL.items() if not exporter.folder}
+"""Those of any circuit; test_neuronpedia has the one of a single prompt."""
 
 
 def test_every_exporter_is_tested() -> None:

@@ -30,6 +30,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     **{
         name: (lambda path, write=exporter.write: write(EMPTY, path, overwrite=True))
         for name, exporter in EXPORTERS.items()
+        if not exporter.folder
     },
 }
 

@@ -107,19 +107,22 @@ def evaluate(
 @app.command()
 def export(
     run: RunFolder,
-    to: Annotated[str, typer.Option(help="Formats, comma-separated: gexf, graphml, json.")] = "gexf",
+    to: Annotated[str, typer.Option(help="Formats, comma-separated: gexf, graphml, json, neuronpedia.")] = "gexf",
     top: Annotated[int | None, typer.Option(min=1, help="Only the N strongest nodes and the edges among them.")] = None,
     grouped: Annotated[bool, typer.Option("--grouped", help="Each group as one node, whose edges are sums.")] = False,
     state: Annotated[Path | None, typer.Option(help="Labels and groups of a view that the page saved.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier exports.")] = False,
 ) -> None:
-    """Write a run's circuit for other programs: GEXF for Gephi, GraphML, JSON node-link.
+    """Write a run's circuit for other programs: GEXF for Gephi, GraphML, JSON node-link, attribution-graph JSON.
+
+    `neuronpedia` is for circuits of one prompt, traced with `--limit 1`: a folder that Neuronpedia and circuit-tracer's
+    page read, with the dashboards of features that have a dossier.
 
     Example:
 
         featcircuits export runs/ioi --to gexf,graphml,json
     """
-    from featcircuits.cli.commands import export_run
+    from featcircuits.cli.exports import export_run
 
     export_run(run, to, top, overwrite, grouped, state)
 

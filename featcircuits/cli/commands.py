@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits.circuit.circuit import Circuit
-from featcircuits.circuit.pruning import strongest
 from featcircuits.cli.config import EvaluateConfig, TraceConfig
-from featcircuits.cli.labels import labelled_circuit, labels_for
+from featcircuits.cli.labels import labels_for
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_table, report_table
 from featcircuits.cli.tasks import (
@@ -31,10 +30,8 @@ from featcircuits.evaluation.ablated import check_error_nodes
 from featcircuits.evaluation.evaluate import evaluate
 from featcircuits.evaluation.plot import plot_curve
 from featcircuits.evaluation.report import Report
-from featcircuits.export import EXPORTERS
 from featcircuits.files.writing import check_replaceable, together
 from featcircuits.inputs.ranges import read_number
-from featcircuits.page.state import read_state
 from featcircuits.provenance.manifest import manifest_of
 from featcircuits.provenance.prompts import compared
 from featcircuits.runs import folder as runs
@@ -181,35 +178,6 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Re
             sizes=sizes, draws=config.draws, seed=config.seed, batch_size=config.batch_size or None,
             check=config.check, progress=progress,
         )  # fmt: skip
-
-
-def export_run(
-    run: Path, formats: str, top: int | None, overwrite: bool, grouped: bool = False, state: Path | None = None
-) -> None:
-    """Write a run's circuit, or its strongest nodes, in all of the formats or none."""
-    runs.check_run(run)
-    names = dict.fromkeys(name.strip() for name in formats.split(",") if name.strip())
-    if unknown := [name for name in names if name not in EXPORTERS]:
-        raise InputError(f"unknown export format {unknown[0]!r}; known: {', '.join(EXPORTERS)}")
-    if not names:
-        raise InputError(f"no export format was given; known: {', '.join(EXPORTERS)}")
-    paths = {name: run / f"circuit{EXPORTERS[name].suffix}" for name in names}
-    for path in paths.values():
-        check_replaceable(path, overwrite)
-    circuit = labelled_circuit(run)
-    if state is not None:
-        view = read_state(state, circuit)
-        groups = {one["name"]: one["nodes"] for one in view["groups"]}
-        circuit = circuit.labelled(view["labels"]).with_groups(groups)
-    circuit = circuit if top is None else strongest(circuit, top)
-    if grouped and not circuit.groups:
-        raise InputError(f"{run} has no groups; make some with `featcircuits groups`, or give a saved view by --state")
-    shown = circuit.grouped() if grouped else circuit
-    with runs.adding(next(iter(paths.values())), {"to": formats, "top": top}), together(run) as folder:
-        for name, path in paths.items():
-            EXPORTERS[name].write(shown, folder / path.name)
-    for name, path in paths.items():
-        say(f"{name}: {path}")
 
 
 def _sizes(text: str) -> list[int] | None:

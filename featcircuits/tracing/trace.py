@@ -37,6 +37,7 @@ from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.behaviour import require_behaviour
 from featcircuits.tasks.task import Task
 from featcircuits.tracing.plan import SAME, Plan, planned
+from featcircuits.tracing.prompt import prompt_record
 
 ORDER = "order"
 """The name of the selected order in a ledger."""
@@ -145,6 +146,7 @@ def traced(
     kept = beginning(ranking, plan.keep_nodes)
     _check_nodes(ranking, kept, plan.keep_nodes)
     if plan.edges is None:
+        kept = replace(kept, manifest={**kept.manifest, **prompt_record(spliced, task, effects, kept)})
         return _counted(Counts(ranking.n_nodes, kept.n_nodes, kept.n_nodes), kept, ranking)
     found = edge_effects(
         spliced, task, kept.nodes, plan.edges,
@@ -158,7 +160,8 @@ def traced(
     counts = Counts(ranking.n_nodes, kept.n_nodes, circuit.n_nodes, whole.n_edges, chosen.n_edges, circuit.n_edges)
     if not circuit.nodes:
         raise EmptyCircuit(_why_empty(spliced, ranking, whole, chosen, plan.keep_edges))
-    return _counted(counts, circuit, ranking)
+    prompt = prompt_record(spliced, task, effects, circuit)
+    return _counted(counts, replace(circuit, manifest={**circuit.manifest, **prompt}), ranking)
 
 
 def _counted(counts: Counts, circuit: Circuit, ranking: Circuit) -> Trace:
