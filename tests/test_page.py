@@ -232,6 +232,25 @@ def test_search_finds_names_labels_and_tokens(opened: Any, circuit: fc.Circuit) 
 
 
 @needs_browser
+def test_one_examples_effects_can_be_shown(browser: Any, tmp_path: Path) -> None:
+    model = fc.load(suite="grammar-4l")
+    task = fc.Task.from_jsonl(model.suite.task_file("agreement_rc", "train"), model.tokenizer).take(3)  # type: ignore[union-attr]
+    effects = fc.node_effects(model, task)
+    circuit = fc.trace(model, task, keep_nodes="top=20").circuit
+    page.write(circuit, tmp_path / "page.html", effects=effects)
+    context, tab, heard = opened_page(browser, tmp_path / "page.html")
+    node = next(node for node in circuit.nodes if not node.is_error)
+    tab.select_option("#examples", "1")
+    click(tab, str(node))
+    expected = effects.features(node.site)[1, node.place, node.feature].item()  # type: ignore[index]
+    assert figures(tab, "#panel dl .number")[0] == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    tab.select_option("#examples", "")
+    assert figures(tab, "#panel dl .number")[0] == circuit.nodes[node].effect
+    context.close()
+    assert heard == []
+
+
+@needs_browser
 def test_a_group_is_one_node_whose_edges_are_sums(opened: Any, circuit: fc.Circuit) -> None:
     members = [str(node) for node in circuit.nodes][:3]
     for name in members:

@@ -140,11 +140,15 @@ def _of_rows(model: SplicedModel, nodes: list[Node]) -> NDArray:
 
 def _of_effects(effects: NodeEffects, nodes: list[Node]) -> NDArray:
     """Correlations over examples of the effects, summed at the node's place."""
-    table = np.stack([_profile(effects, node) for node in nodes])
+    table = np.stack([profile(effects, node) for node in nodes])
     return _cosine(table - table.mean(1, keepdims=True))
 
 
-def _profile(effects: NodeEffects, node: Node) -> NDArray:
+def profile(effects: NodeEffects, node: Node) -> NDArray:
+    """A node's effect in each example [example]: at its position, or summed over all positions for other places."""
+    if node.feature is None:
+        errors = effects.error(node.site).double()
+        return (errors[:, node.place] if isinstance(node.place, int) else errors.sum(1)).numpy()
     example, position, feature, value = effects.entries(node.site)
     kept = feature == node.feature
     if isinstance(node.place, int):

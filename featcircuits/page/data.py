@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.circuit.layout import drawn
 from featcircuits.files.plain import plain
+from featcircuits.groups.proposing import profile
 from featcircuits.model.nodes import METRIC
 
 if TYPE_CHECKING:
     import networkx as nx
 
     from featcircuits.dossiers.dossiers import Dossiers
+    from featcircuits.effects.results import NodeEffects
 
 _DIGITS = 6
 """Significant digits of a dossier's figures, which come from activations in single precision."""
@@ -32,12 +34,14 @@ def page_data(
     report: Mapping[str, Any] | None = None,
     dossiers: Iterable[Dossiers] = (),
     state: Mapping[str, Any] | None = None,
+    effects: NodeEffects | None = None,
     title: str = "",
 ) -> dict[str, Any]:
     """The values for the page's script.
 
     `ranking`: all nodes in the selected order, by whose numbers a report's curve counts. `report`: of
-    `Report.to_json()`.
+    `Report.to_json()`. `effects`: with effects per example, so that the page can show one example's;
+    not for roles, whose tokens differ from example to example.
     """
     graph = drawn(circuit)
     rank = {str(node): number for number, node in enumerate(() if ranking is None else ranking.nodes, 1)}
@@ -58,7 +62,17 @@ def page_data(
         "dossiers": _dossiers(circuit, list(dossiers)),
         "groups": [{"name": name, "nodes": [*map(str, own)]} for name, own in circuit.groups.items()],
         "state": None if state is None else dict(state),
-        "examples": None,
+        "examples": None if effects is None or circuit.aggregate == "role" else _examples(circuit, effects),
+    }
+
+
+def _examples(circuit: Circuit, effects: NodeEffects) -> dict[str, Any]:
+    """The effect of every node in each example, [example][order], rounded."""
+    columns = [profile(effects, node).tolist() for node in circuit.nodes]
+    rows = zip(*columns, strict=True)
+    return {
+        "names": [f"example {number}" for number in range(1, effects.shape[0] + 1)],
+        "effects": [[_short(value) for value in row] for row in rows],
     }
 
 

@@ -30,7 +30,8 @@ def html(circuit: Circuit, **parts: Any) -> str:
     """The page of a circuit as text.
 
     `parts` are `ranking` (all nodes in the selected order), `report` (of `Report.to_json()`), `dossiers` (a list, the
-    first that has a feature counts), `state` (of an earlier view) and `title`; all can be left out.
+    first that has a feature counts), `state` (of an earlier view), `effects` (that keep examples: the page then
+    shows each example's, too) and `title`; all can be left out.
     """
     expect("circuit", circuit, Circuit)
     data = page_data(circuit, **parts)
