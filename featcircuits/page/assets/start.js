@@ -48,7 +48,7 @@ function start() {
   canvas.addEventListener("mouseleave", () => { byId("tip").hidden = true; });
   byId("tables").addEventListener("toggle", fillTables, { once: true });
   new ResizeObserver(() => { const first = !scene.width; resized(); if (first) fit(); else soon(); }).observe(canvas.parentElement);
-  window.addEventListener("beforeprint", () => { resized(); fit(); draw(); });
+  for (const when of ["beforeprint", "afterprint"]) window.addEventListener(when, () => { resized(); fit(); draw(); });
   d3.select(canvas).call(zoom).on("dblclick.zoom", null);
   resized();
   refresh();
