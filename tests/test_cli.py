@@ -230,6 +230,18 @@ def test_export_writes_files_that_networkx_reads_back(command: Command, run_fold
     assert command("export", run_folder, "--overwrite").code == 0
 
 
+def test_export_draws_pictures(command: Command, run_folder: Path) -> None:
+    assert command("export", run_folder, "--to", "svg,png,heatmap.pdf", "--top", "5").code == 0
+    begin = {"circuit.svg": b"<?xml", "circuit.png": b"\x89PNG", "heatmap.pdf": b"%PDF"}
+    for name, start in begin.items():
+        assert (run_folder / name).read_bytes().startswith(start)
+    assert "did you mean 'heatmap.pdf'" in command("export", run_folder, "--to", "heatmap.pfd").err
+    small, shown = (run_folder / "circuit.svg").stat().st_size, Circuit.load(run_folder / "circuit.safetensors").n_nodes
+    assert shown > 5
+    assert command("export", run_folder, "--to", "svg", "--overwrite").code == 0
+    assert (run_folder / "circuit.svg").stat().st_size > small
+
+
 def test_suites_are_listed_with_their_tasks(command: Command) -> None:
     found = command("suites")
     assert found.code == 0

@@ -43,7 +43,7 @@ def graph_of(circuit: Circuit) -> nx.DiGraph:
         places=json.dumps(circuit.places),
         manifest=json.dumps(circuit.manifest, sort_keys=True),
     )
-    words = _words(circuit.manifest)
+    words = words_of(circuit.manifest)
     for node, score in circuit.nodes.items():
         graph.add_node(str(node), **_node_attributes(node, score, words))
     for end in dict.fromkeys(end for edge in circuit.edges for end in edge if isinstance(end, str)):
@@ -85,7 +85,14 @@ def circuit_of(graph: nx.DiGraph) -> Circuit:
         raise InputError(f"the graph is not a circuit's: {type(error).__name__} {error}") from None
 
 
-def _words(manifest: Mapping[str, Any]) -> Mapping[str, str]:
+def metric_name(manifest: Mapping[str, Any]) -> str:
+    """What effects are measured in, such as "logit difference"; "metric F" if a trace did not record it."""
+    task = manifest.get("task")
+    name = task.get("metric") if isinstance(task, Mapping) else None
+    return name.replace("_", " ") if isinstance(name, str) and name else "metric F"
+
+
+def words_of(manifest: Mapping[str, Any]) -> Mapping[str, str]:
     """Place -> words, if a trace recorded them."""
     task = manifest.get("task")
     words = task.get("words") if isinstance(task, Mapping) else None

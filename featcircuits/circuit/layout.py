@@ -1,8 +1,8 @@
 """The layout: where a viewer draws each node, how large and in which colour.
 
 Layers go upwards: inputs at the bottom, one band per site, the sites of a layer close together, the metric on top.
-Places go from left to right. The nodes of a site at a place fill a small block, the strongest first, the error last,
-each row centred. Exports, pages and pictures all take their positions from here.
+Places go from left to right. The nodes of a site at a place fill a small block, the strongest first, the error last.
+Exports, pages and pictures all take their positions from here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featcircuits.circuit.circuit import Circuit
@@ -26,7 +27,10 @@ _THIN, _THICK = 0.5, 8.0
 
 
 class Spacing(NamedTuple):
-    """Distances of a layout. Those between sites, layers and places are added to the distance of two nodes."""
+    """Distances of a layout. Those between sites, layers and places are added to the distance of two nodes.
+
+    Where nodes have a `height` of their own, `line` is the distance between two of them, one above the other.
+    """
 
     step: float = 120.0
     """Between two nodes of a row; a label fits between them."""
@@ -35,8 +39,8 @@ class Spacing(NamedTuple):
     site: float = 40.0
     layer: float = 100.0
     place: float = 90.0
-    aspect: float = 1.3
-    """The ratio of a block's rows to its columns; by default a block is about 1.4 times as wide as it is high."""
+    aspect: float = 0.35
+    """The ratio of a block's rows to its columns. Blocks are wide, since there are more sites than places."""
 
 
 _Spot = tuple[int, str]
@@ -45,12 +49,17 @@ _Spot = tuple[int, str]
 
 def drawn(circuit: Circuit | nx.DiGraph, spacing: Spacing | None = None) -> nx.DiGraph:
     """The graph of a circuit, or a contracted one (`circuit.grouped()`), as `laid_out` adds positions and colours."""
+    return laid_out(graph_to_draw(circuit), spacing)
+
+
+def graph_to_draw(circuit: Circuit | nx.DiGraph) -> nx.DiGraph:
+    """The graph of a circuit, or a copy of a contracted one; raises `InputError` for anything else."""
     graph = getattr(circuit, "graph", None)
     if isinstance(graph, dict) and "places" in graph:
-        return laid_out(circuit.copy(), spacing)  # type: ignore[union-attr]
+        return circuit.copy()  # type: ignore[union-attr]
     expect("circuit", circuit, Circuit)
     assert isinstance(circuit, Circuit)
-    return laid_out(circuit.to_networkx(), spacing)
+    return circuit.to_networkx()
 
 
 def laid_out(graph: nx.DiGraph, spacing: Spacing | None = None) -> nx.DiGraph:
@@ -79,24 +88,30 @@ def _scaled(value: float, largest: float, low: float, high: float) -> float:
 
 def _positions(graph: nx.DiGraph, spacing: Spacing) -> dict[str, tuple[float, float]]:
     sites = sorted({Site.parse(data["site"]) for _, data in graph.nodes(data=True) if data["site"]})
+    tall = {name: spacing.line + data.get("height", 0.0) for name, data in graph.nodes(data=True)}
     blocks = _blocks(graph, sites, spacing.aspect)
-    heights = _sizes({spot: len(rows) * spacing.line for spot, rows in blocks.items()}, 0)
-    widths = _sizes({spot: max(map(len, rows)) * spacing.step for spot, rows in blocks.items()}, 1)
-    layers = [EMBED_LAYER - 1, *(site.layer for site in sites)]
-    listed = sorted(heights)
-    gaps = [spacing.site if layers[a] == layers[b] else spacing.layer for a, b in zip(listed, listed[1:], strict=False)]
-    bands = _centres(listed, heights, gaps)
+    rows = {spot: [max(tall[name] for name in row) for row in block] for spot, block in blocks.items()}
+    heights = _largest({spot: sum(sizes) for spot, sizes in rows.items()}, 0)
+    widths = _largest({spot: _width(block) * spacing.step for spot, block in blocks.items()}, 1)
+    bands = _centres(sorted(heights), heights, _gaps(sorted(heights), sites, spacing))
     order = [_text(place) for place in json.loads(graph.graph["places"])]
     places = [place for place in order if place in widths]
-    columns = _centres(places, widths, [spacing.place] * (len(places) - 1))
+    columns = _centres(places, widths, [spacing.place] * len(places))
     found = {
         name: (columns[place] + x, bands[band] + y)
-        for (band, place), rows in blocks.items()
-        for name, x, y in _inside(rows, spacing)
+        for (band, place), block in blocks.items()
+        for name, x, y in _inside(block, rows[band, place], spacing.step)
     }
     if METRIC in graph:
-        found[METRIC] = (0.0, max((y for _, y in found.values()), default=0.0) + spacing.line + spacing.layer)
+        top = max((y + tall[name] / 2 for name, (_, y) in found.items()), default=0.0)
+        found[METRIC] = (0.0, top + spacing.layer + tall[METRIC] / 2)
     return found
+
+
+def _gaps(bands: Sequence[int], sites: Sequence[Site], spacing: Spacing) -> list[float]:
+    """The extra distance from each band to the next; band 0 holds the inputs."""
+    layers = [EMBED_LAYER - 1, *(site.layer for site in sites)]
+    return [spacing.site if layers[a] == layers[b] else spacing.layer for a, b in pairwise(bands)]
 
 
 def _blocks(graph: nx.DiGraph, sites: Sequence[Site], aspect: float) -> dict[_Spot, list[list[str]]]:
@@ -115,35 +130,54 @@ def _rank(item: tuple[str, Mapping[str, Any]]) -> tuple[bool, float, str]:
 
 
 def _rows(names: Sequence[str], aspect: float) -> list[list[str]]:
-    columns = math.ceil(math.sqrt(len(names) / aspect))
+    """As few rows as the aspect allows, all but the last equally long."""
+    rows = math.ceil(len(names) / math.ceil(math.sqrt(len(names) / aspect)))
+    columns = math.ceil(len(names) / rows)
     return [list(names[start : start + columns]) for start in range(0, len(names), columns)]
 
 
-def _inside(rows: Sequence[Sequence[str]], spacing: Spacing) -> Iterator[tuple[str, float, float]]:
+def _starts(block: Sequence[Sequence[str]]) -> list[float]:
+    """Where each row of a block begins, in steps. Rows are set off by half a step, so that edges pass between nodes."""
+    starts: list[float] = []
+    for names in block:
+        start = -(len(names) - 1) / 2
+        starts.append(start + 0.5 if starts and (start - starts[-1]) % 1 == 0 else start)
+    return starts
+
+
+def _width(block: Sequence[Sequence[str]]) -> float:
+    """The number of steps that a block takes."""
+    starts = _starts(block)
+    return max(start + len(names) for start, names in zip(starts, block, strict=True)) - min(starts)
+
+
+def _inside(
+    block: Sequence[Sequence[str]], heights: Sequence[float], step: float
+) -> Iterator[tuple[str, float, float]]:
     """(name, x, y) of a block's nodes, relative to its centre, the first row on top."""
-    for row, names in enumerate(rows):
-        y = ((len(rows) - 1) / 2 - row) * spacing.line
+    rows, starts = _centres(range(len(block)), heights, ()), _starts(block)
+    middle = min(starts) + (_width(block) - 1) / 2
+    for row, names in enumerate(block):
         for column, name in enumerate(names):
-            yield name, (column - (len(names) - 1) / 2) * spacing.step, y
+            yield name, (starts[row] + column - middle) * step, -rows[row]
 
 
-def _sizes(sizes: Mapping[_Spot, float], axis: int) -> dict[Any, float]:
+def _largest(sizes: Mapping[_Spot, float], axis: int) -> dict[Any, float]:
     """The size of the largest block in each band (axis 0) or place (axis 1)."""
-    largest: dict[Any, float] = {}
+    found: dict[Any, float] = {}
     for spot, size in sizes.items():
-        largest[spot[axis]] = max(size, largest.get(spot[axis], 0))
-    return largest
+        found[spot[axis]] = max(size, found.get(spot[axis], 0.0))
+    return found
 
 
-def _centres(names: Sequence[Any], sizes: Mapping[Any, float], gaps: Sequence[float]) -> dict[Any, float]:
-    """The centres of blocks in a line with gaps between them; the line is centred at 0."""
+def _centres(names: Sequence[Any], sizes: Any, gaps: Sequence[float]) -> dict[Any, float]:
+    """The centres of blocks in a line, with gaps after each but the last; the line is centred at 0."""
     end = 0.0
     found: dict[Any, float] = {}
-    for name, gap in zip(names, [*gaps, 0.0], strict=False):
+    for name, gap in zip_longest(names, gaps[: len(names) - 1], fillvalue=0.0):
         found[name] = end + sizes[name] / 2
         end += sizes[name] + gap
-    middle = end / 2
-    return {name: centre - middle for name, centre in found.items()}
+    return {name: centre - end / 2 for name, centre in found.items()}
 
 
 def _text(place: int | str | None) -> str:

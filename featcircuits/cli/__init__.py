@@ -107,20 +107,33 @@ def evaluate(
 @app.command()
 def export(
     run: RunFolder,
-    to: Annotated[str, typer.Option(help="Formats, comma-separated: gexf, graphml, json, neuronpedia.")] = "gexf",
-    top: Annotated[int | None, typer.Option(min=1, help="Only the N strongest nodes and the edges among them.")] = None,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Formats, comma-separated: gexf, graphml, json, neuronpedia, svg, pdf, png, heatmap.svg (.pdf, .png)."
+        ),
+    ] = "gexf",
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only the N strongest nodes and the edges among them. Default for pictures: 30."),
+    ] = None,
     grouped: Annotated[bool, typer.Option("--grouped", help="Each group as one node, whose edges are sums.")] = False,
     state: Annotated[Path | None, typer.Option(help="Labels and groups of a view that the page saved.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier exports.")] = False,
 ) -> None:
-    """Write a run's circuit for other programs: GEXF for Gephi, GraphML, JSON node-link, attribution-graph JSON.
+    """Write a run's circuit for other programs and for papers.
+
+    GEXF is for Gephi, GraphML and JSON for other programs. SVG, PDF and PNG are pictures of the strongest nodes with
+    their labels; heatmap.svg, .pdf and .png show the effects of all nodes by site and place.
 
     `neuronpedia` is for circuits of one prompt, traced with `--limit 1`: a folder that Neuronpedia and circuit-tracer's
     page read, with the dashboards of features that have a dossier.
 
-    Example:
+    Examples:
 
         featcircuits export runs/ioi --to gexf,graphml,json
+
+        featcircuits export runs/ioi --to svg,pdf,heatmap.pdf --top 25
     """
     from featcircuits.cli.exports import export_run
 

@@ -1,4 +1,4 @@
-"""Exporters: circuits for other programs, with one small file per format and a row here."""
+"""Exporters: circuits for other programs and for papers, with one small file per format and a row here."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import NamedTuple
 
 from featcircuits.export.gexf import gexf
 from featcircuits.export.graphml import graphml
+from featcircuits.export.heatmap import draw_heatmap, heatmap
 from featcircuits.export.neuronpedia import neuronpedia
 from featcircuits.export.node_link import node_link
+from featcircuits.export.picture import draw_circuit, picture
 
-__all__ = ["EXPORTERS", "Exporter", "gexf", "graphml", "json", "neuronpedia"]
+__all__ = [
+    "EXPORTERS", "Exporter", "draw_circuit", "draw_heatmap", "gexf", "graphml", "heatmap", "json", "neuronpedia",
+    "picture",
+]  # fmt: skip
 
 json = node_link
 
@@ -22,6 +27,17 @@ class Exporter(NamedTuple):
     suffix: str
     folder: bool = False
     """Whether it writes a folder, beside whose graph viewers look for dashboards of features."""
+    stem: str = "circuit"
+    """The name of the file in a run's folder, without the suffix."""
+    takes_top: bool = False
+    """Whether `write` also takes `top`, the number of nodes to show, since it does not show all by default."""
+    of_ranking: bool = False
+    """Whether a run's export shows all nodes with an effect instead of the circuit."""
+
+    @property
+    def file(self) -> str:
+        """The name of the file in a run's folder."""
+        return f"{self.stem}{self.suffix}"
 
 
 EXPORTERS: Mapping[str, Exporter] = {
@@ -29,4 +45,11 @@ EXPORTERS: Mapping[str, Exporter] = {
     "graphml": Exporter(graphml, ".graphml"),
     "json": Exporter(node_link, ".json"),
     "neuronpedia": Exporter(neuronpedia, "-neuronpedia", folder=True),
+    "svg": Exporter(picture, ".svg", takes_top=True),
+    "pdf": Exporter(picture, ".pdf", takes_top=True),
+    "png": Exporter(picture, ".png", takes_top=True),
+    "heatmap.svg": Exporter(heatmap, ".svg", stem="heatmap", of_ranking=True),
+    "heatmap.pdf": Exporter(heatmap, ".pdf", stem="heatmap", of_ranking=True),
+    "heatmap.png": Exporter(heatmap, ".png", stem="heatmap", of_ranking=True),
 }
+"""Name -> exporter; an export is written whole or not at all, and never over an earlier one unless asked."""
