@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from featcircuits.errors import InputError
     from featcircuits.evaluation.evaluate import evaluate
     from featcircuits.health import check_suite
+    from featcircuits.interventions.generation import generate
     from featcircuits.interventions.intervene import intervene
     from featcircuits.interventions.intervention import Intervention
+    from featcircuits.interventions.steering import steered
     from featcircuits.loading.load import load, load_bare
     from featcircuits.model.nodes import Node
     from featcircuits.model.sites import Site
@@ -61,6 +63,7 @@ _HOMES = {
     "evaluate": "featcircuits.evaluation.evaluate",
     "explained_effect": "featcircuits.checks.paths",
     "features": "featcircuits.dossiers.features",
+    "generate": "featcircuits.interventions.generation",
     "illusion": "featcircuits.checks.illusion",
     "intervene": "featcircuits.interventions.intervene",
     "load": "featcircuits.loading.load",
@@ -68,6 +71,7 @@ _HOMES = {
     "node_effects": "featcircuits.effects.nodes",
     "patch": "featcircuits.checks.patching",
     "select": "featcircuits.selection.select",
+    "steered": "featcircuits.interventions.steering",
     "symmetric_replacement": "featcircuits.tasks.corruption",
     "trace": "featcircuits.tracing.trace",
     "train_suite": "featcircuits.training",
@@ -94,6 +98,7 @@ __all__ = [
     "explained_effect",
     "export",
     "features",
+    "generate",
     "groups",
     "illusion",
     "intervene",
@@ -105,6 +110,7 @@ __all__ = [
     "patch",
     "select",
     "sources",
+    "steered",
     "symmetric_replacement",
     "trace",
     "train_suite",

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from featcircuits.cli.config import AgreeConfig, EvaluateConfig, FeaturesConfig, InterveneConfig, TraceConfig
+from featcircuits.cli.config import (
+    AgreeConfig,
+    EvaluateConfig,
+    FeaturesConfig,
+    GenerateConfig,
+    InterveneConfig,
+    TraceConfig,
+)
 from featcircuits.cli.data import data
 from featcircuits.cli.endings import Commands
 from featcircuits.cli.labelling import labels
@@ -264,6 +271,39 @@ def intervene(
     from featcircuits.cli.intervening import Done, intervene_run
 
     intervene_run(config, run, Done(do or [], file, groups, vectors, source or []), prompt or [], output)
+
+
+@app.command()
+@with_settings(GenerateConfig)
+def generate(
+    config: GenerateConfig,
+    run: RunFolder,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt to continue. Repeat it for more.")] = None,
+    do: Annotated[list[str] | None, typer.Option("--do", help="An intervention: 'resid_2/303=0'. Repeat it.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A JSON file of interventions, besides those of --do.")] = None,
+    groups: Annotated[Path | None, typer.Option(help="A file of groups. Default: groups.json of the run.")] = None,
+    vectors: Annotated[Path | None, typer.Option(help="A safetensors file of vectors, by name.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="A prompt to take values from: 'paris=The capital of'.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for texts and values.")] = None,
+) -> None:
+    """Continue prompts with interventions made, beside the unedited model's continuations.
+
+    Positions, slices and roles are places of the prompt, which are edited when it is read; `@generated` acts in each
+    later step, and an intervention without a place on every token. `--watch` prints the values of features at the
+    token that each new one is predicted from.
+
+    Examples:
+
+        featcircuits generate runs/first --prompt "the editor that the hunters call" --do "resid_2/303=0"
+
+        featcircuits generate runs/first --prompt "the editors" --do "resid_2/303@generated+20" --watch resid_2/303
+    """
+    from featcircuits.cli.generating import generate_run
+    from featcircuits.cli.intervening import Done
+
+    generate_run(config, run, Done(do or [], file, groups, vectors, source or []), prompt or [], output)
 
 
 @app.command()

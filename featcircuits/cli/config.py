@@ -261,6 +261,17 @@ class InterveneConfig(Config):
 
 
 @dataclass(frozen=True)
+class GenerateConfig(Config):
+    """All settings that determine what is generated, besides the prompts and the interventions."""
+
+    max_new_tokens: int = option(20, "The most tokens to add to each prompt.", least=1, most=1 << 16)
+    temperature: float = option(0.0, "0 takes the likeliest token; above that, tokens are drawn.", most=1000)
+    watch: str = option("", "Features whose values to print at each step, comma-separated: resid_2/303.")
+    device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
+    seed: int = option(0, "Seed of drawn tokens.", most=LARGEST_SEED)
+
+
+@dataclass(frozen=True)
 class DataConfig(Config):
     """All settings that determine a check of a task."""
 

@@ -17,7 +17,7 @@ from featcircuits.interventions.how import CORRUPTED, Add, How, Scale, Set, Take
 from featcircuits.interventions.intervention import Intervention
 from featcircuits.interventions.named import Named
 from featcircuits.interventions.what import DECODER, ENCODER, VECTOR, Direction, Group
-from featcircuits.interventions.where import ACTIVE, Frame, Where, check_where
+from featcircuits.interventions.where import ACTIVE, WORDS, Frame, Where, check_where
 from featcircuits.model.nodes import Node
 from featcircuits.model.sites import EMBED, KINDS, Site
 from featcircuits.splicing.spliced import SplicedModel
@@ -187,9 +187,13 @@ def _twice(one: Part, other: Part) -> str:
     return f"{one.what}{at} is changed twice at one token, by {one.said} and by {other.said}; say it once"
 
 
-def check_places(parts: Sequence[Part], examples: Sequence[Example], generates: bool = False) -> None:
-    """Raise `InputError` for places that the prompts do not have, and for nodes that are changed twice at a token."""
+def check_places(
+    parts: Sequence[Part], examples: Sequence[Example], generates: bool = False, known: bool = True
+) -> None:
+    """Raise `InputError` for places that the prompts do not have; `known`: whether there are examples of them yet."""
     for part in parts:
+        if not known and isinstance(part.where, str) and part.where not in WORDS:
+            raise InputError(f"{part.said}: the roles of the prompts are not known here; give positions")
         check_where(part.where, part.said, examples, generates)
 
 

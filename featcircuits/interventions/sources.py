@@ -60,9 +60,11 @@ def check_sources(parts: Sequence[Part], named: Named, examples: Sequence[Exampl
         if not isinstance(how, Take):
             continue
         if how.run in (OWN, CORRUPTED) and not unedited:
-            raise InputError(f"{part.said}: the prompts are not known here; take values from a run with a name")
+            raise InputError(f"{part.said}: the prompts are not known here; take the value of a run with a name")
         if how.run == CORRUPTED and any(example.corrupted is None for example in examples):
             raise InputError(f"{part.said}: there are no corrupted prompts to take values from")
+        if not unedited and not isinstance(how.place, int):
+            raise InputError(f"{part.said}: the prompts are not known here; say which token's value to take (<...@-1)")
         own = how.run in (OWN, CORRUPTED)
         prompts = examples if own else [Example(named.run(how.run), None, (0,))]
         if how.place is not None:
@@ -74,22 +76,23 @@ def check_sources(parts: Sequence[Part], named: Named, examples: Sequence[Exampl
 def given_values(
     spliced: SplicedModel,
     parts: Sequence[Part],
-    prompts: Prompts,
+    prompts: Prompts | None,
     named: Named,
     corrupted: Tokens | None = None,
     ablated: AblatedValues | None = None,
 ) -> Given:
     """The function that gives parts their values from elsewhere; runs what it needs, unedited.
 
+    `prompts`: None if they are not known; then every part takes the value of one token of a prompt with a name.
     Raises `InputError` if a part changes several tokens and takes another number of tokens.
     """
     taken: dict[Part, _Taken] = {}
     for run, some in _by_run(parts).items():
-        source = _prompts_of(run, prompts, named, corrupted)
+        source = _prompts_of(run, prompts, named, corrupted, spliced.device)
         logits, seen = spliced.record(source.tokens, spliced.with_reads({_source_site(part) for part in some}))
         check_finite(logits, seen)
         for part in some:
-            taken[part] = _taken(spliced, part, source.frame, prompts.frame, seen)
+            taken[part] = _taken(spliced, part, source.frame, prompts and prompts.frame, seen)
     values = {part: ablated[part.how.to](part.site) for part in parts if isinstance(part.how, Ablate) and ablated}
 
     def given(part: Part, at: Tensor, frame: Frame, local: Activation) -> Tensor:
@@ -108,14 +111,17 @@ def _by_run(parts: Sequence[Part]) -> dict[str, list[Part]]:
     return found
 
 
-def _prompts_of(run: str, prompts: Prompts, named: Named, corrupted: Tokens | None) -> Prompts:
-    if run == OWN:
-        return prompts
-    if run == CORRUPTED:
-        assert corrupted is not None  # `check_sources` asks for pairs
+def _prompts_of(
+    run: str, prompts: Prompts | None, named: Named, corrupted: Tokens | None, device: torch.device
+) -> Prompts:
+    if run in (OWN, CORRUPTED):
+        assert prompts is not None  # `check_sources` asks for prompts, and for pairs
+        if run == OWN:
+            return prompts
+        assert corrupted is not None
         return Prompts(corrupted, prompts.frame)
     ids = torch.tensor([named.run(run)])
-    tokens = Tokens(ids, torch.ones_like(ids)).to(prompts.tokens.ids.device)
+    tokens = Tokens(ids, torch.ones_like(ids)).to(device)
     return Prompts(tokens, Frame.of(tokens))
 
 
@@ -124,11 +130,14 @@ def _source_site(part: Part) -> Site:
     return part.how.site or part.site
 
 
-def _taken(spliced: SplicedModel, part: Part, source: Frame, target: Frame, seen: Mapping[Site, Tensor]) -> _Taken:
+def _taken(
+    spliced: SplicedModel, part: Part, source: Frame, target: Frame | None, seen: Mapping[Site, Tensor]
+) -> _Taken:
     """What a part takes; raises `InputError` if it is neither one token per row nor as many as the part changes."""
     assert isinstance(part.how, Take)
     chosen = source.at(part.where if part.how.place is None else part.how.place)
-    counts, wanted = chosen.sum(-1), target.at(part.where).sum(-1)
+    counts = chosen.sum(-1)
+    wanted = torch.ones_like(counts) if target is None else target.at(part.where).sum(-1)
     if not bool((counts == 1).all()) and not bool((counts == wanted).all()):
         raise InputError(
             f"{part.said}: it changes {wanted.tolist()[0]} tokens and takes {counts.tolist()[0]}; take one, or as many"

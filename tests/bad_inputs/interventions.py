@@ -75,6 +75,11 @@ def on_the_command_line(*arguments: str) -> None:
     command("intervene", "run", *arguments)
 
 
+def generated_on_the_command_line(*arguments: str) -> None:
+    run_in()
+    command("generate", "run", *arguments)
+
+
 def with_groups(text: str) -> None:
     Path("groups.json").write_text(text, encoding="utf-8")
     on_the_command_line("--do", "group:a=0", "--groups", "groups.json")
@@ -87,6 +92,31 @@ ASKED: dict[str, dict[str, Any]] = {
     "an unknown estimator for a prediction": {"estimator": "guess"},
     "a million controls": {"controls": 10**6},
 }
+
+GENERATED: dict[str, dict[str, Any]] = {
+    "a text to generate with patterns held": {"interventions": "resid_1/3@2=0:held=attention"},
+    "a text to generate with an ablation to a mean": {"interventions": "resid_1/3@2=mean"},
+    "generated tokens that take the values of the corrupted prompt": {"interventions": "resid_1/3@all<corrupted"},
+    "a text to generate at a position that the prompt lacks": {"interventions": "resid_1/3@3=0"},
+    "more tokens than the model has positions": {"max_new_tokens": 64},
+    "no tokens to generate": {"max_new_tokens": 0},
+    "a temperature below 0": {"temperature": -1.0},
+    "a watched feature at a position": {"watch": ["resid_1/3@2"]},
+    "watched features while beams grow": {"watch": ["resid_1/3"], "num_beams": 2},
+}
+
+STEERED = {
+    "a steered model at a role": "resid_1/3@subject=0",
+    "a steered model with the values of its own prompts": "resid_1@0<resid_2@1",
+    "a steered model with several tokens of another prompt": "resid_1@0:2<other:@0:2",
+    "a steered model without interventions": [],
+}
+
+
+def with_steered(interventions: Any) -> None:
+    with fc.steered(tiny().model, interventions, runs={"other": [1, 2, 3]}):
+        raise AssertionError
+
 
 LINES = {
     "`featcircuits intervene run` without an intervention": (),
@@ -101,6 +131,12 @@ LINES = {
 CASES = [
     *(Case(tried, lambda options=options: of_prompts(tiny().task, **options)) for tried, options in ASKED.items()),
     *(Case(tried, partial(on_the_command_line, *line)) for tried, line in LINES.items()),
+    *(
+        Case(tried, lambda options=options: fc.generate(tiny().model, [[1, 2, 3]], **options))
+        for tried, options in GENERATED.items()
+    ),
+    *(Case(tried, partial(with_steered, given)) for tried, given in STEERED.items()),
+    Case("`featcircuits generate run` without a prompt", partial(generated_on_the_command_line, "--do", "resid_1/3=0")),
     Case("no prompts to intervene on", partial(of_prompts, [])),
     Case("a prompt as text for a model without a tokenizer", partial(of_prompts, "the boy")),
     Case("a prompt with a token that the model lacks", partial(of_prompts, [[1, 2, 99]])),
