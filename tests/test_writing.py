@@ -13,26 +13,29 @@ from typing import Any
 
 import pytest
 
-from featcircuits.circuit.circuit import Circuit
+from featcircuits.circuit.circuit import Circuit, NodeScore
 from featcircuits.cli.config import EvaluateConfig
 from featcircuits.errors import InputError
 from featcircuits.export import EXPORTERS
 from featcircuits.files import writing
 from featcircuits.files.locks import claimed, differences, held
+from featcircuits.model.nodes import Node
 
-EMPTY = Circuit({}, {}, (None,), "sum")
+ONE = Circuit({Node.parse("resid_0/1"): NodeScore(1.0)}, {}, (None,), "sum")
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "bytes": lambda path: writing.write_whole(path, b"new"),
     "json": lambda path: writing.write_json(path, {"a": 1}),
-    "circuit": lambda path: EMPTY.save(path, overwrite=True),
+    "circuit": lambda path: ONE.save(path, overwrite=True),
     "config": lambda path: EvaluateConfig().write(path),
     **{
-        name: (lambda path, write=exporter.write: write(EMPTY, path, overwrite=True))
+        name: (lambda path, write=exporter.write: write(ONE, path, overwrite=True))
         for name, exporter in EXPORTERS.items()
         if not exporter.folder
     },
 }
+SUFFIXES = {name: exporter.suffix for name, exporter in EXPORTERS.items()}
+"""Of writers whose format follows from the suffix, among others."""
 
 REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -62,14 +65,14 @@ def failing(code: int) -> Callable[..., Any]:
 def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str, call: str
 ) -> None:
-    path = tmp_path / "file"
+    path = tmp_path / f"file{SUFFIXES.get(writer, '')}"
     path.write_bytes(b"old")
     monkeypatch.setattr(f"os.{call}", failing(errno.ENOSPC))
-    with pytest.raises(InputError, match=r"file cannot be written: the disk is full; free some space"):
+    with pytest.raises(InputError, match=rf"{path.name} cannot be written: the disk is full; free some space"):
         WRITERS[writer](path)
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["file"]
+    assert names(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("code", REASONS)
@@ -133,10 +136,14 @@ def test_the_root_of_a_file_system_cannot_be_replaced() -> None:
 
 
 @pytest.mark.parametrize("target", ["/dev/null", "/dev/full", "."])
-def test_what_is_no_plain_file_is_never_replaced(target: str) -> None:
-    for write in WRITERS.values():
-        with pytest.raises(InputError, match="is not a plain file"):
-            write(Path(target))
+def test_what_is_no_plain_file_is_never_replaced(tmp_path: Path, target: str) -> None:
+    for number, (name, write) in enumerate(WRITERS.items()):
+        link = tmp_path / f"{number}{SUFFIXES.get(name, '')}"
+        link.symlink_to(target)
+        for path in (link, *([Path(target)] if name not in SUFFIXES else [])):
+            with pytest.raises(InputError, match="is not a plain file"):
+                write(path)
+        assert link.is_symlink()
     assert Path(target).exists()
 
 

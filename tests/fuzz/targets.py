@@ -86,7 +86,8 @@ def _check_circuit(circuit: Circuit, folder: Path) -> None:
     circuit.save(folder / "again.safetensors")
     assert same(Circuit.load(folder / "again.safetensors"), circuit)
     for exporter in EXPORTERS.values():
-        exporter.write(circuit, folder / f"circuit{exporter.suffix}")
+        if not exporter.folder and (circuit.nodes or not exporter.of_ranking):
+            exporter.write(circuit, folder / exporter.file)
 
 
 def graph(rng: random.Random, folder: Path) -> None:
