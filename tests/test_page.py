@@ -398,3 +398,27 @@ def test_a_page_is_never_overwritten_silently(circuit: fc.Circuit, tmp_path: Pat
     with pytest.raises(fc.InputError, match=r"page\.html"):
         page.write(circuit, tmp_path / "page.html")
     page.write(circuit, tmp_path / "page.html", overwrite=True)
+
+
+@needs_browser
+def test_a_notebook_shows_the_page_in_a_frame_that_can_do_nothing_to_it(
+    browser: Any, circuit: fc.Circuit, tmp_path: Path
+) -> None:
+    shown = page.show(circuit.labelled({next(iter(circuit.nodes)): HOSTILE[:60]}), height=500)
+    outer = tmp_path / "notebook.html"
+    outer.write_text(f"<!doctype html><body><p id='cell'>cell</p>{shown._repr_html_()}</body>", encoding="utf-8")
+    context, tab, heard = browser.new_context(offline=True), None, []
+    tab = context.new_page()
+    tab.on("pageerror", lambda error: heard.append(f"error {error}"))
+    tab.on("dialog", lambda dialog: (heard.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    tab.goto(outer.as_uri())
+    frame = tab.frames[1]
+    frame.wait_for_function("scene.width > 0 && scene.tree !== null")
+    assert frame.evaluate("data.nodes.length") >= circuit.n_nodes
+    frame.evaluate("byId('nodes').value = 10; byId('nodes').dispatchEvent(new Event('input'))")
+    tab.wait_for_timeout(600)  # the address is written a moment after a change
+    with pytest.raises(sync_api.Error, match="cross-origin|Blocked a frame"):
+        frame.evaluate("parent.document.getElementById('cell').textContent")
+    assert tab.locator("iframe").bounding_box()["height"] == 500
+    context.close()
+    assert heard == []

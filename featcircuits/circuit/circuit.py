@@ -105,6 +105,12 @@ class Circuit:
         site = Site.parse(site)
         return [node for node in self.nodes if node.site == site]
 
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        from featcircuits.circuit.html import circuit_html
+
+        return circuit_html(self)
+
     def to_networkx(self) -> nx.DiGraph:
         """The circuit as a graph, with the attributes in the table at the top of this module."""
         from featcircuits.circuit.graph import graph_of

@@ -10,11 +10,14 @@ import numpy as np
 
 from featcircuits.errors import InputError
 from featcircuits.evaluation.report import Curve, Report
-from featcircuits.files.pictures import save
+from featcircuits.files.palette import INK, NEUTRAL, SERIES
+from featcircuits.files.pictures import logarithmic, save, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_FAITHFULNESS, _COMPLETENESS, _CIRCUIT, _ALL_FEATURES = SERIES[:4]
 
 
 def plot_curve(report: Report, path: str | Path) -> None:
@@ -22,6 +25,7 @@ def plot_curve(report: Report, path: str | Path) -> None:
     save(draw_curve(report), Path(path))
 
 
+@styled()
 def draw_curve(report: Report) -> Figure:
     """Draw faithfulness and completeness over circuit sizes, with random circuits and the circuit itself.
 
@@ -33,37 +37,37 @@ def draw_curve(report: Report) -> Figure:
     if report.curve is None:
         raise InputError("the report has no curve to plot; evaluate with sizes")
     curve = report.curve
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     _draw_scores(axes, curve)
     _draw_random(axes, curve)
     _draw_circuit(axes, report)
     axes.axhline(
-        report.features_alone, color="tab:purple", linewidth=0.8, linestyle=":", label="all features, errors ablated"
+        report.features_alone, color=_ALL_FEATURES, linewidth=1, linestyle=":", label="all features, errors ablated"
     )
     for height in (0, 1):
-        axes.axhline(height, color="black", linewidth=0.6)
-    axes.set_xscale("log")
+        axes.axhline(height, color=INK, linewidth=0.5, zorder=0)
+    logarithmic(axes)
     low, high = curve.area_over
     axes.set_xlabel(f"nodes ({report.counted}); areas are over {low} to {high}")
     axes.set_ylabel("faithfulness, completeness: share of F(model) - F(empty)")
     made_of = f"F(model) {report.F_model:.2f}, F(circuit) {report.F_circuit:.2f}, F(empty) {report.F_empty:.2f}"
-    axes.set_title(f"{report.task}: {made_of}", fontsize=10, parse_math=False)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    axes.set_title(f"{report.task}: {made_of}", parse_math=False)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
 def _draw_scores(axes: Axes, curve: Curve) -> None:
     label = f"faithfulness (area {curve.area:.3f}, of |1 - f| {curve.area_from_one:.3f})"
-    axes.plot(curve.sizes, curve.faithfulness, "o-", color="tab:blue", markersize=4, label=label)
+    axes.plot(curve.sizes, curve.faithfulness, "o-", color=_FAITHFULNESS, markersize=4, label=label)
     if curve.intervals is not None:
         low, high = np.array([pair or (np.nan, np.nan) for pair in curve.intervals]).T
-        _band(axes, curve.sizes, low, high, "tab:blue")
+        _band(axes, curve.sizes, low, high, _FAITHFULNESS)
     axes.plot(
         curve.sizes,
         curve.completeness,
         "s-",
-        color="tab:orange",
+        color=_COMPLETENESS,
         markersize=4,
         label="completeness (of the complement)",
     )
@@ -73,10 +77,10 @@ def _draw_random(axes: Axes, curve: Curve) -> None:
     if not curve.draws:
         return
     draws = "one draw" if curve.draws == 1 else f"{curve.draws} draws ± s.d."
-    axes.plot(curve.sizes, curve.random, "--", color="grey", label=f"faithfulness, random ({draws})")
+    axes.plot(curve.sizes, curve.random, "--", color=NEUTRAL, label=f"faithfulness, random ({draws})")
     if curve.draws > 1:
         mean, spread = np.array(curve.random), np.array(curve.random_sd)
-        _band(axes, curve.sizes, mean - spread, mean + spread, "grey")
+        _band(axes, curve.sizes, mean - spread, mean + spread, NEUTRAL)
 
 
 def _draw_circuit(axes: Axes, report: Report) -> None:
@@ -94,7 +98,7 @@ def _draw_circuit(axes: Axes, report: Report) -> None:
         fmt="*",
         markersize=12,
         capsize=4,
-        color="tab:green",
+        color=_CIRCUIT,
         label="the circuit",
     )
 

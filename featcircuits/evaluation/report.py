@@ -91,5 +91,11 @@ class Report:
         void = dict.fromkeys(_RATIOS) if self.invalid else {}
         return plain({**asdict(self), **void})
 
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        from featcircuits.evaluation.html import report_html
+
+        return report_html(self)
+
 
 _RATIOS = ("faithfulness", "completeness", "interval", "features_alone", "curve")

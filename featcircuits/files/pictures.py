@@ -14,6 +14,7 @@ from featcircuits.files.palette import INK, PALE
 from featcircuits.files.writing import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _DATED: dict[str, dict[str, Any]] = {
@@ -28,6 +29,7 @@ _DPI, _MOST_PIXELS = 200, 40e6
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that a picture looks the same on every machine
     "font.size": 8,
+    "figure.labelsize": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
@@ -59,6 +61,19 @@ def styled() -> Iterator[None]:
 
     with style.context(["default", _STYLE]):
         yield
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make the x-axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_xlim()
+    if high < 1.01 * low:  # one value, but for rounding: matplotlib leaves the axis without a width
+        axes.set_xlim(low / 2, 2 * high)
 
 
 def drawable(text: str) -> str:

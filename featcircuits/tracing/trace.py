@@ -17,6 +17,7 @@ from featcircuits.effects.results import NodeEffects
 from featcircuits.errors import InputError
 from featcircuits.estimators.estimator import Estimator
 from featcircuits.evaluation.scope import scope_of
+from featcircuits.files.html import html_table
 from featcircuits.health.trace import check_states
 from featcircuits.inputs.arguments import expect
 from featcircuits.inputs.defaults import KEEP_EDGES, KEEP_NODES
@@ -69,6 +70,16 @@ class Trace(NamedTuple):
     circuit: Circuit
     ranking: Circuit
     counts: Counts
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the circuit, and what was left out of it."""
+        rows = [
+            [what, *(f"{row[name]:,}" for name in ("all", "chosen", "dropped", "kept"))]
+            for what, row in self.counts.record.items()
+            if row["all"]
+        ]
+        header = ("", "with an effect", "chosen", "without a path to the metric", "kept")
+        return html_table(rows, header, numbers=range(1, 5)) + self.circuit._repr_html_()
 
 
 class EmptyCircuit(InputError):

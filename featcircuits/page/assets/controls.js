@@ -147,7 +147,7 @@ function save() {
 
 let quiet = true; // while the page starts, the address stays as it is
 function remember() {
-  if (quiet) return;
+  if (quiet || location.protocol === "about:") return; // a frame in a notebook has no address of its own
   const { x, y, k } = scene.at, parts = new URLSearchParams({ nodes: state.nodes, edges: state.edges, view: [x, y, k].map((one) => one.toPrecision(5)).join(",") });
   if (state.selected !== null && nodeOf.has(state.selected)) parts.set("at", state.selected);
   history.replaceState(null, "", `#${parts}`);
