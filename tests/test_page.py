@@ -17,8 +17,10 @@ import featcircuits as fc
 from featcircuits import page
 from featcircuits.cli import app
 from featcircuits.dossiers.dossiers import Dossiers
+from featcircuits.errors import InputError
 from featcircuits.model.nodes import METRIC
 from featcircuits.page.data import digest, page_data
+from featcircuits.page.outcomes import read_outcome
 from featcircuits.page.state import read_state
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -422,3 +424,60 @@ def test_a_notebook_shows_the_page_in_a_frame_that_can_do_nothing_to_it(
     assert tab.locator("iframe").bounding_box()["height"] == 500
     context.close()
     assert heard == []
+
+
+@pytest.fixture(scope="module")
+def outcome(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of setting the strongest node of the run's circuit and one that is not in it, with a later node watched."""
+    from typer.testing import CliRunner
+
+    path = tmp_path_factory.mktemp("outcome") / "outcome.json"
+    do = ["--do", "resid_2/303@5=0", "--do", "embed/0@0+1", "--downstream", "resid_3/65@5"]
+    done = CliRunner().invoke(app, ["intervene", str(run), *do, "--limit", "8", "-o", str(path)])
+    assert done.exit_code == 0, done.output
+    return path
+
+
+@needs_browser
+def test_interventions_show_measured_beside_predicted_at_their_nodes(
+    browser: Any, run: Path, outcome: Path, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    path, found = tmp_path / "acted.html", json.loads(outcome.read_text())
+    done = CliRunner().invoke(app, ["view", str(run), "--interventions", str(outcome), "-o", str(path)])
+    assert done.exit_code == 0, done.output
+    context, tab, heard = opened_page(browser, path)
+
+    def figures(table: str) -> list[list[float]]:
+        rows = tab.locator(f"{table} tbody tr").all()
+        return [[float(cell.get_attribute("data-value")) for cell in row.locator(".number").all()] for row in rows]
+
+    parts = [[one["predicted"]["mean"], one["measured"]["mean"]] for one in (*found["parts"], found["whole"])]
+    assert figures("#interventions") == parts
+    tab.evaluate("select(scene.view.nodes.find((one) => one.name === 'resid_2/303@5'))")
+    assert figures("#changed") == parts[:1]
+    assert tab.evaluate("outcomeLine(currentItem())").startswith("predicted ")
+    tab.evaluate("select(scene.view.nodes.find((one) => one.name === 'resid_3/65@5'))")
+    assert tab.locator("#changed").count() == 0
+    assert "Change of its value downstream" in tab.inner_text("#panel")
+    context.close()
+    assert heard == []
+
+
+def test_an_outcome_that_is_damaged_or_of_other_nodes_is_refused(
+    circuit: fc.Circuit, outcome: Path, tmp_path: Path
+) -> None:
+    found, path = json.loads(outcome.read_text()), tmp_path / "outcome.json"
+    assert set(read_outcome(outcome, circuit)["changed"]) == {"resid_2/303@5"}
+    elsewhere = [{**one, "what": "embed/0@0=0"} for one in found["parts"]]
+    for spoiled, message in (
+        ([], "not an outcome"),
+        ({**found, "version": 9}, "not an outcome"),
+        ({**found, "before": None}, "a damaged outcome"),
+        ({**found, "kl": {"mean": "x", "low": 0, "high": 0}}, "a damaged outcome"),
+        ({**found, "parts": elsewhere, "downstream": []}, "none of the nodes that it changes is in the circuit"),
+    ):
+        path.write_text(json.dumps(spoiled))
+        with pytest.raises(InputError, match=message):
+            read_outcome(path, circuit)

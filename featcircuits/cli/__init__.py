@@ -183,6 +183,10 @@ def view(
     state: Annotated[
         Path | None, typer.Option(help="A view that the page saved: its groups, labels, pins and sliders.")
     ] = None,
+    interventions: Annotated[
+        Path | None,
+        typer.Option(help="An outcome that `intervene -o FILE` wrote: measured beside predicted, at its nodes."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier page.")] = False,
 ) -> None:
     """Write one HTML page that shows the circuit: nodes with their dossiers, edges, sliders, search and groups.
@@ -196,7 +200,7 @@ def view(
     """
     from featcircuits.cli.view import view_run
 
-    view_run(run, output, state, overwrite)
+    view_run(run, output, state, interventions, overwrite)
 
 
 @app.command()

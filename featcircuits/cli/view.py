@@ -14,13 +14,14 @@ from featcircuits.dossiers.dossiers import Dossiers
 from featcircuits.errors import InputError
 from featcircuits.files.reading import read_json
 from featcircuits.files.writing import check_replaceable, check_writable
+from featcircuits.page.outcomes import read_outcome
 from featcircuits.page.state import read_state
 from featcircuits.runs import folder as runs
 
 PAGE = "circuit.html"
 
 
-def view_run(run: Path, output: Path | None, state: Path | None, overwrite: bool) -> None:
+def view_run(run: Path, output: Path | None, state: Path | None, outcome: Path | None, overwrite: bool) -> None:
     """Write the page of a run's circuit, with the report, dossiers, labels and groups that the run has."""
     runs.check_run(run)
     path = output or run / PAGE
@@ -32,6 +33,7 @@ def view_run(run: Path, output: Path | None, state: Path | None, overwrite: bool
         circuit, path, overwrite=overwrite,
         ranking=Circuit.load(run / runs.RANKING), report=read_json(own, "report") if own.is_file() else None,
         dossiers=_dossiers(run, circuit), state=None if state is None else read_state(state, circuit),
+        outcome=None if outcome is None else read_outcome(outcome, circuit),
         title=str((circuit.manifest.get("task") or {}).get("name", run.name)),
     )  # fmt: skip
     say(f"page: {path.resolve()}")

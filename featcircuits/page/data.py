@@ -13,6 +13,7 @@ from featcircuits.circuit.layout import drawn
 from featcircuits.files.plain import plain
 from featcircuits.groups.proposing import profile
 from featcircuits.model.nodes import METRIC
+from featcircuits.page.outcomes import outcome_at
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -35,13 +36,15 @@ def page_data(
     dossiers: Iterable[Dossiers] = (),
     state: Mapping[str, Any] | None = None,
     effects: NodeEffects | None = None,
+    outcome: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> dict[str, Any]:
     """The values for the page's script.
 
     `ranking`: all nodes in the selected order, by whose numbers a report's curve counts. `report`: of
     `Report.to_json()`. `effects`: with effects per example, so that the page can show one example's;
-    not for roles, whose tokens differ from example to example.
+    not for roles, whose tokens differ from example to example. `outcome`: of interventions, by `read_outcome` or
+    `Outcome.to_json()`.
     """
     graph = drawn(circuit)
     rank = {str(node): number for number, node in enumerate(() if ranking is None else ranking.nodes, 1)}
@@ -62,8 +65,13 @@ def page_data(
         "dossiers": _dossiers(circuit, list(dossiers)),
         "groups": [{"name": name, "nodes": [*map(str, own)]} for name, own in circuit.groups.items()],
         "state": None if state is None else dict(state),
+        "outcome": None if outcome is None else _outcome(circuit, outcome),
         "examples": None if effects is None or circuit.aggregate == "role" else _examples(circuit, effects),
     }
+
+
+def _outcome(circuit: Circuit, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
+    return outcome if "changed" in outcome else outcome_at(outcome, circuit)
 
 
 def _examples(circuit: Circuit, effects: NodeEffects) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def html(circuit: Circuit, **parts: Any) -> str:
 
     `parts` are `ranking` (all nodes in the selected order), `report` (of `Report.to_json()`), `dossiers` (a list, the
     first that has a feature counts), `state` (of an earlier view), `effects` (that keep examples: the page then
-    shows each example's, too) and `title`; all can be left out.
+    shows each example's, too), `outcome` (of `Outcome.to_json()`: what interventions did, measured beside predicted)
+    and `title`; all can be left out.
     """
     expect("circuit", circuit, Circuit)
     data = page_data(circuit, **parts)

@@ -89,10 +89,16 @@ function drawNode(item, palette) {
 
 const shortened = (text, most = 30) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
 
+// A second line below the label of a node that was changed: what was predicted, and what came of it.
+function outcomeLine(item) {
+  const rows = data.outcome && item.kind !== "group" ? data.outcome.changed[item.name] : undefined;
+  return rows ? `predicted ${figure(rows[0].predicted.mean)}, measured ${figure(rows[0].measured.mean)}` : "";
+}
+
 // Labels where there is room, the strongest node first; more of them the closer one looks.
 function drawLabels(palette) {
   const taken = [], free = (box) => taken.every((other) => box[2] < other[0] || box[0] > other[2] || box[3] < other[1] || box[1] > other[3]);
-  const first = (item) => item.name === state.selected || item.id === state.selected ? Infinity : item.kind === "group" ? 1e9 : item.kind === "metric" ? 1e8 : state.pins.includes(item.name) ? 1e7 : Math.abs(item.effect);
+  const first = (item) => item.name === state.selected || item.id === state.selected ? Infinity : item.kind === "group" ? 1e9 : item.kind === "metric" ? 1e8 : state.pins.includes(item.name) || outcomeLine(item) ? 1e7 : Math.abs(item.effect);
   const order = d3.sort(scene.view.nodes.filter((item) => item.kind !== "input" || scene.at.k > 0.35), (item) => -first(item));
   brush.font = "11px system-ui, 'DejaVu Sans', sans-serif";
   brush.textAlign = "center";
@@ -106,15 +112,18 @@ function drawLabels(palette) {
     if (x < 60 || y < 0 || x > scene.width || y > scene.height - 34) continue;
     if (++tried > most || taken.length > 120) break;
     const text = shortened(item.kind === "group" ? `${item.name} (${item.members.length})` : labelOf(item.name));
-    const r = radius(item) * scale, width = brush.measureText(text).width / 2 + 3;
-    const box = [x - width, y + r + 1, x + width, y + r + 15];
+    const lines = [text, outcomeLine(item)].filter(Boolean);
+    const r = radius(item) * scale, width = d3.max(lines, (line) => brush.measureText(line).width) / 2 + 3;
+    const box = [x - width, y + r + 1, x + width, y + r + 2 + 13 * lines.length];
     if (!free(box) || !(first(item) > 1e6 || clear(box, item))) continue;
     taken.push(box);
     brush.lineWidth = 3;
     brush.strokeStyle = palette.ground;
-    brush.strokeText(text, x, y + r + 2);
-    brush.fillStyle = palette.ink;
-    brush.fillText(text, x, y + r + 2);
+    lines.forEach((line, turn) => {
+      brush.strokeText(line, x, y + r + 2 + 13 * turn);
+      brush.fillStyle = turn ? palette.quiet : palette.ink;
+      brush.fillText(line, x, y + r + 2 + 13 * turn);
+    });
   }
 }
 

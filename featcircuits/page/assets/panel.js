@@ -62,6 +62,28 @@ function dossierOf(node) {
     found.coactive.length ? [el("h3", {}, "Active with it"), el("ul", { class: "list" }, here(found.coactive))] : null);
 }
 
+const interval = (one) => one.low === null ? "" : ` (${figure(one.low)} to ${figure(one.high)})`;
+
+// What interventions did: the change of F that was predicted beside the measured one.
+function outcomeTable(rows, title, id) {
+  const cells = (row) => [el("td", {}, el("code", {}, row.what)), el("td", {}, number(row.predicted.mean)), el("td", {}, number(row.measured.mean), el("span", { class: "quiet" }, interval(row.measured))), el("td", {}, row.off ? el("b", { class: "off", title: "The prediction is outside the measured change's interval" }, "off") : "")];
+  return [el("h2", {}, title), el("table", { id, class: "outcome" }, el("thead", {}, el("tr", {}, ["", "predicted", "measured", ""].map((name) => el("th", {}, name)))), el("tbody", {}, rows.map((row) => el("tr", {}, cells(row)))))];
+}
+
+function outcomeOf(node) {
+  if (data.outcome === null) return null;
+  const changed = data.outcome.changed[node.name], watched = data.outcome.watched[node.name];
+  return el("section", {}, changed ? outcomeTable(changed, "Change of F when it is changed", "changed") : null,
+    watched ? [el("h2", {}, "Change of its value downstream"), pairs([["predicted by edges", number(watched.predicted.mean)], ["measured, all else held", number(watched.direct.mean)], ["measured", number(watched.measured.mean)]])] : null);
+}
+
+function outcomeSummary() {
+  const found = data.outcome;
+  if (found === null) return null;
+  return el("section", {}, outcomeTable(found.rows, "Interventions: change of F", "interventions"),
+    pairs([["F before, after", `${figure(found.before.mean)}, ${figure(found.after.mean)}`], ["KL", `${figure(found.kl.mean)} nats`], ["held", found.held], ["on", `${found.task}, ${found.n_examples} examples`]]));
+}
+
 function emptyPanel() {
   const report = data.report;
   byId("panel").replaceChildren(...[el("h2", {}, "No node is selected"), el("p", {}, "Click a node, or move with the arrow keys. Shift-click chooses nodes for a group."),
@@ -69,7 +91,7 @@ function emptyPanel() {
       ["faithfulness", report.faithfulness === null ? report.invalid : number(report.faithfulness, { id: "faithfulness" })],
       ["interval", report.interval ? `${figure(report.interval[0])} to ${figure(report.interval[1])}` : ""],
       ["completeness", report.completeness === null ? "" : number(report.completeness, { id: "completeness" })],
-      ["ablation", report.ablation], ["examples", String(report.n_examples)]]), (report.notes || []).map((note) => el("p", { class: "quiet" }, note))) : el("p", { class: "quiet" }, "The run has no report; `featcircuits evaluate RUN` makes one.")].filter(Boolean));
+      ["ablation", report.ablation], ["examples", String(report.n_examples)]]), (report.notes || []).map((note) => el("p", { class: "quiet" }, note))) : el("p", { class: "quiet" }, "The run has no report; `featcircuits evaluate RUN` makes one."), outcomeSummary()].filter(Boolean));
 }
 
 function showPanel() {
@@ -92,6 +114,7 @@ function showPanel() {
       feature ? el("button", { type: "button", id: "copy", title: "For featcircuits intervene RUN --do", onclick: (event) => copy(`${node.name}=0`, event.target) }, "Copy ablation") : null),
     pairs([["effect", node.kind === "feature" || node.kind === "error" ? effectText(effectOf(item.id), state.example === null ? node.se : null) : ""],
       ["order", node.order === null ? "" : `${node.order + 1} of ${ranked.length}`], ["site", node.site], ["place", node.place], ["words there", node.words]]),
+    outcomeOf(node),
     dossierOf(node), edgeList(item, "in"), edgeList(item, "out")].filter(Boolean));
 }
 
