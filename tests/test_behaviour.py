@@ -116,7 +116,8 @@ def test_unknown_words_are_counted(shipped: SplicedModel, tmp_path: Path) -> Non
     ]
     path = tmp_path / "task.jsonl"
     path.write_text("\n".join(json.dumps({**row, "clean_answer": " is", "patch_answer": " are"}) for row in rows))
-    task = fc.Task.from_jsonl(path, shipped.tokenizer, aggregate="sum")
+    with pytest.warns(UserWarning, match=r"in 1 of 2 lines, the first of them line 1, .* does not know \('zorp'\)"):
+        task = fc.Task.from_jsonl(path, shipped.tokenizer, aggregate="sum")
     assert fc.behaviour_of(shipped, task).unknown == (2, 0)
 
 

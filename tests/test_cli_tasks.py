@@ -183,6 +183,7 @@ def test_what_is_held_out_is_what_is_evaluated(command: Command, tmp_path: Path)
 # data check
 
 
+@pytest.mark.filterwarnings("always")
 def test_a_task_is_checked_line_by_line(command: Command, tmp_path: Path) -> None:
     rows = agreement(3, swapped=1)
     rows[2]["clean_prefix"] = rows[2]["clean_prefix"].replace("The", "Zorp", 1)
@@ -190,6 +191,7 @@ def test_a_task_is_checked_line_by_line(command: Command, tmp_path: Path) -> Non
     path, record = written(tmp_path / "pairs.jsonl", rows), tmp_path / "out" / "check.json"
     code, out, err = command("data", "check", path, "--show", 1, "-o", record)
     assert code == 0, err
+    assert "in 1 of 3 lines, the first of them line 3, are words that the tokenizer does not know ('Zorp')" in err
     assert f"clean: {rows[0]['clean_prefix']!r}" in out
     lines = [line.split() for line in out.splitlines() if re.match(r" +[123]  +6 ", line)]
     assert [line[0] for line in lines] == ["1", "2", "3"]

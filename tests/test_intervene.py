@@ -296,9 +296,14 @@ def test_the_command_on_the_shipped_suite(command: Command, tmp_path: Path) -> N
     assert record["interventions"] == ["group:number=0"]
     assert len(record["examples"]) == 12
     prompt = command(
-        "intervene", run, "--do", "resid_2/303@-1=0", "--prompt", "the boy that the girls call", "--controls", "2"
+        "intervene", run, "--do", "resid_2/303@-1=0", "--prompt", "The author that the guides avoid", "--controls", "2"
     )
     assert prompt.code == 0, prompt.err
     assert "One prompt has no interval" in prompt.out
     again = command("intervene", run, "--do", "group:number=0", "-o", out)
     assert (again.code, "exists" in again.err) == (2, True)
+
+
+def test_prompts_of_unknown_words_are_refused() -> None:
+    with pytest.raises(fc.InputError, match=r"does not know 'zebra', and the model would read <unk> instead"):
+        fc.intervene(fc.load(suite="grammar-4l"), "The zebra that the guide calls", "resid_2/303@-1=0")

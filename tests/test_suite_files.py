@@ -133,7 +133,7 @@ def test_a_record_of_the_weights_that_there_are(tmp_path: Path) -> None:
 
 
 def loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcircuits.loading.load._pretrained", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("featcircuits.loading.load.pretrained", lambda *given: pytest.fail("the model was loaded"))
 
 
 def test_sites_that_are_missing_or_outside_are_found_before_the_model_is_loaded(

@@ -110,4 +110,11 @@ def prompt_ids(spliced: SplicedModel, prompt: Any) -> tuple[int, ...]:
         return tuple(checked_rows(spliced, [list(prompt) if isinstance(prompt, tuple) else prompt])[0])
     if spliced.tokenizer is None:
         raise InputError("a prompt as text needs a tokenizer, and the model was loaded without; give token ids")
-    return Encoder.of(spliced.tokenizer).prompt(prompt).ids
+    encoder = Encoder.of(spliced.tokenizer)
+    found = encoder.prompt(prompt)
+    if words := encoder.unknown_words(found):
+        raise InputError(
+            f"prompt {shortened(prompt)}: the tokenizer does not know {', '.join(map(shortened, words[:5]))}, and the "
+            f"model would read {spliced.tokenizer.unk_token} instead; give words that it knows, or token ids"
+        )
+    return found.ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +185,27 @@ def entries_of(path: Path, lines: Iterable[Line], encoder: Encoder, prepend: str
     for line in lines:
         with at_line(path, line.number):
             found.append(_entry(line, encoder, line.prepend or prepend))
+    _warn_of_unknown(path, found, encoder)
     return found
+
+
+def _warn_of_unknown(path: Path, entries: Sequence[Entry], encoder: Encoder) -> None:
+    """A model that reads <unk> in place of a word does not do what the file asks."""
+    words = {entry.line.number: _unknown_words(entry.clean, entry.corrupted, encoder) for entry in entries}
+    if lines := [number for number, found in words.items() if found]:
+        named = [*dict.fromkeys(shortened(word) for number in lines for word in words[number])]
+        warnings.warn(
+            f"{path}: in {len(lines)} of {len(entries)} lines, the first of them line {lines[0]}, are words that the "
+            f"tokenizer does not know ({', '.join(named[:5])}{', ...' if len(named) > 5 else ''}); the model reads "
+            f"{encoder.tokenizer.unk_token} in their place",
+            stacklevel=2,
+        )
+
+
+def _unknown_words(clean: Prompt, corrupted: Prompt | None, encoder: Encoder) -> tuple[str, ...]:
+    return tuple(
+        dict.fromkeys(word for prompt in (clean, corrupted) if prompt for word in encoder.unknown_words(prompt))
+    )
 
 
 def _entry(line: Line, encoder: Encoder, prepend: str) -> Entry:
@@ -199,7 +220,7 @@ def _entry(line: Line, encoder: Encoder, prepend: str) -> Entry:
         roles=encoder.spans(clean, line.roles.items()),
     )
     if corrupted is not None and clean.ids == corrupted.ids:
-        words = dict.fromkeys((*encoder.unknown_words(clean), *encoder.unknown_words(corrupted)))
+        words = _unknown_words(clean, corrupted, encoder)
         because = f" (not in the tokenizer's vocabulary: {', '.join(map(shortened, words))})" if words else ""
         raise InputError(SAME_TOKENS + because)
     check_example(example)
