@@ -1,0 +1,1 @@
+"""Models whose weights are set by hand, so that their circuits are known; which method finds which circuit."""
