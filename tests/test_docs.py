@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.tokenizers import CHAT, byte_level
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("saes/*/*.md")])
+TEST_PAIRS = ROOT / "saes/grammar-4l/tasks/agreement_rc_test.jsonl"
 COMMANDS: Any = typer.main.get_command(app)
 
 
@@ -48,6 +50,14 @@ def test_the_tutorial_runs_from_top_to_bottom(
     curve = dict(zip(report.curve.sizes, report.curve.faithfulness, strict=True))
     assert curve[42] == pytest.approx(0.92, abs=0.005)
     for line in ("resid_2/303@5 1.0 0.0", "resid_1/118@5 0.0 1.0", "resid_3/56@5 1.0 0.0", "resid_2/10@5 0.0 1.0"):
+        assert line in printed
+    singular, plural = names["acted"]
+    assert [singular.before.mean, singular.after.mean] == pytest.approx([7.25, -0.80], abs=0.01)
+    assert [singular.whole.predicted.mean, singular.whole.measured.mean] == pytest.approx([-8.17, -8.05], abs=0.01)
+    figures = [figure for control in singular.controls for figure in (control.mean, control.largest)]
+    assert figures == pytest.approx([0.21, 0.89, -0.56, -1.26], abs=0.01)
+    assert [plural.whole.predicted.mean, plural.whole.measured.mean] == [0, 0]
+    for line in ("['was', 'are']", "['should', 'are']", "were in the"):
         assert line in printed
     assert (tmp_path / "agreement.gexf").is_file()
 
@@ -182,3 +192,24 @@ def test_there_are_command_lines_to_parse() -> None:
     for command in (COMMANDS.commands["trace"], COMMANDS.commands["suites"].commands["check"]):
         with pytest.raises(Exception, match="[Nn]o such option"):
             command.make_context("command", ["--nonsense", "1"])
+
+
+def test_the_page_of_acting_runs_and_its_interventions_are_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "acting.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    written = re.findall(r"^\| `([^`]+)` \| ", text, re.MULTILINE)
+    assert len(written) == 12
+    assert [str(fc.Intervention.parse(one)) for one in written] == written
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    assert names["outcome"].n_examples == 40
+    assert names["found"].continuations[0].text.split()[0] == "should"
+    spliced, test = names["model"], fc.Task.from_jsonl(TEST_PAIRS, names["model"].tokenizer).take(100)
+    verbs = {"is", "was", "has", "does"}
+    own = [one for one in test.examples if spliced.tokenizer.decode(one.clean_answers).strip() in verbs]
+    singular = replace(test, examples=tuple(own))
+    said = text[text.index("Exact patching predicts") :][:100]
+    figures = map(float, re.findall(r"\d\.\d\d", said))
+    for estimator, figure in zip(("exact", "secant", "ig", "relp", "atp"), figures, strict=True):
+        outcome = fc.intervene(spliced, singular, "resid_2/303@5=0", estimator=estimator, controls=0)
+        assert outcome.whole.predicted.mean == pytest.approx(-figure, abs=0.006)

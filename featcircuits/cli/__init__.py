@@ -270,7 +270,7 @@ def intervene(
 
         featcircuits intervene runs/first --do "resid_2/303@5=0:held=direct" --downstream circuit
 
-        featcircuits intervene runs/first --do "resid_2/303@-1*2" --prompt "the boy that the girl calls" -o acts.json
+        featcircuits intervene runs/first --do "resid_2/303@-1*2" --prompt "The author that the guides avoid"
     """
     from featcircuits.cli.intervening import Done, intervene_run
 
