@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from featcircuits.loading.load import load, load_bare
     from featcircuits.model.nodes import Node
     from featcircuits.model.sites import Site
+    from featcircuits.readouts.back_patch import back_patch
+    from featcircuits.readouts.patchscope import patchscope
+    from featcircuits.readouts.selectivity import selectivity
+    from featcircuits.readouts.sinking import sink_heads
+    from featcircuits.readouts.splits import promote_suppress, split_by_outcome
+    from featcircuits.readouts.vector import vector_effect
     from featcircuits.selection.select import select
     from featcircuits.tasks.behaviour import behaviour_of
     from featcircuits.tasks.corruption import symmetric_replacement
@@ -56,6 +62,7 @@ _HOMES = {
     "Task": "featcircuits.tasks.task",
     "agree": "featcircuits.agreement",
     "audit": "featcircuits.checks.audit",
+    "back_patch": "featcircuits.readouts.back_patch",
     "behaviour_of": "featcircuits.tasks.behaviour",
     "bound_missed": "featcircuits.checks.bound",
     "check_suite": "featcircuits.health",
@@ -70,11 +77,17 @@ _HOMES = {
     "load_bare": "featcircuits.loading.load",
     "node_effects": "featcircuits.effects.nodes",
     "patch": "featcircuits.checks.patching",
+    "patchscope": "featcircuits.readouts.patchscope",
+    "promote_suppress": "featcircuits.readouts.splits",
     "select": "featcircuits.selection.select",
+    "selectivity": "featcircuits.readouts.selectivity",
+    "sink_heads": "featcircuits.readouts.sinking",
+    "split_by_outcome": "featcircuits.readouts.splits",
     "steered": "featcircuits.interventions.steering",
     "symmetric_replacement": "featcircuits.tasks.corruption",
     "trace": "featcircuits.tracing.trace",
     "train_suite": "featcircuits.training",
+    "vector_effect": "featcircuits.readouts.vector",
 }
 _MODULES = ("dictionaries", "export", "groups", "labels", "page", "sources")
 
@@ -89,6 +102,7 @@ __all__ = [
     "Task",
     "agree",
     "audit",
+    "back_patch",
     "behaviour_of",
     "bound_missed",
     "check_suite",
@@ -108,12 +122,18 @@ __all__ = [
     "node_effects",
     "page",
     "patch",
+    "patchscope",
+    "promote_suppress",
     "select",
+    "selectivity",
+    "sink_heads",
     "sources",
+    "split_by_outcome",
     "steered",
     "symmetric_replacement",
     "trace",
     "train_suite",
+    "vector_effect",
 ]
 
 

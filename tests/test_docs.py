@@ -213,3 +213,13 @@ def test_the_page_of_acting_runs_and_its_interventions_are_ones(monkeypatch: pyt
     for estimator, figure in zip(("exact", "secant", "ig", "relp", "atp"), figures, strict=True):
         outcome = fc.intervene(spliced, singular, "resid_2/303@5=0", estimator=estimator, controls=0)
         assert outcome.whole.predicted.mean == pytest.approx(-figure, abs=0.006)
+
+
+def test_the_page_of_readouts_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "readouts.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    assert all(cell.F["own"] == names["grid"].F for cell in names["grid"].cells if cell.source == cell.target)
+    assert all(len(one.ids) == 1 for one in names["read"])
+    assert all(names["found"].loss[a][a] > 0 for a in (0, 1))

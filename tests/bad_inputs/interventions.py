@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,41 @@ LINES = {
     "`featcircuits intervene run --vectors joy.pt`": ("--do", "resid_1/vector:joy+1", "--vectors", "joy.pt"),
 }  # fmt: skip
 
+
+def tasks_of(*names: str) -> dict[str, fc.Task]:
+    return dict.fromkeys(names, tiny().task)
+
+
+READOUTS: dict[str, Callable[[], Any]] = {
+    "back-patching from a layer that the model lacks": lambda: fc.back_patch(tiny().model, tiny().task, sources=[9]),
+    "back-patching to later layers alone": lambda: fc.back_patch(tiny().model, tiny().task, sources=[0], targets=[1]),
+    "back-patching of one prompt": lambda: fc.back_patch(tiny().model, tiny().task.take(1)),
+    "back-patching without layers": lambda: fc.back_patch(tiny().model, tiny().task, targets=[]),
+    "a patchscope of nothing": lambda: fc.patchscope(tiny().model, [1, 2, 3], [], [4, 5]),
+    "a patchscope of an error": lambda: fc.patchscope(tiny().model, [1, 2, 3], ["resid_1/error"], [4, 5]),
+    "a patchscope of a token that the prompt lacks": lambda: fc.patchscope(
+        tiny().model, [1, 2, 3], ["resid_1"], [4, 5], place=3
+    ),
+    "a patchscope into a token that the other prompt lacks": lambda: fc.patchscope(
+        tiny().model, [1, 2, 3], ["resid_1"], [4, 5], placeholder=7
+    ),
+    "a steering vector inside the attention": lambda: fc.vector_effect(
+        tiny().model, tiny().task, "attn_z_1", [1.0] * 16
+    ),
+    "sinking a head that the model lacks": lambda: fc.sink_heads(tiny().model, tiny().task, [(1, 99)]),
+    "sinking no heads": lambda: fc.sink_heads(tiny().model, tiny().task, []),
+    "sinking a share above 1": lambda: fc.sink_heads(tiny().model, tiny().task, [(1, 0)], share=1.5),
+    "selectivity of one circuit": lambda: fc.selectivity(tiny().model, {"a": tiny().circuit}, tasks_of("a")),
+    "selectivity of circuits and tasks by other names": lambda: fc.selectivity(
+        tiny().model, {"a": tiny().circuit, "b": tiny().circuit}, tasks_of("a", "c")
+    ),
+    "effects on two answer sets where one is missing": lambda: fc.promote_suppress(
+        tiny().model, fc.Task.from_tokens([[1, 2]], None, [3], metric="log_probability"), "atp"
+    ),
+}
+
 CASES = [
+    *(Case(tried, action) for tried, action in READOUTS.items()),
     *(Case(tried, lambda options=options: of_prompts(tiny().task, **options)) for tried, options in ASKED.items()),
     *(Case(tried, partial(on_the_command_line, *line)) for tried, line in LINES.items()),
     *(

@@ -1,0 +1,1 @@
+"""Readouts: states moved between layers and prompts, vectors as nodes, attention sunk, circuits over tasks, splits."""
