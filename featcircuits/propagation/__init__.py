@@ -36,14 +36,16 @@ RULES: Mapping[str, Rule] = {
 RULE_SETS: Mapping[str, tuple[str, ...]] = {
     "default": ("ln", "identity", "half"),
     "with_ah": ("ln", "identity", "half", "ah"),
-    "gim": ("ln", "soft", "matmul"),
+    "gim": ("ln", "half", "soft", "matmul"),
     "attnlrp": ("ln", "qk_norms", "identity", "half", "matmul"),
     "gradient": (),
 }
 """`default` is the set in the RelP paper's code; with `gradient` RelP equals AtP.
 
-`gim`: Gradient Interaction Modifications (Edin et al. 2025). `attnlrp`: AttnLRP (Achtibat et al. 2024); its
-rule for the softmax is the ordinary gradient (eq. 13: a Taylor expansion at the run's own scores).
+`gim`: Gradient Interaction Modifications (Edin et al. 2025), as its authors' code is since August 2026: norms frozen,
+softmax at temperature 2, and the factors of products, gated MLPs' among them, with a share of their gradient each.
+`attnlrp`: AttnLRP (Achtibat et al. 2024); its rule for the softmax is the ordinary gradient (eq. 13: a Taylor expansion
+at the run's own scores).
 """
 
 
