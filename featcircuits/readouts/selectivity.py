@@ -26,6 +26,8 @@ from featcircuits.tasks.task import Task
 
 DRAWS = 100
 MOST_DRAWS = 10_000
+_AT_ONCE = 16
+"""Random circuits whose ranks are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,10 @@ def _column(
             "'logit_difference' or 'probability' on a task that the model answers right"
         )
     random = np.stack([
-        [float(ablated.metric(task, [without(nodes)]).mean()) for nodes in drawn[name]]
+        np.concatenate([
+            ablated.metric(task, [without(nodes) for nodes in drawn[name][begin : begin + _AT_ONCE]]).mean(-1).numpy()
+            for begin in range(0, len(drawn[name]), _AT_ONCE)
+        ])
         for name in progress(list(names), f"random circuits on {task.name}", len(names))
     ])  # fmt: skip
     return _Column(
