@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from featcircuits.agreement import agree
     from featcircuits.checks.audit import audit
     from featcircuits.checks.bound import bound_missed
+    from featcircuits.checks.edge_areas import mib_areas
+    from featcircuits.checks.edge_curve import edge_curve
     from featcircuits.checks.illusion import illusion
     from featcircuits.checks.patching import patch
     from featcircuits.checks.paths import explained_effect
@@ -66,6 +68,7 @@ _HOMES = {
     "behaviour_of": "featcircuits.tasks.behaviour",
     "bound_missed": "featcircuits.checks.bound",
     "check_suite": "featcircuits.health",
+    "edge_curve": "featcircuits.checks.edge_curve",
     "edge_effects": "featcircuits.effects.edges",
     "evaluate": "featcircuits.evaluation.evaluate",
     "explained_effect": "featcircuits.checks.paths",
@@ -75,6 +78,7 @@ _HOMES = {
     "intervene": "featcircuits.interventions.intervene",
     "load": "featcircuits.loading.load",
     "load_bare": "featcircuits.loading.load",
+    "mib_areas": "featcircuits.checks.edge_areas",
     "node_effects": "featcircuits.effects.nodes",
     "patch": "featcircuits.checks.patching",
     "patchscope": "featcircuits.readouts.patchscope",
@@ -107,6 +111,7 @@ __all__ = [
     "bound_missed",
     "check_suite",
     "dictionaries",
+    "edge_curve",
     "edge_effects",
     "evaluate",
     "explained_effect",
@@ -119,6 +124,7 @@ __all__ = [
     "labels",
     "load",
     "load_bare",
+    "mib_areas",
     "node_effects",
     "page",
     "patch",
