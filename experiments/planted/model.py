@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import transformers
@@ -90,7 +91,7 @@ def build(design: Design, tokens: Sequence[Weights]) -> PreTrainedModel:
         tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     config._attn_implementation = "eager"
-    model = transformers.GPT2LMHeadModel(config).to(torch.float64).eval()
+    model = transformers.GPT2LMHeadModel(config).double().eval()
     row = {name: direction(number) for number, name in enumerate(design.names)}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -101,11 +102,12 @@ def build(design: Design, tokens: Sequence[Weights]) -> PreTrainedModel:
             model.transformer.wpe.weight[position] = row[name]
         for token, weights in enumerate(design.answers.values(), len(tokens) - len(design.answers)):
             model.lm_head.weight[token] = _sum(row, weights) / 2
+        blocks: Any = model.transformer.h
         for layer in range(design.n_layers):
             for number, head in enumerate(head for head in design.heads if head.layer == layer):
-                _set_head(model.transformer.h[layer].attn, number, head, row)
+                _set_head(blocks[layer].attn, number, head, row)
         for number, neuron in enumerate(design.neurons):
-            _set_neuron(model.transformer.h[neuron.layer].mlp, number, neuron, row)
+            _set_neuron(blocks[neuron.layer].mlp, number, neuron, row)
     return model
 
 
@@ -113,7 +115,7 @@ def _sum(row: Mapping[str, Tensor], weights: Weights) -> Tensor:
     return sum((weight * row[name] for name, weight in weights.items()), torch.zeros(_WIDTH, dtype=torch.float64))
 
 
-def _set_head(attention: torch.nn.Module, number: int, head: Head, row: Mapping[str, Tensor]) -> None:
+def _set_head(attention: Any, number: int, head: Head, row: Mapping[str, Tensor]) -> None:
     """Columns are all queries, keys, values; a feature is read by half its direction, whose square is 2."""
     queries, keys, values = (kind * _WIDTH + number * _HEAD for kind in range(3))
     weight, bias = attention.c_attn.weight, attention.c_attn.bias
@@ -126,7 +128,7 @@ def _set_head(attention: torch.nn.Module, number: int, head: Head, row: Mapping[
         attention.c_proj.weight[number * _HEAD + _VALUES + place] = row[name]
 
 
-def _set_neuron(mlp: torch.nn.Module, number: int, neuron: Neuron, row: Mapping[str, Tensor]) -> None:
+def _set_neuron(mlp: Any, number: int, neuron: Neuron, row: Mapping[str, Tensor]) -> None:
     mlp.c_fc.weight[:, number] = _sum(row, neuron.reads) / 2
     mlp.c_fc.bias[number] = neuron.bias
     mlp.c_proj.weight[number] = neuron.weight * row[neuron.writes]

@@ -90,7 +90,10 @@ class Motif:
     def edges(self) -> set[Edge]:
         """The true edges."""
         return {
-            pair for path in self._parsed for pair in zip(path, path[1:], strict=False) if isinstance(pair[0], Node)
+            (source, target)
+            for path in self._parsed
+            for source, target in zip(path, path[1:], strict=False)
+            if isinstance(source, Node)
         }
 
     @property
