@@ -145,6 +145,35 @@ def test_evaluate_reports_the_ratios_and_what_they_are_made_of(command: Command,
     assert (run_folder / "report.json").read_bytes() == before
 
 
+def test_edges_are_judged_by_runs_along_them(command: Command, run_folder: Path, tmp_path: Path) -> None:
+    settings = ("--ablations", "paired,mean", "--limit", 10, "--sizes", "20,60", "--draws", 1)
+    found = command("edges", run_folder, *settings, "--mib", tmp_path / "mib")
+    assert found.code == 0
+    record = json.loads((run_folder / "edges.json").read_text())
+    assert [curve["ablation"] for curve in record["curves"]] == ["paired", "mean"]
+    for curve in record["curves"]:
+        assert curve["sizes"] == [20, 60]
+        assert f"{curve['F_empty']:.3f}" in found.out
+        assert all(f"{without:.3f}" in found.out for without in curve["necessity"])
+    assert (run_folder / "edges.png").read_bytes().startswith(b"\x89PNG")
+    written = sorted(str(path.relative_to(tmp_path / "mib")) for path in (tmp_path / "mib").glob("*/*.json"))
+    assert len(written) == 8
+    assert written[-1].endswith("_node/agreement-rc-test_grammar-4l_test_abs-True.json")
+    assert (
+        json.loads((tmp_path / "mib" / written[-1]).read_text())["area_under"] == record["areas"][0]["areas"][2]["cpr"]
+    )
+    refused = command("edges", run_folder, *settings)
+    assert (refused.code, "--overwrite" in refused.err) == (2, True)
+    for option, value, message in [
+        ("--ablations", "median", "unknown ablation 'median'"),
+        ("--order", "size", "order is 'size'; known: absolute, signed"),
+        ("--most-rows", "5", "more than most_rows=5 in all"),
+        ("--sizes", "few", "sizes is 'few'"),
+    ]:
+        refused = command("edges", run_folder, "--limit", 10, option, value, "--overwrite")
+        assert (refused.code, message in refused.err) == (2, True), refused.err
+
+
 def test_evaluate_says_first_whether_prompts_are_held_out(command: Command, run_folder: Path) -> None:
     """And what else a reader has to know; the report holds the same sentences."""
     train = ROOT / "saes/grammar-4l/tasks/agreement_rc_train.jsonl"

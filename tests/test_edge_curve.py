@@ -14,6 +14,7 @@ from torch import Tensor
 import featcircuits as fc
 from featcircuits.checks.edge_curve import EdgeJudge, edge_judge
 from featcircuits.checks.edge_plan import Edge, edges_in_order, nodes_in_order, planned, shuffled_edges
+from featcircuits.checks.edge_plot import draw_edges, plot_edges
 from featcircuits.checks.edge_runs import count_without, run_plan, run_without
 from featcircuits.circuit.circuit import Circuit, NodeScore
 from featcircuits.dictionaries import relu
@@ -357,3 +358,24 @@ def test_areas_are_those_of_their_curves(traced: tuple[SplicedModel, fc.Task, Ci
         found.write_mib(tmp_path, method="secant", model="a/b")
     with pytest.raises(fc.InputError, match="there are no areas to write: nothing"):
         replace(found, invalid="nothing").write_mib(tmp_path, method="secant", model="tiny")
+
+
+# --- the picture
+
+
+def test_the_picture_has_a_panel_per_ablation(traced: tuple[SplicedModel, fc.Task, Circuit], tmp_path: Path) -> None:
+    spliced, task, circuit = traced
+    curves = [
+        fc.edge_curve(spliced, task, circuit, ablation=ablation, sizes=[5, 100], draws=2, necessity=needed)
+        for ablation, needed in (("paired", True), ("mean", False))
+    ]
+    curves = [replace(curve, invalid=None) for curve in curves]  # random models do not show the behaviour
+    first, second = draw_edges(curves).axes
+    assert [len(axes.lines) for axes in (first, second)] == [6, 5]
+    assert first.lines[0].get_xydata().tolist() == [[5, curves[0].faithfulness[0]], [100, curves[0].faithfulness[1]]]
+    plot_edges(curves[:1], tmp_path / "edges.svg")
+    assert (tmp_path / "edges.svg").read_text().startswith("<?xml")
+    with pytest.raises(fc.InputError, match="there are no edge curves to draw"):
+        draw_edges([])
+    with pytest.raises(fc.InputError, match="under mean ablation cannot be drawn: nothing to explain"):
+        draw_edges([curves[0], replace(curves[1], invalid="nothing to explain")])

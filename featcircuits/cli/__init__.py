@@ -9,6 +9,7 @@ import typer
 
 from featcircuits.cli.config import (
     AgreeConfig,
+    EdgesConfig,
     EvaluateConfig,
     FeaturesConfig,
     GenerateConfig,
@@ -109,6 +110,29 @@ def evaluate(
     from featcircuits.cli.commands import evaluate_run
 
     evaluate_run(config, run, overwrite)
+
+
+@app.command()
+@with_settings(EdgesConfig)
+def edges(
+    config: EdgesConfig,
+    run: RunFolder,
+    mib: Annotated[Path | None, typer.Option(help="Folder for CPR and CMD in the form of MIB's results.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier edges.json.")] = False,
+) -> None:
+    """Judge a circuit's edges causally on held-out prompts.
+
+    Every node is computed from its parents along the first k edges alone, and compared with their nodes with every
+    connection, with random edges, and with the model without these edges. CPR and CMD are printed over nodes and edges.
+    Writes edges.json and edges.png into the run folder.
+
+    Example:
+
+        featcircuits edges runs/first --ablations paired,mean --limit 40
+    """
+    from featcircuits.cli.edges import edges_run
+
+    edges_run(config, run, mib, overwrite)
 
 
 @app.command()

@@ -148,7 +148,7 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
     check_choice(config)
     ABLATIONS.named(config.ablation)
     check_error_nodes(config.error_nodes)
-    sizes = _sizes(config.sizes)
+    sizes = numbers_of(config.sizes)
     began = time.monotonic()
     with runs.adding(run / runs.REPORT, asdict(config)):
         report = _evaluated(config, run, sizes)
@@ -180,7 +180,8 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Re
         )  # fmt: skip
 
 
-def _sizes(text: str) -> list[int] | None:
+def numbers_of(text: str) -> list[int] | None:
+    """The whole numbers of a list with commas; None for an empty text."""
     if not text:
         return None
     try:

@@ -145,6 +145,30 @@ class EvaluateConfig(Config):
 
 
 @dataclass(frozen=True)
+class EdgesConfig(Config):
+    """All settings that determine how a run's edges are judged."""
+
+    task: str | None = option(
+        None, "A task of the suite (its test file is used), or a JSONL file. Default: the run's, or what it held out."
+    )
+    limit: int = option(0, "Use only the first N examples; 0 for all.")
+    keep_wrong: bool = option(False, "Go on even if the model answers fewer than 60 % of the examples right.")
+    only_right: bool = option(False, "Use only the examples that the model answers right (for pairs, both prompts).")
+    ablations: str = option(
+        "", f"What missing edges carry, comma-separated: {either(ABLATIONS)}. Default: paired for pairs, else mean."
+    )
+    order: str = option("absolute", "The order of edges: 'absolute' (by |effect|) or 'signed' (positive ones first).")
+    sizes: str = option("", "Numbers of edges, comma-separated. Default: 12, evenly on a log axis.")
+    draws: int = option(DRAWS, "Random edge circuits at each size.", most=1000)
+    start_layer: int | None = option(None, "Do not ablate layers before this one. Default: as in the trace.")
+    most_rows: int = option(5_000_000, "Refuse to run more forward rows than this under one ablation.", least=1)
+    batch_size: int = option(0, "Examples per batch; 0: as many as fit, at most 32.", most=MOST_ROWS)
+    device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
+    seed: int = option(0, "Seed of resampling and of random edges.", most=LARGEST_SEED)
+    check: bool = option(True, "Refuse a model, suite or tokenizer other than those of the trace.")
+
+
+@dataclass(frozen=True)
 class AgreeConfig(Config):
     """All settings that determine a comparison of estimators with exact patching."""
 

@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from featcircuits.cli.config import AgreeConfig, CheckConfig, DataConfig, EvaluateConfig, FeaturesConfig, TraceConfig
+from featcircuits.cli.config import (
+    AgreeConfig,
+    CheckConfig,
+    DataConfig,
+    EdgesConfig,
+    EvaluateConfig,
+    FeaturesConfig,
+    TraceConfig,
+)
 from featcircuits.cli.judgement import behaviour_table
 from featcircuits.errors import InputError
 from featcircuits.loading.load import load, load_tokenizer
@@ -19,6 +27,9 @@ from featcircuits.tasks.task import Task
 
 Settings = TraceConfig | AgreeConfig | CheckConfig | FeaturesConfig
 """Settings that name the model and the suite, and say how to read a task."""
+
+Judged = TraceConfig | EvaluateConfig | EdgesConfig | AgreeConfig
+"""Settings that say what to do with examples that the model gets wrong."""
 
 
 class Wanted(NamedTuple):
@@ -51,7 +62,7 @@ def traced_part(config: TraceConfig, limit: int) -> Wanted:
     return Wanted(config.task, "train", limit, "rest" if config.hold_out else "all")
 
 
-def evaluated_part(config: EvaluateConfig, traced: TraceConfig) -> Wanted:
+def evaluated_part(config: EvaluateConfig | EdgesConfig, traced: TraceConfig) -> Wanted:
     """The part that is evaluated: the given task, else what the trace held out, else the test file."""
     if config.task is None and traced.hold_out:
         return Wanted(traced.task, "train", config.limit, "held out")
@@ -110,9 +121,7 @@ def _is_name(task: str) -> bool:
     return Path(task).suffix == "" and not Path(task).exists()
 
 
-def judged(
-    spliced: SplicedModel, task: Task, config: TraceConfig | EvaluateConfig | AgreeConfig, show: Callable[[Any], None]
-) -> Task:
+def judged(spliced: SplicedModel, task: Task, config: Judged, show: Callable[[Any], None]) -> Task:
     """The task to continue with, after printing what the model does on it; raises `InputError` if too few are right."""
     found = behaviour_of(spliced, task)
     kept = only_right(task, found) if config.only_right else task
@@ -122,7 +131,7 @@ def judged(
     return kept.with_options(keep_wrong=True)
 
 
-def check_choice(config: TraceConfig | EvaluateConfig | AgreeConfig) -> None:
+def check_choice(config: Judged) -> None:
     """Raise `InputError` if wrong examples are to be both kept and dropped."""
     if config.keep_wrong and config.only_right:
         raise InputError("give either keep_wrong or only_right, not both")

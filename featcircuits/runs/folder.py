@@ -31,6 +31,8 @@ CONFIG = "config.json"
 REPORT = "report.json"
 EVALUATION = "evaluation.json"
 PLOT = "faithfulness.png"
+EDGES = "edges.json"
+EDGE_PLOT = "edges.png"
 LABELS = "labels.jsonl"
 GROUPS = "groups.json"
 

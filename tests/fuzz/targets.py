@@ -22,7 +22,7 @@ import torch
 import featcircuits as fc
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.circuit.pruning import PRUNING_RULES, parse_pruning
-from featcircuits.cli.config import AgreeConfig, CheckConfig, EvaluateConfig, TraceConfig, TrainConfig
+from featcircuits.cli.config import AgreeConfig, CheckConfig, EdgesConfig, EvaluateConfig, TraceConfig, TrainConfig
 from featcircuits.estimators import ESTIMATORS, parse_estimator
 from featcircuits.export import EXPORTERS
 from featcircuits.model.nodes import Node
@@ -177,7 +177,7 @@ def _toml_values(value: Any) -> Any:
     return "" if value is None else value
 
 
-CONFIGS = (TraceConfig, EvaluateConfig, AgreeConfig, CheckConfig, TrainConfig)
+CONFIGS = (TraceConfig, EvaluateConfig, EdgesConfig, AgreeConfig, CheckConfig, TrainConfig)
 
 
 def config_file(rng: random.Random, folder: Path) -> None:
