@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from featcircuits.checks.edge_curve import MOST_EDGE_ROWS, EdgeJudge, Measured, edge_judge
-from featcircuits.checks.edge_plan import ORDERS, Edge, edges_in_order
+from featcircuits.checks.edge_curve import EdgeJudge, Measured, edge_judge
+from featcircuits.checks.edge_plan import ORDERS, Edge, edges_in_order, strongest_first
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import Subgraph, ranks_of
 from featcircuits.evaluation.ablations import Ablation
 from featcircuits.files.plain import plain
 from featcircuits.files.writing import make_folder, write_json
+from featcircuits.inputs.defaults import MOST_EDGE_ROWS
 from featcircuits.inputs.names import check_name
 from featcircuits.model.nodes import Node
 from featcircuits.progress import Progress, silent
@@ -163,8 +164,7 @@ def _over_nodes(
     order: str,
     progress: Progress,
 ) -> Area:
-    effect = {node: ranked.nodes[node].effect for node in nodes}
-    first = sorted(nodes, key=lambda node: -(abs(effect[node]) if order == "absolute" else effect[node]))
+    first = strongest_first({node: ranked.nodes[node].effect for node in nodes}, order)
     sizes = [int(fraction * len(first)) for fraction in FRACTIONS]
     ranks = ranks_of(judge.ablated.spliced, judge.task.places, first)
     scores = measured.f(judge.ablated.metric(judge.task, [Subgraph(ranks, size) for size in sizes], progress))

@@ -30,11 +30,12 @@ from featcircuits.circuit.circuit import Circuit
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.ablations import Ablation, Zero, prepared_ablation
+from featcircuits.evaluation.curves import mean_and_spread
 from featcircuits.evaluation.faithfulness import Reference, area, area_from_one, faithfulness, invalid_reason
-from featcircuits.evaluation.intervals import FOLDS, interval
+from featcircuits.evaluation.intervals import FOLDS, SMALLEST_TASK, interval
 from featcircuits.evaluation.scope import scope_of
 from featcircuits.files.plain import plain
-from featcircuits.inputs.defaults import DRAWS
+from featcircuits.inputs.defaults import DRAWS, MOST_EDGE_ROWS
 from featcircuits.inputs.ranges import MOST, SEEDS, Range, check_number
 from featcircuits.model.nodes import Endpoint
 from featcircuits.progress import Progress, silent
@@ -44,11 +45,7 @@ from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.behaviour import require_behaviour
 from featcircuits.tasks.task import Task
 
-MOST_EDGE_ROWS = 5_000_000
-"""The most forward rows that are run without being asked for: rows per example times examples."""
 _POINTS = 12
-_SMALLEST_TASK = 8 * FOLDS
-"""As for the intervals of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,7 @@ def edge_curve(
     measured = judge.measure(circuits, removed, progress)
     scores, nodes = measured.f(measured.circuits), judge.nodes(edges, chosen, measured, progress)
     by_order = np.array(scores).reshape(len(orders), len(chosen))
-    random = by_order[1:].mean(0) if draws else np.full(len(chosen), np.nan)
-    spread = by_order[1:].std(0, ddof=1) if draws > 1 else np.full(len(chosen), np.nan)
+    random, spread = mean_and_spread(by_order[1:])
     own = by_order[0].tolist()
     return EdgeCurve(
         sizes=chosen,
@@ -155,14 +151,14 @@ def edge_curve(
         intervals=measured.intervals(measured.circuits[: len(chosen)]),
         nodes=tuple(nodes),
         n_nodes=tuple(nodes_in_order(edges)[1][size - 1] for size in chosen),
-        random=tuple(random.tolist()),
-        random_sd=tuple(spread.tolist()),
+        random=tuple(random),
+        random_sd=tuple(spread),
         draws=draws,
         necessity=tuple(measured.f(measured.without)),
         area=area(chosen, own),
         area_from_one=area_from_one(chosen, own),
         area_nodes=area(chosen, nodes),
-        area_random=area(chosen, random.tolist()),
+        area_random=area(chosen, random),
         F_model=measured.reference.model,
         F_empty=measured.reference.empty,
         invalid=measured.invalid,
@@ -238,7 +234,7 @@ class Measured(NamedTuple):
 
     def intervals(self, metrics: Sequence[Tensor]) -> tuple[tuple[float, float] | None, ...]:
         """The 95 % intervals of `f`, from five interleaved parts of the examples; None if they would be too small."""
-        if len(self.model) < _SMALLEST_TASK:
+        if len(self.model) < SMALLEST_TASK:
             return (None,) * len(metrics)
 
         def of(metric: Tensor) -> list[float]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import numpy as np
+from typing import NamedTuple, TypeVar
 
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.errors import InputError, known, shortened
+from featcircuits.evaluation.curves import shuffled_within
 from featcircuits.model.nodes import METRIC, Endpoint, Node, endpoint
 from featcircuits.model.sites import Site
 
 Edge = tuple[Node, Endpoint]
 """A direct connection from a node to a later node, or to the metric."""
+_T = TypeVar("_T")
 ORDERS = ("absolute", "signed")
 """By |effect|; or from the edge that carries most of the behaviour to the one that works most against it."""
 
@@ -95,11 +95,16 @@ def edges_in_order(circuit: Circuit, order: str | Sequence[tuple[Endpoint, Endpo
     if isinstance(order, str):
         if order not in ORDERS:
             raise InputError(f"order is {shortened(order)}; {known(ORDERS, order)}, or a list of edges")
-        return sorted(weights, key=lambda edge: -(abs(weights[edge]) if order == "absolute" else weights[edge]))
+        return strongest_first(weights, order)
     given = [_edge(pair) for pair in order]
     if strange := [edge for edge in given if edge not in weights]:
         raise InputError(f"order: the circuit has no edge {strange[0][0]} -> {strange[0][1]} from a node")
     return list(dict.fromkeys(given))
+
+
+def strongest_first(effects: Mapping[_T, float], order: str) -> list[_T]:
+    """Nodes or edges in one of the `ORDERS`, by their effects."""
+    return sorted(effects, key=lambda one: -(abs(effects[one]) if order == "absolute" else effects[one]))
 
 
 def _edge(pair: object) -> Edge:
@@ -114,16 +119,12 @@ def shuffled_edges(order: Sequence[Edge], seed: int) -> list[Edge]:
 
     So the first k of them are a random circuit with as many edges in every connection as the k strongest have.
     """
-    generator = np.random.default_rng(seed)
-    by_connection: dict[object, list[int]] = {}
-    for rank, (source, target) in enumerate(order):
-        key = (source.site, target.site if isinstance(target, Node) else METRIC)
-        by_connection.setdefault(key, []).append(rank)
-    result = list(order)
-    for ranks in by_connection.values():
-        for rank, taken in zip(ranks, generator.permutation(ranks), strict=True):
-            result[rank] = order[taken]
-    return result
+
+    def connection(edge: Edge) -> tuple[Site, Site | str]:
+        source, target = edge
+        return source.site, target.site if isinstance(target, Node) else METRIC
+
+    return shuffled_within(order, seed, connection)
 
 
 def nodes_in_order(edges: Sequence[Edge]) -> tuple[list[Node], list[int]]:

@@ -11,7 +11,7 @@ import numpy as np
 from featcircuits.checks.edge_curve import EdgeCurve
 from featcircuits.errors import InputError
 from featcircuits.files.palette import INK, NEUTRAL, SERIES
-from featcircuits.files.pictures import logarithmic, save, styled
+from featcircuits.files.pictures import band, logarithmic, save, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,12 +52,12 @@ def _draw(axes: Axes, curve: EdgeCurve) -> None:
     sizes = curve.sizes
     axes.plot(sizes, curve.faithfulness, "o-", color=_EDGES, markersize=3, label="these edges")
     low, high = np.array([pair or (np.nan, np.nan) for pair in curve.intervals]).T
-    axes.fill_between(sizes, low, high, color=_EDGES, alpha=0.2, linewidth=0)
+    band(axes, sizes, low, high, _EDGES)
     axes.plot(sizes, curve.nodes, "^-", color=_NODES, markersize=3, label="their nodes, all connections")
     if curve.draws:
         mean, spread = np.array(curve.random), np.nan_to_num(np.array(curve.random_sd))
         axes.plot(sizes, mean, "--", color=NEUTRAL, label="random edges of the same connections")
-        axes.fill_between(sizes, mean - spread, mean + spread, color=NEUTRAL, alpha=0.2, linewidth=0)
+        band(axes, sizes, mean - spread, mean + spread, NEUTRAL)
     if curve.necessity:
         axes.plot(sizes, curve.necessity, "s-", color=_WITHOUT, markersize=3, label="the model without these edges")
     for height in (0, 1):

@@ -12,7 +12,7 @@ from featcircuits.estimators import ESTIMATORS
 from featcircuits.evaluation import ABLATIONS
 from featcircuits.files.reading import read_json
 from featcircuits.files.writing import write_json
-from featcircuits.inputs.defaults import DRAWS, EDGE_NODES, KEEP_EDGES, KEEP_NODES
+from featcircuits.inputs.defaults import DRAWS, EDGE_NODES, KEEP_EDGES, KEEP_NODES, MOST_EDGE_ROWS
 from featcircuits.inputs.ranges import LARGEST_SEED, MOST, MOST_ROWS, Range, check_kind, check_number
 from featcircuits.inputs.renamed import told
 from featcircuits.selection import DEFAULT_SELECTION, SELECTIONS
@@ -161,7 +161,7 @@ class EdgesConfig(Config):
     sizes: str = option("", "Numbers of edges, comma-separated. Default: 12, evenly on a log axis.")
     draws: int = option(DRAWS, "Random edge circuits at each size.", most=1000)
     start_layer: int | None = option(None, "Do not ablate layers before this one. Default: as in the trace.")
-    most_rows: int = option(5_000_000, "Refuse to run more forward rows than this under one ablation.", least=1)
+    most_rows: int = option(MOST_EDGE_ROWS, "Refuse to run more forward rows than this under one ablation.", least=1)
     batch_size: int = option(0, "Examples per batch; 0: as many as fit, at most 32.", most=MOST_ROWS)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     seed: int = option(0, "Seed of resampling and of random edges.", most=LARGEST_SEED)

@@ -40,8 +40,9 @@ def edges_run(config: EdgesConfig, run: Path, mib: Path | None, overwrite: bool)
         raise InputError(f"order is {shortened(config.order)}; {known(ORDERS, config.order)}")
     sizes = numbers_of(config.sizes)
     began = time.monotonic()
+    traced, circuit = TraceConfig.read(run / runs.CONFIG, {}), Circuit.load(run / runs.CIRCUIT)
     with runs.adding(run / runs.EDGES, asdict(config)):
-        found = _judged(config, run, names, sizes)
+        found = _judged(config, traced, circuit, Circuit.load(run / runs.RANKING), names, sizes)
         drawn = [curve for curve, _ in found if not curve.invalid]
         with together(run, instead_of=(runs.EDGES, runs.EDGE_PLOT)) as folder:
             runs.write_json(
@@ -57,13 +58,18 @@ def edges_run(config: EdgesConfig, run: Path, mib: Path | None, overwrite: bool)
     for curve, areas in found:
         _show(curve, areas)
     if mib is not None:
-        _write_mib(found, mib, run)
+        _write_mib(found, mib, traced, circuit)
     say(f"edges in {run / runs.EDGES}, {since(began)}")
 
 
-def _judged(config: EdgesConfig, run: Path, names: Sequence[str], sizes: list[int] | None) -> list[Found]:
-    traced = TraceConfig.read(run / runs.CONFIG, {})
-    circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
+def _judged(
+    config: EdgesConfig,
+    traced: TraceConfig,
+    circuit: Circuit,
+    ranking: Circuit,
+    names: Sequence[str],
+    sizes: list[int] | None,
+) -> list[Found]:
     spliced, task = model_and_task(traced, config.device, evaluated_part(config, traced), Task.check_places)
     task = judged(spliced, task, config, console.print)
     start = traced.start_layer if config.start_layer is None else config.start_layer
@@ -115,11 +121,8 @@ def _numbers(values: Sequence[float]) -> list[str]:
     return [f"{value:.3f}" for value in values]
 
 
-def _write_mib(found: Sequence[Found], folder: Path, run: Path) -> None:
-    traced, settings = (
-        TraceConfig.read(run / runs.CONFIG, {}),
-        Circuit.load(run / runs.CIRCUIT).manifest.get("settings"),
-    )
+def _write_mib(found: Sequence[Found], folder: Path, traced: TraceConfig, circuit: Circuit) -> None:
+    settings = circuit.manifest.get("settings")
     names = (
         settings["nodes"] if isinstance(settings, dict) and "nodes" in settings else "circuit",
         traced.model or Path(traced.suite).name,

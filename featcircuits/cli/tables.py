@@ -17,6 +17,7 @@ from featcircuits.checks.audit import Residual
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.cli.output import printable
 from featcircuits.evaluation.report import Curve, Report
+from featcircuits.evaluation.rows import between, report_rows
 from featcircuits.health import Health
 from featcircuits.tracing.trace import Counts
 
@@ -74,27 +75,9 @@ def report_table(report: Report) -> Table:
     table = Table(title=f"{report.task}: {how}, {report.n_examples} examples", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for name, value in _report_rows(report).items():
+    for name, value in report_rows(report).items():
         table.add_row(name, value)
     return table
-
-
-def _report_rows(report: Report) -> dict[str, str]:
-    def ratio(value: float) -> str:
-        return "invalid" if report.invalid else f"{value:.3f}"
-
-    empty = ", every error kept" if report.error_nodes == "keep" else ""
-    rows = {
-        "faithfulness": ratio(report.faithfulness) + ("" if report.invalid else _between(report.interval)),
-        "completeness (of the complement)": ratio(report.completeness),
-        "F(model)": f"{report.F_model:.3f}",
-        "F(circuit)": f"{report.F_circuit:.3f}",
-        f"F(empty){empty}": f"{report.F_empty:.3f}",
-        "faithfulness of all features, errors ablated": ratio(report.features_alone),
-        f"nodes in scope ({report.counted})": str(report.n_nodes),
-        "error nodes / edges in scope": f"{report.n_error_nodes} / {report.n_edges}",
-    }
-    return rows | ({"why invalid": report.invalid} if report.invalid else {})
 
 
 def curve_table(curve: Curve, counted: str = "features and errors") -> Table:
@@ -103,8 +86,8 @@ def curve_table(curve: Curve, counted: str = "features and errors") -> Table:
     low, high = curve.area_over
     title = (
         f"By size ({counted})\nareas over {low} to {high} nodes:\n"
-        f"area {curve.area:.3f}{_between(curve.area_interval)}{random}\n"
-        f"area of |1 - f| {curve.area_from_one:.3f}{_between(curve.area_from_one_interval)}"
+        f"area {curve.area:.3f}{between(curve.area_interval)}{random}\n"
+        f"area of |1 - f| {curve.area_from_one:.3f}{between(curve.area_from_one_interval)}"
     )
     table = Table(title=title, title_justify="left")
     columns = {"nodes": [str(size) for size in curve.sizes], **_curve_columns(curve)}
@@ -126,10 +109,6 @@ def _curve_columns(curve: Curve) -> dict[str, list[str]]:
         spread = zip(curve.random, curve.random_sd, strict=True)
         columns[f"random ± s.d. ({curve.draws} draws)"] = [f"{value:.3f} ± {sd:.3f}" for value, sd in spread]
     return columns
-
-
-def _between(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f" (95 %: {interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def agreement_tables(agreement: Agreement) -> Iterator[Table]:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from featcircuits.dossiers.records import Context, Dossier, Neighbour, TokenEffect
+from featcircuits.files.html import html_table
 
 _SHOWN = 10
 _BLUE, _RED = "31, 119, 180", "214, 39, 40"
@@ -35,12 +36,10 @@ def dossier_html(dossier: Dossier) -> str:
 
 def labels_html(text: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     """Of many features: the text that was read, and the first few labels."""
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(label)}</td></tr>" for name, label in islice(labels.items(), _SHOWN)
-    )
+    rows = html_table(islice(labels.items(), _SHOWN))
     more = f"<div>and {len(labels) - _SHOWN:,} more</div>" if len(labels) > _SHOWN else ""
     read = f"Dossiers of {len(labels):,} features on {text.get('tokens', 0):,} tokens of {text.get('name', 'a text')}"
-    return f"<div><b>{escape(read)}</b></div><table>{rows}</table>{more}"
+    return f"<div><b>{escape(read)}</b></div>{rows}{more}"
 
 
 def figures_line(dossier: Dossier) -> str:
@@ -95,10 +94,7 @@ def _task(dossier: Dossier) -> str:
         "mean change": ["-" if one.change is None else f"{one.change:.3f}" for one in dossier.task],
         "effect": [effect_text(one.effect, one.standard_error) for one in dossier.task],
     }
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in zip(*columns.values(), strict=True)
-    )
-    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in columns)}</tr>{rows}</table>"
+    return html_table(zip(*columns.values(), strict=True), [*columns])
 
 
 def effect_text(effect: float | None, standard_error: float | None) -> str:
@@ -110,6 +106,5 @@ def effect_text(effect: float | None, standard_error: float | None) -> str:
 
 def _table(rows: Mapping[str, Iterable[str]]) -> str:
     """A row for each that holds anything."""
-    listed = {name: ", ".join(cells) for name, cells in rows.items()}
-    cells = "".join(f"<tr><td>{name}</td><td>{escape(text)}</td></tr>" for name, text in listed.items() if text)
-    return f"<table>{cells}</table>" if cells else ""
+    listed = ((name, ", ".join(cells)) for name, cells in rows.items())
+    return html_table((name, text) for name, text in listed if text)

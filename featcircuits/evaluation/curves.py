@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +14,8 @@ from featcircuits.evaluation.ablated import Ranks, Subgraph
 from featcircuits.evaluation.faithfulness import Reference, area, area_from_one, faithfulness
 from featcircuits.evaluation.report import Curve
 from featcircuits.model.nodes import Node
+
+_T = TypeVar("_T")
 
 
 def default_sizes(order: Sequence[Node], count: int = 15) -> tuple[int, ...]:
@@ -41,15 +44,27 @@ def shuffled(order: Sequence[Node], seed: int) -> list[Node]:
     So the first k of them are a random circuit with as many nodes at every site as the k
     strongest have.
     """
+    return shuffled_within(order, seed, lambda node: node.site)
+
+
+def shuffled_within(order: Sequence[_T], seed: int, kind: Callable[[_T], Hashable]) -> list[_T]:
+    """What is of one kind in random order, at the ranks of that kind."""
     generator = np.random.default_rng(seed)
-    by_site: dict[object, list[int]] = {}
-    for rank, node in enumerate(order):
-        by_site.setdefault(node.site, []).append(rank)
+    by_kind: dict[Hashable, list[int]] = {}
+    for rank, one in enumerate(order):
+        by_kind.setdefault(kind(one), []).append(rank)
     result = list(order)
-    for ranks in by_site.values():
+    for ranks in by_kind.values():
         for rank, source in zip(ranks, generator.permutation(ranks), strict=True):
             result[rank] = order[source]
     return result
+
+
+def mean_and_spread(draws: np.ndarray) -> tuple[list[float], list[float]]:
+    """The mean and the standard deviation over draws [draw, size]; NaN without draws, or with one."""
+    undefined = np.full(draws.shape[1], math.nan)
+    mean = draws.mean(0) if len(draws) else undefined
+    return mean.tolist(), (draws.std(0, ddof=1) if len(draws) > 1 else undefined).tolist()
 
 
 def subgraphs_of_sizes(ranks: Ranks, controls: Sequence[Ranks], sizes: Sequence[int]) -> list[Subgraph]:
@@ -65,18 +80,16 @@ def curve_of(metrics: Tensor, sizes: Sequence[int], reference: Reference) -> Cur
     """The curve of `subgraphs_of_sizes`, from their F [subgraph, example]."""
     scores = np.array([faithfulness(mean, reference) for mean in metrics.mean(-1).tolist()]).reshape(-1, len(sizes))
     inside, complement, random = scores[0], scores[1], scores[2:]
-    draws, undefined = len(random), np.full(len(sizes), math.nan)
-    random_mean = random.mean(0) if draws else undefined
-    random_sd = random.std(0, ddof=1) if draws > 1 else undefined
+    random_mean, random_sd = mean_and_spread(random)
     return Curve(
         sizes=tuple(sizes),
         faithfulness=tuple(inside.tolist()),
         completeness=tuple(complement.tolist()),
-        random=tuple(random_mean.tolist()),
-        random_sd=tuple(random_sd.tolist()),
-        draws=draws,
+        random=tuple(random_mean),
+        random_sd=tuple(random_sd),
+        draws=len(random),
         area=area(sizes, inside.tolist()),
         area_from_one=area_from_one(sizes, inside.tolist()),
-        area_random=area(sizes, random_mean.tolist()),
+        area_random=area(sizes, random_mean),
         area_over=(0, sizes[-1]),
     )

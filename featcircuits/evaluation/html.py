@@ -6,6 +6,7 @@ import base64
 
 from featcircuits.evaluation.plot import draw_curve
 from featcircuits.evaluation.report import Report
+from featcircuits.evaluation.rows import WHY, report_rows
 from featcircuits.files.html import html_block, html_lines, html_table
 from featcircuits.files.pictures import encoded
 
@@ -21,22 +22,8 @@ def report_html(report: Report) -> str:
 
 
 def _rows(report: Report) -> list[tuple[str, str]]:
-    if report.invalid:
-        ratios = [("invalid", report.invalid)]
-    else:
-        between = "" if report.interval is None else " ({:.3f} to {:.3f})".format(*report.interval)
-        ratios = [
-            ("faithfulness", f"{report.faithfulness:.3f}{between}"),
-            ("completeness (of the complement)", f"{report.completeness:.3f}"),
-            ("faithfulness of all features, errors ablated", f"{report.features_alone:.3f}"),
-        ]
-    metrics = [(name.replace("_", "(") + ")", getattr(report, name)) for name in _METRICS]
-    return [
-        *ratios,
-        *((name, f"{value:.3f}") for name, value in metrics),
-        (f"nodes in scope ({report.counted})", str(report.n_nodes)),
-        ("error nodes / edges in scope", f"{report.n_error_nodes} / {report.n_edges}"),
-    ]
-
-
-_METRICS = ("F_model", "F_circuit", "F_empty", "F_complement")
+    rows = report_rows(report) | {"F(complement)": f"{report.F_complement:.3f}"}
+    if not report.invalid:
+        return [*rows.items()]
+    reason = rows.pop(WHY)
+    return [("invalid", reason), *((name, text) for name, text in rows.items() if text != "invalid")]

@@ -13,14 +13,15 @@ import numpy as np
 from featcircuits.tasks.task import Task
 
 FOLDS = 5
-_SMALLEST_FOLD = 8
+SMALLEST_TASK = 8 * FOLDS
+"""Examples: so that each part has at least 8."""
 _T_95 = 2.776
 """Student's t for a 95 % interval from five folds."""
 
 
 def parts(task: Task) -> list[Task]:
     """Five interleaved parts, with the places of the whole task; none if they would be too small."""
-    if len(task) < FOLDS * _SMALLEST_FOLD:
+    if len(task) < SMALLEST_TASK:
         return []
     return [task.part(task.examples[fold::FOLDS]) for fold in range(FOLDS)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from featcircuits.errors import InputError
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.files.palette import INK, NEUTRAL, SERIES
-from featcircuits.files.pictures import logarithmic, save, styled
+from featcircuits.files.pictures import band, logarithmic, save, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +61,7 @@ def _draw_scores(axes: Axes, curve: Curve) -> None:
     axes.plot(curve.sizes, curve.faithfulness, "o-", color=_FAITHFULNESS, markersize=4, label=label)
     if curve.intervals is not None:
         low, high = np.array([pair or (np.nan, np.nan) for pair in curve.intervals]).T
-        _band(axes, curve.sizes, low, high, _FAITHFULNESS)
+        band(axes, curve.sizes, low, high, _FAITHFULNESS)
     axes.plot(
         curve.sizes,
         curve.completeness,
@@ -80,7 +79,7 @@ def _draw_random(axes: Axes, curve: Curve) -> None:
     axes.plot(curve.sizes, curve.random, "--", color=NEUTRAL, label=f"faithfulness, random ({draws})")
     if curve.draws > 1:
         mean, spread = np.array(curve.random), np.array(curve.random_sd)
-        _band(axes, curve.sizes, mean - spread, mean + spread, NEUTRAL)
+        band(axes, curve.sizes, mean - spread, mean + spread, NEUTRAL)
 
 
 def _draw_circuit(axes: Axes, report: Report) -> None:
@@ -101,7 +100,3 @@ def _draw_circuit(axes: Axes, report: Report) -> None:
         color=_CIRCUIT,
         label="the circuit",
     )
-
-
-def _band(axes: Axes, sizes: Sequence[int], low: np.ndarray, high: np.ndarray, color: str) -> None:
-    axes.fill_between(sizes, low, high, color=color, alpha=0.2, linewidth=0)

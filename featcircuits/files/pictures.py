@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
@@ -14,6 +14,7 @@ from featcircuits.files.palette import INK, PALE
 from featcircuits.files.writing import write_whole
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -74,6 +75,11 @@ def logarithmic(axes: Axes) -> None:
     low, high = axes.get_xlim()
     if high < 1.01 * low:  # one value, but for rounding: matplotlib leaves the axis without a width
         axes.set_xlim(low / 2, 2 * high)
+
+
+def band(axes: Axes, xs: Sequence[float], low: np.ndarray, high: np.ndarray, colour: str) -> None:
+    """Draw an interval around a line, in a pale shade of its colour."""
+    axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def drawable(text: str) -> str:

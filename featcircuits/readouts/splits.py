@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from featcircuits.effects.nodes import node_effects
-from featcircuits.effects.results import NodeEffect
 from featcircuits.errors import InputError
 from featcircuits.estimators import default_estimator
 from featcircuits.estimators.estimator import Estimator
@@ -63,19 +63,8 @@ def promote_suppress(
     check_task(spliced, task, check)
     if count is not None:
         check_number("count", count, BATCHES)
-    chosen = baseline or ("paired" if task.paired else "zero")
-    method = default_estimator(task, chosen) if estimator is None else estimator
-    right, wrong = (
-        _by_node(spliced, task.with_options(metric=metric), method, chosen, batch_size)
-        for metric in (RightLogit(), WrongLogit())
-    )
-    none = NodeEffect(next(iter(right or wrong)), 0.0, 0.0) if right or wrong else None
-    rows = []
-    for node in dict.fromkeys((*right, *wrong)):
-        first, second = right.get(node, none), wrong.get(node, none)
-        assert first is not None
-        assert second is not None
-        rows.append(TwoEffects(node, first.mean, first.standard_error, second.mean, second.standard_error))
+    sides = [task.with_options(metric=metric) for metric in (RightLogit(), WrongLogit())]
+    rows = [TwoEffects(*row) for row in _both(spliced, task, sides, estimator, baseline, batch_size)]
     return tuple(sorted(rows, key=lambda row: -abs(row.whole))[:count])
 
 
@@ -118,22 +107,31 @@ def split_by_outcome(
             f"{task.name}: {len(sides[0])} prompts are answered right and {len(sides[1])} wrong; a split needs at "
             "least 2 of each"
         )
+    rows = [Flip(*row) for row in _both(spliced, task, [*map(task.only, sides)], estimator, baseline, batch_size)]
+    return tuple(sorted(rows, key=lambda row: (not row.flips, -min(abs(row.right), abs(row.wrong)))))
+
+
+def _both(
+    spliced: SplicedModel,
+    task: Task,
+    sides: Sequence[Task],
+    estimator: str | Estimator | None,
+    baseline: Baseline | None,
+    batch_size: int | None,
+) -> Iterator[tuple[Node, float, float, float, float]]:
+    """Every node with its mean effect and standard error on either of two forms of a task; 0 where it has none."""
     chosen = baseline or ("paired" if task.paired else "zero")
     method = default_estimator(task, chosen) if estimator is None else estimator
-    right, wrong = (_by_node(spliced, task.only(side), method, chosen, batch_size) for side in sides)
-    rows = []
-    for node in dict.fromkeys((*right, *wrong)):
-        (first, first_error), (second, second_error) = (
-            (found[node].mean, found[node].standard_error) if node in found else (0.0, 0.0) for found in (right, wrong)
-        )
-        rows.append(Flip(node, first, first_error, second, second_error))
-    return tuple(sorted(rows, key=lambda row: (not row.flips, -min(abs(row.right), abs(row.wrong)))))
+    first, second = (_by_node(spliced, side, method, chosen, batch_size) for side in sides)
+    none = (0.0, 0.0)
+    for node in dict.fromkeys((*first, *second)):
+        yield node, *first.get(node, none), *second.get(node, none)
 
 
 def _by_node(
     spliced: SplicedModel, task: Task, estimator: str | Estimator, baseline: Baseline, batch_size: int | None
-) -> dict[Node, NodeEffect]:
+) -> dict[Node, tuple[float, float]]:
     found = node_effects(
         spliced, task, estimator, baseline=baseline, keep_examples=False, batch_size=batch_size, check=False
     )
-    return {one.node: one for one in found.nodes()}
+    return {one.node: (one.mean, one.standard_error) for one in found.nodes()}
