@@ -120,6 +120,17 @@ def test_removing_edges_is_keeping_all_others(family: str) -> None:
     )
 
 
+def test_rows_come_in_one_order_whatever_order_edges_and_sets_have() -> None:
+    """Sums of floats hang on it, so figures would differ from process to process."""
+    spliced, task = small("gpt2"), random_task(2, 3)
+    edges = edges_in_order(whole_graph(spliced, task), "absolute")[:300]
+    plan = planned([edges])
+    assert planned([edges[::-1]]).values == plan.values
+    assert [value.node for value in plan.values] == sorted(
+        (value.node for value in plan.values), key=lambda node: (node.site, str(node))
+    )
+
+
 # --- linear models
 
 
@@ -373,6 +384,12 @@ def test_the_picture_has_a_panel_per_ablation(traced: tuple[SplicedModel, fc.Tas
     first, second = draw_edges(curves).axes
     assert [len(axes.lines) for axes in (first, second)] == [6, 5]
     assert first.lines[0].get_xydata().tolist() == [[5, curves[0].faithfulness[0]], [100, curves[0].faithfulness[1]]]
+    for some in (curves, curves[:1]):
+        figure = draw_edges(some)
+        figure.draw_without_rendering()
+        box, (legend,) = figure.bbox, figure.legends
+        assert box.x0 <= legend.get_window_extent().x0
+        assert legend.get_window_extent().x1 <= box.x1
     plot_edges(curves[:1], tmp_path / "edges.svg")
     assert (tmp_path / "edges.svg").read_text().startswith("<?xml")
     with pytest.raises(fc.InputError, match="there are no edge curves to draw"):

@@ -54,7 +54,7 @@ def planned(circuits: Sequence[Collection[Edge]]) -> Plan:
     for edges in circuits:
         parents = parents_of(edges)
         own: dict[Node, int] = {}
-        for node in sorted(_upstream(parents), key=lambda node: node.site):
+        for node in sorted(_upstream(parents), key=lambda node: (node.site, str(node))):
             row = Row(node.site, _reads(parents, node, own))
             value = Value(node, rows.setdefault(row, len(rows)))
             own[node] = values.setdefault(value, len(values))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _EDGES, _WITHOUT, _NODES = SERIES[:3]
+_LEAST = 5.4
+"""Inches: of the width, so that the legend fits below one panel."""
 
 
 def plot_edges(curves: Sequence[EdgeCurve], path: str | Path) -> None:
@@ -38,7 +40,7 @@ def draw_edges(curves: Sequence[EdgeCurve]) -> Figure:
         raise InputError("there are no edge curves to draw; give those of fc.edge_curve")
     if bad := [curve for curve in curves if curve.invalid]:
         raise InputError(f"the edge curve under {bad[0].ablation} ablation cannot be drawn: {bad[0].invalid}")
-    figure = Figure(figsize=(3.0 * len(curves) + 0.6, 3.4), layout="constrained")
+    figure = Figure(figsize=(max(_LEAST, 3.0 * len(curves) + 0.6), 3.4), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     for axes, curve in zip(panels, curves, strict=True):
         _draw(axes, curve)
