@@ -45,10 +45,10 @@ class Edges(NamedTuple):
 
 
 class _Arrival(NamedTuple):
-    """A site's activation, and what its dictionary reads if that is another activation."""
+    """A site's activation, and what its dictionary reads, which may be the same."""
 
     x: Tensor
-    read: Tensor | None
+    read: Tensor
 
 
 class _Cut(NamedTuple):
@@ -60,15 +60,11 @@ class _Cut(NamedTuple):
 
 
 class _Targets(NamedTuple):
-    """Downstream nodes [n] of one site, with v_d [n, width] in two parts: at x, and at what its dictionary reads.
-
-    The second is None if the dictionary reads x itself.
-    """
+    """Downstream nodes [n] of one site, with v_d [n, width] at what its dictionary reads."""
 
     row: Tensor
     node: Tensor
-    at_x: Tensor
-    at_read: Tensor | None
+    v: Tensor
 
 
 class Products(NamedTuple):
@@ -125,7 +121,8 @@ def all_products(
         for site in spliced.sites:
             into = [arc for arc in arcs if arc.downstream == site]
             if into:
-                targets = _targets(spliced.dictionaries[site], states.sites[site], coefficients[site], ends[site])
+                at = cut.incoming[site]
+                targets = _targets(spliced.dictionaries[site], states.sites[site], coefficients[site], ends[site], at)
                 yield from _pulled_back(cut, site, into, targets)
 
 
@@ -162,7 +159,7 @@ def cut_forward(spliced: SplicedModel, states: States) -> _Cut:
 
     def cut(site: Site, x: Tensor, read: Tensor) -> Tensor:
         dictionary = spliced.dictionaries[site]
-        incoming[site] = _Arrival(x, read if dictionary.transcodes else None)
+        incoming[site] = _Arrival(x, read)
         leaves[site] = x.detach().requires_grad_()
         if not dictionary.has_bypass:
             return leaves[site]
@@ -175,16 +172,18 @@ def cut_forward(spliced: SplicedModel, states: States) -> _Cut:
     return _Cut(incoming, leaves, states.objective(logits))
 
 
-def _targets(dictionary: Dictionary, state: SiteState, coefficient: Tensor, ends: SiteEnds) -> _Targets:
+def _targets(
+    dictionary: Dictionary, state: SiteState, coefficient: Tensor, ends: SiteEnds, arrival: _Arrival
+) -> _Targets:
     """The targets of a site with v_d, the part of the coefficient c that each passes back to where its site reads.
 
     x = sum over i of f_i d_i + B(read) + error, with decoder rows d_i and bypass B. An active feature has the
     gradient e_i, its encoder row, and the error is what features and bypass leave over of x:
 
         feature i:  v_i = (c . d_i) e_i
-        error:      v_error = c - sum over active i of v_i - c B
+        error:      v_error = c J[x <- read] - sum over active i of v_i - c B
 
-    Of these only c is at x; all other terms are at what the dictionary reads.
+    J[x <- read] is the MLP's Jacobian at a transcoder, and else the identity.
     """
     c, read = (t.flatten(0, 1).to(state.change.dtype) for t in (coefficient, state.read))
     error_row = ends.target_errors.nonzero()[:, 0]
@@ -205,10 +204,18 @@ def _targets(dictionary: Dictionary, state: SiteState, coefficient: Tensor, ends
     target = ends.target_entries[entries]
     rows = torch.cat([row[target], error_row])
     nodes = torch.cat([feature[target], torch.full_like(error_row, dictionary.n_features)])
-    if not dictionary.transcodes:
-        return _Targets(rows, nodes, torch.cat([v[target], c[error_row] - passed_by_others]), None)
-    at_x = torch.cat([c.new_zeros(int(target.sum()), c.shape[1]), c[error_row]])
-    return _Targets(rows, nodes, at_x, torch.cat([v[target], -passed_by_others]))
+    at_read = _at_read(c, error_row, arrival) if dictionary.transcodes else c[error_row]
+    return _Targets(rows, nodes, torch.cat([v[target], at_read - passed_by_others]))
+
+
+def _at_read(c: Tensor, error_row: Tensor, arrival: _Arrival) -> Tensor:
+    """c J[x <- read] at the rows of errors [n, width]: one pass for all of them, since an MLP does not mix rows."""
+    if not len(error_row):
+        return c.new_zeros(0, arrival.read.shape[-1])
+    (pulled,) = torch.autograd.grad(
+        arrival.x, arrival.read, c.view_as(arrival.x).to(arrival.x.dtype), retain_graph=True
+    )
+    return pulled.flatten(0, 1)[error_row].to(c.dtype)
 
 
 def _pulled_back(cut: _Cut, site: Site, into: Sequence[Connection], targets: _Targets) -> Iterator[Products]:
@@ -218,35 +225,32 @@ def _pulled_back(cut: _Cut, site: Site, into: Sequence[Connection], targets: _Ta
     slots, everything = cut.leaves[site].shape[1], torch.arange(len(targets.row), device=targets.row.device)
     for arc in into:
         if arc.through == Through.SKIP:  # J is the identity
-            yield Products(arc, slots, targets.row, targets.node, targets.at_x, everything)
+            yield Products(arc, slots, targets.row, targets.node, targets.v, everything)
     if inner := [arc for arc in into if arc.through > Through.SKIP]:
         yield from _passes(cut, site, inner, targets)
 
 
 def _passes(cut: _Cut, site: Site, inner: Sequence[Connection], targets: _Targets) -> Iterator[Products]:
     """v_d J by backward passes, some of them batched, for connections that are no mere skip."""
-    incoming = cut.incoming[site]
-    arrived = [incoming.x] if incoming.read is None else [incoming.x, incoming.read]
-    n_rows, slots = incoming.x.shape[:2].numel(), incoming.x.shape[1]
+    read = cut.incoming[site].read
+    n_rows, slots = read.shape[:2].numel(), read.shape[1]
 
     # one pass carries one target per row, or where attention mixes rows, one per example
     mixes = any(arc.through == Through.ATTENTION for arc in inner)
     turn = _turn(targets.row // slots if mixes else targets.row)
-    per_run = max(1, _NUMBERS // sum(x.numel() for x in arrived))
+    per_run = max(1, _NUMBERS // read.numel())
     for begin in range(0, int(turn.max()) + 1, per_run):
         part = ((turn >= begin) & (turn < begin + per_run)).nonzero()[:, 0]
         count = int(turn[part].max()) + 1 - begin
         first = (turn[part] - begin) * n_rows
         at = first + targets.row[part]
 
-        vectors = [_placed(targets.at_x[part], at, count, incoming.x)]
-        if incoming.read is not None and targets.at_read is not None:
-            vectors.append(_placed(targets.at_read[part], at, count, incoming.read))
         leaves = [cut.leaves[arc.upstream] for arc in inner]
-        pulled = torch.autograd.grad(arrived, leaves, vectors, is_grads_batched=True, retain_graph=True)
+        vectors = _placed(targets.v[part], at, count, read)
+        pulled = torch.autograd.grad(read, leaves, [vectors], is_grads_batched=True, retain_graph=True)
 
         for arc, product in zip(inner, pulled, strict=True):
-            table = product.flatten(0, 2).to(targets.at_x.dtype)
+            table = product.flatten(0, 2).to(targets.v.dtype)
             yield Products(arc, slots, targets.row[part], targets.node[part], table, first)
 
 
