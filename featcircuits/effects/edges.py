@@ -8,6 +8,7 @@ With AtP the edges out of a node, to every downstream node and the metric, add u
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,9 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from featcircuits.effects.direct import Edges, arcs_of, batch_edges, metric_gradients
+from featcircuits.effects.direct import arcs_of, batch_edges, metric_gradients
 from featcircuits.effects.ends import Ends, NodeSet, ends_above
 from featcircuits.effects.exact_edges import batch_exact_edges
+from featcircuits.effects.products import Edges
 from featcircuits.effects.results import NodeEffects, check_effects
 from featcircuits.errors import InputError, shortened
 from featcircuits.estimators import ESTIMATORS, default_estimator, parse_estimator
@@ -174,10 +176,10 @@ def _part(
     sources_per_target: int | None,
 ) -> Part:
     """What a batch adds: the sums over its examples, by connection."""
-    tallies: dict[Connection, Tally] = {}
-    index = NodeIndex.of(spliced, task.places)
+    index, pieces = NodeIndex.of(spliced, task.places), defaultdict[Connection, list[_Keyed]](list)
     for arc, edges in found:
-        _tally(tallies.setdefault(arc, Tally()), states, index, arc, edges)
+        pieces[arc].append(_keyed(states, index, arc, edges))
+    tallies = {arc: _tally(index, arc, keyed) for arc, keyed in pieces.items()}
     part = {"examples": torch.tensor(len(states.batch.index))}
     for arc, tally in tallies.items():
         if sources_per_target is not None:
@@ -247,7 +249,7 @@ def _estimated_edges(
     arcs: list[Connection],
 ) -> Iterator[tuple[Connection, Edges]]:
     with estimator.propagation(spliced, states) as states:
-        yield from batch_edges(spliced, states, coefficients, ends, arcs)
+        yield from batch_edges(spliced, states, coefficients, ends, arcs, estimator.holds_attention)
         yield from _metric_edges(spliced, states, coefficients, ends, arcs)
 
 
@@ -273,15 +275,31 @@ def _metric_edges(
         yield arc, Edges(row, torch.zeros_like(row), row, node, value)
 
 
-def _tally(tally: Tally, states: States, index: NodeIndex, arc: Connection, found: Edges) -> None:
-    """Add the edges of one connection; the key is the target's number x the number of sources + the source's number."""
+class _Keyed(NamedTuple):
+    """Edges of one connection in one batch: which example they are of, and their number."""
+
+    example: Tensor
+    key: Tensor
+    """The target's number x the number of sources + the source's number"""
+    value: Tensor
+
+
+def _keyed(states: States, index: NodeIndex, arc: Connection, found: Edges) -> _Keyed:
     places, slots = states.batch.places.flatten(), states.batch.places.shape[1]
     key = index.numbers(arc.upstream, places[found.source_row], found.source_node)
-    n_keys = index.count(arc.upstream)
     if arc.downstream is not None:
-        key = key + n_keys * index.numbers(arc.downstream, places[found.target_row], found.target_node)
-        n_keys *= index.count(arc.downstream)
-    tally.add(found.target_row // slots, key, found.value, n_keys)
+        targets = index.numbers(arc.downstream, places[found.target_row], found.target_node)
+        key = key + index.count(arc.upstream) * targets
+    return _Keyed(found.target_row // slots, key, found.value)
+
+
+def _tally(index: NodeIndex, arc: Connection, pieces: Sequence[_Keyed]) -> Tally:
+    """All edges of one connection in one batch; pieces may have the same edge, of other positions of a place."""
+    tally, n_keys = Tally(), index.count(arc.upstream)
+    n_keys *= 1 if arc.downstream is None else index.count(arc.downstream)
+    example, key, value = (torch.cat(column) for column in zip(*pieces, strict=True))
+    tally.add(example, key, value, n_keys)
+    return tally
 
 
 def _split(index: NodeIndex, arc: Connection, keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries.decomposition import moved_between, rewired
-from featcircuits.effects.direct import Edges
 from featcircuits.effects.ends import NodeSet, Occurrences
+from featcircuits.effects.products import Edges
 from featcircuits.estimators.exact import patched_metric
 from featcircuits.model.connections import Connection, Through
 from featcircuits.model.sites import Site

@@ -47,6 +47,11 @@ class CoefficientEstimator(Estimator):
 
     has_edges = True
 
+    @property
+    def holds_attention(self) -> bool:
+        """Whether its backward passes hold attention patterns and norm scales, so that MLPs alone are not linear."""
+        return False
+
     @abstractmethod
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
         """The coefficient at every site [example, slot, width]."""

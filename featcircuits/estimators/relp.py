@@ -31,6 +31,11 @@ class RelevancePatching(CoefficientEstimator):
         super().__post_init__()
         rule_names(self.rules)
 
+    @property
+    def holds_attention(self) -> bool:
+        """Whether its rules hold attention patterns and norm scales."""
+        return {"ah", "ln"} <= set(rule_names(self.rules))
+
     @contextmanager
     def propagation(self, spliced: SplicedModel, states: States) -> Iterator[States]:
         """A context with the rules on the model, so that edges differentiate direct connections under them."""
