@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from featcircuits.loading.load import load, load_bare
     from featcircuits.model.nodes import Node
     from featcircuits.model.sites import Site
+    from featcircuits.probes.shift import shift
     from featcircuits.readouts.back_patch import back_patch
     from featcircuits.readouts.patchscope import patchscope
     from featcircuits.readouts.selectivity import selectivity
@@ -85,6 +86,7 @@ _HOMES = {
     "promote_suppress": "featcircuits.readouts.splits",
     "select": "featcircuits.selection.select",
     "selectivity": "featcircuits.readouts.selectivity",
+    "shift": "featcircuits.probes.shift",
     "sink_heads": "featcircuits.readouts.sinking",
     "split_by_outcome": "featcircuits.readouts.splits",
     "steered": "featcircuits.interventions.steering",
@@ -132,6 +134,7 @@ __all__ = [
     "promote_suppress",
     "select",
     "selectivity",
+    "shift",
     "sink_heads",
     "sources",
     "split_by_outcome",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.frontier.tables import TABLES
@@ -20,17 +20,22 @@ def write_tables(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, s
 
 def _written(make: Callable[..., tuple[list[str], list[list[str]]]], rows: Mapping[str, Any]) -> str:
     header, lines = make(rows)
-    return "\n".join(map(_line, [header, ["---"] * len(header), *lines])) if lines else ""
+    return markdown(header, lines) if lines else ""
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    return "\n".join(map(_line, [header, ["---"] * len(header), *lines]))
 
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def fill(text: str, tables: Mapping[str, str]) -> str:
-    """The page with these tables; one that is not among them stays. A mark of no known table is an `InputError`."""
-    if unknown := [name for _, name, _ in _MARKED.findall(text) if name not in TABLES]:
-        raise InputError(f"the page has a mark for a table {unknown[0]!r}; known: {', '.join(TABLES)}")
+def fill(text: str, tables: Mapping[str, str], names: Collection[str] = tuple(TABLES)) -> str:
+    """The page with these tables; one that is not among them stays. A mark of none of `names` is an `InputError`."""
+    if unknown := [name for _, name, _ in _MARKED.findall(text) if name not in names]:
+        raise InputError(f"the page has a mark for a table {unknown[0]!r}; known: {', '.join(names)}")
 
     def anew(match: re.Match[str]) -> str:
         before, name, after = match.groups()

@@ -17,6 +17,7 @@ from featcircuits.inputs.arguments import expect
 from featcircuits.model.fingerprints import fingerprint_of, tokenizer_fingerprint
 from featcircuits.model.forwards import check_unchanged
 from featcircuits.model.nodes import Node, Place
+from featcircuits.splicing.readout import Readout
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.index import NodeIndex, check_exists
 from featcircuits.tasks.task import Task
@@ -47,12 +48,19 @@ def identity_of(spliced: SplicedModel) -> Identity:
     """
     check_unchanged(spliced.modules)
     weights = dict(sorted(spliced.model.state_dict().items()))
+    # in bfloat16, to which every dtype of a loaded model except float16 can be rounded
+    mark = _remembered(spliced, spliced.model, weights, lambda: fingerprint_of(weights.items(), torch.bfloat16))
     return Identity(
-        # in bfloat16, to which every dtype of a loaded model except float16 can be rounded
-        _remembered(spliced, spliced.model, weights, lambda: fingerprint_of(weights.items(), torch.bfloat16)),
+        mark if spliced.readout is None else _with_readout(mark, spliced.readout),
         str(spliced.model.dtype).removeprefix("torch."),
         {str(site): _mark(spliced, dictionary) for site, dictionary in spliced.dictionaries.items()},
     )
+
+
+def _with_readout(mark: str, readout: Readout) -> str:
+    """Another mark, since a model with a readout has other effects."""
+    parts = {f"{mark} {readout.site} {readout.skip} weight": readout.weight, "bias": readout.bias}
+    return fingerprint_of(parts.items())
 
 
 def _mark(spliced: SplicedModel, dictionary: Dictionary) -> str:

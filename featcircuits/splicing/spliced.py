@@ -26,6 +26,7 @@ from featcircuits.model.placement import device_of
 from featcircuits.model.sites import Site
 from featcircuits.model.tokens import Tokens
 from featcircuits.splicing.hooks import Edit, Start, editing, reading_answers, starting
+from featcircuits.splicing.readout import Readout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,6 +49,8 @@ class SplicedModel:
     suite: Suite | None = None
     remembered: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary, repr=False)
     """Fingerprints of model, tokenizer and dictionaries taken so far (`featcircuits.provenance.belonging`)."""
+    readout: Readout | None = None
+    """What the model gives in place of the logits at the last token; None for the logits."""
     modules: tuple[Module, ...] = field(default=(), repr=False)
     """The model's modules as they were when it was loaded; every forward pass checks that they have not changed."""
 
@@ -95,7 +98,8 @@ class SplicedModel:
         """One forward pass; `edit` is called at each of `sites` (default: the spliced ones).
 
         Returns the logits [row, slot, vocabulary]. With `answers_only` it returns [row, vocabulary] at each prompt's
-        last token, and unembeds no other token (and only into `tokens.vocabulary`, if given).
+        last token, and unembeds no other token (and only into `tokens.vocabulary`, if given); a model with a
+        readout returns what that reads, [row, class].
         Hooks are gone when this returns or raises. Raises `InputError` if
         the model was compiled, or a forward or module in it replaced, since it was loaded.
         """
@@ -103,6 +107,9 @@ class SplicedModel:
         tokens = tokens.to(self.device)
         first = 0 if start is None else start.layer
         edited = [site for site in (self.sites if sites is None else sites) if edit is not None and _runs(site, first)]
+        read: list[Tensor] = []
+        if answers_only and self.readout is not None:
+            edit, edited = _reading_out(self.readout.site, edit, edited, read)
         passed: set[Site] = set()
         with ExitStack() as hooks:
             if start is not None:
@@ -120,6 +127,8 @@ class SplicedModel:
         logits = output.logits.to(self.device)  # a model spread over devices may have its head on another one
         if missed := [str(site) for site in edited if site not in passed]:
             raise InputError(_not_passed(missed[0]))
+        if answers_only and self.readout is not None:
+            return self.readout(read[-1], tokens)
         if answers_only and logits.shape[1] != 1:
             raise InputError(_not_passed("the unembedding"))
         return logits[:, 0] if answers_only else logits
@@ -186,6 +195,19 @@ def _noting(passed: set[Site], edit: Edit) -> Edit:
         return edit(site, x)
 
     return noted
+
+
+def _reading_out(site: Site, edit: Edit | None, edited: list[Site], read: list[Tensor]) -> tuple[Edit, list[Site]]:
+    """The edit with one more site, whose edited activation is noted, and the sites with it."""
+    before = set(edited)
+
+    def noted(at: Site, x: Tensor) -> Tensor:
+        x = edit(at, x) if edit is not None and at in before else x
+        if at == site:
+            read.append(x)
+        return x
+
+    return noted, sorted(before | {site})
 
 
 def _not_passed(where: str) -> str:
