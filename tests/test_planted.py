@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from itertools import combinations
 
 import pytest
@@ -12,11 +14,13 @@ from experiments.planted.measure import edges_of, measured, order_of, scores_of
 from experiments.planted.model import direction
 from experiments.planted.motifs import MOTIFS, Motif, complete_and_superfluous, weak_circuit
 from experiments.planted.scores import average_precision, precision_recall
+from experiments.planted.shapes import SHAPES as SHAPE_TABLE
 from featcircuits.estimators import ESTIMATORS
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
 from featcircuits.evaluation.ablations import prepared_ablation
 from featcircuits.model.nodes import Node
 
+SHAPES = ("gpt_neox", "llama")
 TRUE = [name for name in MOTIFS if name != "decoys"]
 EXPECTED = {
     "relay": (lambda s: s + 0.5, 0.5),
@@ -25,6 +29,11 @@ EXPECTED = {
     "weak": (lambda s: 1.125 * s, 0.0), "decoys": (lambda s: 1.125 * s, 0.0),
 }  # fmt: skip
 """F of the clean prompts as a function of the features' value, and of the corrupted ones; else (the value, 0)."""
+
+
+@cache
+def planted(name: str, shape: str) -> Motif:
+    return MOTIFS[name] if shape == MOTIFS[name].shape else replace(MOTIFS[name], shape=shape)
 
 
 def found_nodes(motif: Motif, task: fc.Task, estimator: str = "exact") -> set[Node]:
@@ -43,9 +52,10 @@ def F(motif: Motif, *circuits: set[Node] | fc.Circuit) -> list[float]:
     return ablated(motif).metric(motif.task, subgraphs).mean(1).tolist()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", MOTIFS)
-def test_each_model_computes_what_was_planted(name: str) -> None:
-    motif = MOTIFS[name]
+def test_each_model_computes_what_was_planted(name: str, shape: str) -> None:
+    motif = planted(name, shape)
     clean, corrupted = EXPECTED.get(name, (lambda s: s, 0.0))
     effects = fc.node_effects(motif.spliced, motif.task, "atp")
     torch.testing.assert_close(-effects.metric_clean, torch.tensor([clean(s) for s in (1, 1.125, 1.25, 1.5)]).double())
@@ -53,17 +63,21 @@ def test_each_model_computes_what_was_planted(name: str) -> None:
     torch.testing.assert_close(-effects.metric_corrupted, torch.full((4,), corrupted).double())
 
 
-def test_norms_are_the_identity() -> None:
-    motif = MOTIFS["or"]
+@pytest.mark.parametrize("shape", SHAPE_TABLE)
+def test_norms_are_the_identity(shape: str) -> None:
+    model = planted("or", shape).spliced.model
     stream = torch.stack([3 * direction(2) - 0.25 * direction(5), direction(7) * 1000])
-    for norm in (motif.spliced.model.transformer.h[0].ln_1, motif.spliced.model.transformer.ln_f):
+    norms = [module for name, module in model.named_modules() if "norm" in name or "ln_" in name]
+    assert len(norms) == 2 * 2 + 1
+    for norm in norms:
         assert torch.equal(norm(stream), stream)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", TRUE)
-def test_truth_is_what_exact_patching_finds_over_all_probes(name: str) -> None:
+def test_truth_is_what_exact_patching_finds_over_all_probes(name: str, shape: str) -> None:
     """Nothing of the truth is missing, and nothing else has any effect in any probe: nodes and edges."""
-    motif = MOTIFS[name]
+    motif = planted(name, shape)
     nodes, edges = set(), set()
     for task in motif.probed():
         effects = fc.node_effects(motif.spliced, task, "exact")

@@ -19,6 +19,8 @@ from featcircuits.selection.select import ordered
 
 RULES = ("effect", "helpful", "ratio", "ranks", "iterated:smallest=1", "mask:smallest=1", "greedy:smallest=1")
 """Searching rules go down to one node: these circuits are smaller than their default smallest size."""
+SEARCHING = ("iterated", "mask", "greedy")
+"""Rules that run ablated models, and so can find a node to which the estimator gives no effect."""
 DIRECTIONS = ("noising", "denoising")
 TOLERANCE = 1e-9
 """A smaller |effect| is rounding, and counts as none."""
@@ -33,7 +35,7 @@ def measured(motif: Motif, estimators: Iterable[str], rules: Sequence[str] = RUL
             edges = edges_of(motif, task, effects) if ESTIMATORS[name].has_edges else None
             for rule in rules:
                 order = order_of(motif, task, effects, rule)
-                where = {"motif": motif.name, "direction": direction, "estimator": name}
+                where = {"shape": motif.shape, "motif": motif.name, "direction": direction, "estimator": name}
                 rows.append({**where, "rule": rule.partition(":")[0], **judged(motif, order, edges)})
     return rows
 
@@ -44,9 +46,14 @@ def scores_of(effects: NodeEffects) -> dict[Node, NodeScore]:
 
 
 def order_of(motif: Motif, task: fc.Task, effects: NodeEffects, rule: str) -> list[Node]:
-    """The nodes with an effect in the order of a rule."""
-    evidence = Evidence(motif.spliced, task, effects, scores_of(effects), 0, silent)
-    return ordered(evidence, parse_selection(rule))
+    """The nodes with an effect in the order of a rule; a searching rule orders all that differ between both runs.
+
+    In trained models no effect is exactly 0, so a search there sees every node that differs.
+    """
+    scores = scores_of(effects)
+    if rule.partition(":")[0] in SEARCHING:
+        scores = {node: scores.get(node, NodeScore(0.0, 0.0)) for node in effects.moving()}
+    return ordered(Evidence(motif.spliced, task, effects, scores, 0, silent), parse_selection(rule))
 
 
 def edges_of(motif: Motif, task: fc.Task, effects: NodeEffects) -> list[tuple[Node, Node | str]]:
@@ -59,9 +66,12 @@ def edges_of(motif: Motif, task: fc.Task, effects: NodeEffects) -> list[tuple[No
 def judged(motif: Motif, order: list[Node], edges: list[tuple[Node, Node | str]] | None) -> dict[str, Any]:
     """Nodes at the true size; then edges at the true number of edges among these nodes; and areas."""
     precision, recall = precision_recall(order, motif.nodes)
-    found = {"precision": precision, "recall": recall, "area": average_precision(order, motif.nodes)}
+    first = order[: len(motif.nodes)]
+    found: dict[str, Any] = {"precision": precision, "recall": recall, "area": average_precision(order, motif.nodes)}
+    found["missed"] = sorted(map(motif.said, motif.nodes.difference(first)))
+    found["wrong"] = [motif.said(node) for node in first if node not in motif.nodes]
     if edges is not None:
-        kept = {*order[: len(motif.nodes)], METRIC}
+        kept = {*first, METRIC}
         among = [edge for edge in edges if kept.issuperset(edge)]
         precision, recall = precision_recall(among, motif.edges)
         found |= {

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import featcircuits as fc
-from experiments.planted.model import LENGTH, POSITIONS, Design, Head, Neuron, Weights, spliced
+from experiments.planted.model import POSITIONS, Design, Head, Neuron, Weights, spliced, token_ids
+from experiments.planted.shapes import LENGTH
 from featcircuits.circuit.circuit import NodeScore
 from featcircuits.model.nodes import METRIC, Node
 from featcircuits.model.sites import Site
@@ -34,6 +35,7 @@ class Motif:
     paths: Sequence[str]
     probes: Sequence[tuple[Prompt, Prompt]] = ()
     answers: tuple[str, str] = ("yes", "no")
+    shape: str = "gpt_neox"
 
     @cached_property
     def tokens(self) -> list[Weights]:
@@ -46,7 +48,7 @@ class Motif:
     @cached_property
     def spliced(self) -> SplicedModel:
         """The model with its dictionaries."""
-        return spliced(self.design, self.tokens)
+        return spliced(self.design, self.tokens, self.shape)
 
     @property
     def task(self) -> fc.Task:
@@ -65,7 +67,8 @@ class Motif:
     def between(self, clean: Prompt, corrupted: Prompt, swapped: bool = False) -> fc.Task:
         """A task from what tokens 1 and 2 are in both runs, a pair for each of `SIZES`."""
         order = list(self.design.answers)
-        right, wrong = (len(self.tokens) - len(order) + order.index(answer) for answer in self.answers)
+        vocabulary = self.spliced.model.config.vocab_size
+        right, wrong = (vocabulary - len(order) + order.index(answer) for answer in self.answers)
         count = len(SIZES)
         return fc.Task.from_tokens(
             self._ids(clean), self._ids(corrupted), [wrong if swapped else right] * count,
@@ -73,13 +76,19 @@ class Motif:
         )  # fmt: skip
 
     def _ids(self, prompt: Prompt) -> list[list[int]]:
-        return [[0, *(self.tokens.index(_scaled(one, size)) for one in prompt), 0] for size in SIZES]
+        prompts = ([0, *(self.tokens.index(_scaled(one, size)) for one in prompt), 0] for size in SIZES)
+        return [token_ids(one, len(self.tokens), self.shape) for one in prompts]
 
     def node(self, name: str) -> Node:
         """The node of a name such as `attn_0/A@3`."""
         site, _, rest = name.partition("/")
         feature, _, place = rest.partition("@")
         return Node(Site.parse(site), self.design.names.index(feature), int(place))
+
+    def said(self, node: Node) -> str:
+        """The inverse: a node with its feature's own name."""
+        feature = "error" if node.feature is None else self.design.names[node.feature]
+        return f"{node.site}/{feature}@{node.place}"
 
     @property
     def nodes(self) -> set[Node]:
