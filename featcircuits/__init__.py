@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from featcircuits.tasks.task import Task
     from featcircuits.tracing.trace import trace
     from featcircuits.training import Recipe, train_suite
+    from featcircuits.validation.constants import optimal_constants
+    from featcircuits.validation.nonsense import nonsense_task
+    from featcircuits.validation.outside import probe_outside
 
 _HOMES = {
     "Circuit": "featcircuits.circuit.circuit",
@@ -81,8 +84,11 @@ _HOMES = {
     "load_bare": "featcircuits.loading.load",
     "mib_areas": "featcircuits.checks.edge_areas",
     "node_effects": "featcircuits.effects.nodes",
+    "nonsense_task": "featcircuits.validation.nonsense",
+    "optimal_constants": "featcircuits.validation.constants",
     "patch": "featcircuits.checks.patching",
     "patchscope": "featcircuits.readouts.patchscope",
+    "probe_outside": "featcircuits.validation.outside",
     "promote_suppress": "featcircuits.readouts.splits",
     "select": "featcircuits.selection.select",
     "selectivity": "featcircuits.readouts.selectivity",
@@ -128,9 +134,12 @@ __all__ = [
     "load_bare",
     "mib_areas",
     "node_effects",
+    "nonsense_task",
+    "optimal_constants",
     "page",
     "patch",
     "patchscope",
+    "probe_outside",
     "promote_suppress",
     "select",
     "selectivity",

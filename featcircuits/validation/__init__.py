@@ -1,0 +1,1 @@
+"""Evidence for and against a circuit: other ablations of its outside, controls, tests with p-values, one verdict."""
