@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from csv import DictReader
 from dataclasses import replace
 from functools import cache
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import featcircuits as fc
-from experiments.planted.measure import edges_of, measured, order_of, scores_of
+from experiments.frontier.page import fill
+from experiments.planted import pictures
+from experiments.planted.measure import Orders, edges_of, measured, order_of, scores_of
 from experiments.planted.model import direction
 from experiments.planted.motifs import MOTIFS, Motif, complete_and_superfluous, weak_circuit
+from experiments.planted.pictures import ASKED, TELLING
 from experiments.planted.scores import average_precision, precision_recall
 from experiments.planted.shapes import SHAPES as SHAPE_TABLE
+from experiments.planted.tables import TABLES, csv
 from featcircuits.estimators import ESTIMATORS
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, ranks_of
 from featcircuits.evaluation.ablations import prepared_ablation
-from featcircuits.model.nodes import Node
+from featcircuits.model.nodes import METRIC, Node
 
+PAGE = Path(__file__).parents[1] / "docs" / "planted.md"
 SHAPES = ("gpt_neox", "llama")
 TRUE = [name for name in MOTIFS if name != "decoys"]
 EXPECTED = {
@@ -73,8 +82,9 @@ def test_norms_are_the_identity(shape: str) -> None:
         assert torch.equal(norm(stream), stream)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", TRUE)
+@pytest.mark.parametrize(
+    ("name", "shape"), [*((name, "gpt_neox") for name in TRUE), ("or", "llama"), ("backup", "llama")]
+)
 def test_truth_is_what_exact_patching_finds_over_all_probes(name: str, shape: str) -> None:
     """Nothing of the truth is missing, and nothing else has any effect in any probe: nodes and edges."""
     motif = planted(name, shape)
@@ -82,8 +92,8 @@ def test_truth_is_what_exact_patching_finds_over_all_probes(name: str, shape: st
     for task in motif.probed():
         effects = fc.node_effects(motif.spliced, task, "exact")
         assert not any(node.is_error for node in effects.moving())
-        nodes |= set(scores_of(effects))
-        edges |= set(edges_of(motif, task, effects))
+        nodes |= set(scores_of(effects, 0.0))
+        edges |= set(edges_of(motif, task, effects, 0.0))
         among = fc.edge_effects(motif.spliced, task, motif.nodes | set(effects.moving()), "exact").edges()
         edges |= {(edge.upstream, edge.downstream) for edge in among if abs(edge.mean) > 1e-9}
     assert nodes == motif.nodes
@@ -122,7 +132,9 @@ def test_backup_hides_from_noising() -> None:
     motif = MOTIFS["backup"]
     assert found_nodes(motif, motif.task) == {motif.node("resid_2/P@3")}
     for task in (motif.task, motif.swapped):
-        moving = {node for name in ESTIMATORS for node in fc.node_effects(motif.spliced, task, name).moving()}
+        moving = {
+            node for name in ("exact", "ig", "secant") for node in fc.node_effects(motif.spliced, task, name).moving()
+        }
         assert not moving & {motif.node("mlp_2/Q@3"), motif.node("resid_2/Q@3")}
 
 
@@ -186,6 +198,92 @@ def test_the_weak_circuit_is_faithful_until_one_node_outside_is_ablated_alone() 
     assert own == pytest.approx(model)
     half = {*circuit.nodes, motif.node("mlp_1/U@3"), motif.node("resid_1/U@3")}
     assert F(motif, half)[0] == pytest.approx(2 * model)
+
+
+@pytest.mark.parametrize("name", [name for name in TRUE if name != "backup"])
+def test_secants_miss_only_what_no_estimator_sees(name: str) -> None:
+    motif = MOTIFS[name]
+    for task in (motif.task, motif.swapped):
+        assert found_nodes(motif, task, "secant") == motif.nodes
+
+
+@pytest.mark.parametrize("name", ["and", "or", "backup", "cancelling", "saturated"])
+def test_relp_misses_what_atp_misses(name: str) -> None:
+    motif = MOTIFS[name]
+    for task in (motif.task, motif.swapped):
+        found = found_nodes(motif, task, "relp")
+        assert found == found_nodes(motif, task, "atp")
+    assert found_nodes(planted("cancelling", "llama"), planted("cancelling", "llama").task, "relp") >= {
+        MOTIFS["cancelling"].node("embed/A@1")
+    }
+
+
+def test_integrated_gradients_see_the_saturated_keys_by_chance() -> None:
+    motif = MOTIFS["saturated"]
+    key = motif.node("embed/K@1")
+    exact, ten, nine = (
+        scores_of(fc.node_effects(motif.spliced, motif.task, name))[key].effect
+        for name in ("exact", "ig", "ig:steps=9")
+    )
+    assert ten > 1.5 * exact
+    assert 0 < nine < 0.02 * exact
+    assert key not in found_nodes(motif, motif.task, "ig-chain")
+
+
+@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if ESTIMATORS[name].has_edges])
+def test_features_that_are_silent_in_the_clean_run_read_nothing(estimator: str) -> None:
+    """So edges are found by noising; exact ones alone are found by denoising."""
+    motif = MOTIFS["copy"]
+    noising, denoising = (
+        set(edges_of(motif, task, fc.node_effects(motif.spliced, task, estimator)))
+        for task in (motif.task, motif.swapped)
+    )
+    assert noising == motif.edges
+    assert denoising == (motif.edges if estimator == "exact" else {(motif.node("resid_1/A@3"), METRIC)})
+
+
+def test_searches_find_what_effects_miss_whatever_they_began_with() -> None:
+    motif = MOTIFS["or"]
+    by_effect, scaled = (fc.node_effects(motif.spliced, motif.task, name) for name in ("exact", "relp"))
+    order = order_of(motif, motif.task, by_effect, "mask:smallest=1")
+    assert precision_recall(order_of(motif, motif.task, by_effect, "effect"), motif.nodes) == (1, 2 / 8)
+    assert precision_recall(order, motif.nodes) == (1, 1)
+    known: Orders = {}
+    assert order_of(motif, motif.task, by_effect, "mask:smallest=1", known) == order
+    assert precision_recall(order_of(motif, motif.task, scaled, "mask:smallest=1", known), motif.nodes) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["and", "cancelling"])
+def test_the_table_of_the_page_is_what_is_measured(name: str) -> None:
+    with (PAGE.with_suffix("") / "all.csv").open(encoding="utf-8", newline="") as file:
+        shipped = [row for row in DictReader(file) if row["motif"] == name and row["rule"] == "effect"]
+    estimators = ["exact", "relp", "secant"]
+    for shape in SHAPES:
+        own = [row for row in shipped if row["shape"] == shape and row["estimator"] in estimators]
+        assert own == list(DictReader(csv(measured(planted(name, shape), estimators, ["effect"])).splitlines()))
+
+
+def test_pictures_and_tables_of_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures are not saved, which takes seconds."""
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(pictures, "save", lambda figure, path: drawn.update({path.name: figure}))
+    rows = [row for name in TELLING for row in measured(MOTIFS[name], ["exact", "atp", "secant"], ["effect"])]
+    pictures.draw(rows, tmp_path)
+    assert sorted(drawn) == ["edges.png", "hits.png", "motifs.png", "nodes.png", "rules.png"]
+    assert [len(drawn[name].axes) for name in ("hits.png", "nodes.png")] == [len(TELLING) * len(ASKED), 2]
+    discs = [disc for axes in drawn["hits.png"].axes for disc in axes.collections]
+    hollow = sum(tuple(disc.get_facecolor()[0]) == (1, 1, 1, 1) for disc in discs)
+    assert hollow == sum(len(row["missed"]) for row in rows if (row["estimator"], row["direction"]) in ASKED)
+    line = TABLES["missed"](rows).splitlines()[-1]
+    assert line == "| `secant` | backup | backup | backup |"
+    assert TABLES["edges-noising"](rows).splitlines()[2] == "| `exact` | 1.00 | .25 | 1.00 | .08 | 1.00 | 1.00 |"
+    assert TABLES["shapes"](rows) == "None differs."
+
+
+def test_the_page_has_every_table_once() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert sorted(re.findall(r"<!-- table: ([\w-]+) -->", text)) == sorted(TABLES)
+    assert fill(text, {}, TABLES) == text
 
 
 def test_precision_recall_and_area_by_hand() -> None:

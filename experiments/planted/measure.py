@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import featcircuits as fc
@@ -22,45 +22,64 @@ RULES = ("effect", "helpful", "ratio", "ranks", "iterated:smallest=1", "mask:sma
 SEARCHING = ("iterated", "mask", "greedy")
 """Rules that run ablated models, and so can find a node to which the estimator gives no effect."""
 DIRECTIONS = ("noising", "denoising")
-TOLERANCE = 1e-9
-"""A smaller |effect| is rounding, and counts as none."""
+DIGITS = 9
+"""Effects that differ by less are equal: the rest is rounding, and must not decide the order."""
+FLOOR = 1e-3
+"""An effect below this share of the estimator's strongest counts as none: epsilons and float32 leave such effects."""
+Orders = dict[tuple[Node | str, ...], list[Node]]
 
 
 def measured(motif: Motif, estimators: Iterable[str], rules: Sequence[str] = RULES) -> list[dict[str, Any]]:
     """A row for each direction, estimator and rule."""
     rows = []
     for direction, task in zip(DIRECTIONS, (motif.task, motif.swapped), strict=True):
+        known: Orders = {}
         for name in estimators:
             effects = fc.node_effects(motif.spliced, task, name)
             edges = edges_of(motif, task, effects) if ESTIMATORS[name].has_edges else None
             for rule in rules:
-                order = order_of(motif, task, effects, rule)
+                order = order_of(motif, task, effects, rule, known)
                 where = {"shape": motif.shape, "motif": motif.name, "direction": direction, "estimator": name}
                 rows.append({**where, "rule": rule.partition(":")[0], **judged(motif, order, edges)})
     return rows
 
 
-def scores_of(effects: NodeEffects) -> dict[Node, NodeScore]:
-    """The nodes to which the estimator gives an effect beyond rounding."""
-    return {node: NodeScore(mean, error) for node, mean, error in effects.nodes() if abs(mean) > TOLERANCE}
+def scores_of(effects: NodeEffects, floor: float = FLOOR) -> dict[Node, NodeScore]:
+    """The nodes to which the estimator gives more than a share `floor` of its strongest effect."""
+    rounded = {node: NodeScore(round(mean, DIGITS), error) for node, mean, error in effects.nodes()}
+    return {node: rounded[node] for node in _above({node: one.effect for node, one in rounded.items()}, floor)}
 
 
-def order_of(motif: Motif, task: fc.Task, effects: NodeEffects, rule: str) -> list[Node]:
+def _above(values: Mapping[Any, float], floor: float) -> list[Any]:
+    """The keys whose |value| is above a share of the largest one."""
+    least = floor * max(map(abs, values.values()), default=0.0)
+    return [key for key, value in values.items() if abs(value) > least]
+
+
+def order_of(motif: Motif, task: fc.Task, effects: NodeEffects, rule: str, known: Orders | None = None) -> list[Node]:
     """The nodes with an effect in the order of a rule; a searching rule orders all that differ between both runs.
 
-    In trained models no effect is exactly 0, so a search there sees every node that differs.
+    In trained models no effect is exactly 0, so a search there sees every node that differs. What it finds depends on
+    effects by their order alone, so `known` holds what was found from the same order.
     """
     scores = scores_of(effects)
-    if rule.partition(":")[0] in SEARCHING:
+    searching = rule.partition(":")[0] in SEARCHING
+    if searching:
         scores = {node: scores.get(node, NodeScore(0.0, 0.0)) for node in effects.moving()}
-    return ordered(Evidence(motif.spliced, task, effects, scores, 0, silent), parse_selection(rule))
+    evidence = Evidence(motif.spliced, task, effects, scores, 0, silent)
+    if known is None or not searching:
+        return ordered(evidence, parse_selection(rule))
+    key = (rule, *evidence.by_effect())
+    if key not in known:
+        known[key] = ordered(evidence, parse_selection(rule))
+    return known[key]
 
 
-def edges_of(motif: Motif, task: fc.Task, effects: NodeEffects) -> list[tuple[Node, Node | str]]:
-    """All edges among the nodes that differ between both runs, by |effect|."""
+def edges_of(motif: Motif, task: fc.Task, effects: NodeEffects, floor: float = FLOOR) -> list[tuple[Node, Node | str]]:
+    """All edges among the nodes that differ between both runs, by |effect|, as far as they have more than the floor."""
     found = fc.edge_effects(motif.spliced, task, list(effects.moving()), effects.estimator, effects=effects).edges()
-    weights = {(edge.upstream, edge.downstream): abs(edge.mean) for edge in found if abs(edge.mean) > TOLERANCE}
-    return sorted(weights, key=lambda edge: -weights[edge])
+    weights = {(edge.upstream, edge.downstream): round(abs(edge.mean), DIGITS) for edge in found}
+    return sorted(_above(weights, floor), key=lambda edge: -weights[edge])
 
 
 def judged(motif: Motif, order: list[Node], edges: list[tuple[Node, Node | str]] | None) -> dict[str, Any]:
