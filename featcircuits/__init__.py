@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from featcircuits.tracing.trace import trace
     from featcircuits.training import Recipe, train_suite
     from featcircuits.validation.constants import optimal_constants
+    from featcircuits.validation.controls import control_curves
     from featcircuits.validation.nonsense import nonsense_task
     from featcircuits.validation.outside import probe_outside
 
@@ -72,6 +73,7 @@ _HOMES = {
     "behaviour_of": "featcircuits.tasks.behaviour",
     "bound_missed": "featcircuits.checks.bound",
     "check_suite": "featcircuits.health",
+    "control_curves": "featcircuits.validation.controls",
     "edge_curve": "featcircuits.checks.edge_curve",
     "edge_effects": "featcircuits.effects.edges",
     "evaluate": "featcircuits.evaluation.evaluate",
@@ -118,6 +120,7 @@ __all__ = [
     "behaviour_of",
     "bound_missed",
     "check_suite",
+    "control_curves",
     "dictionaries",
     "edge_curve",
     "edge_effects",

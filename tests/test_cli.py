@@ -145,6 +145,24 @@ def test_evaluate_reports_the_ratios_and_what_they_are_made_of(command: Command,
     assert (run_folder / "report.json").read_bytes() == before
 
 
+def test_evaluate_draws_every_control_on_request(command: Command, run_folder: Path) -> None:
+    settings = ("--limit", 4, "--sizes", "60", "--draws", 1, "--overwrite")
+    found = command("evaluate", run_folder, *settings, "--controls")
+    assert found.code == 0
+    record = json.loads((run_folder / "controls.json").read_text())
+    names = [curve["name"] for curve in record["curves"]]
+    assert names[:5] == ["mean", "zero", "resample", "paired", "optimal"]
+    assert names[-1] == "nonsense"
+    for curve in record["curves"]:
+        assert curve["name"] in found.out
+        assert curve["invalid"] is None
+        assert f"{curve['scores'][0]:.3f}" in found.out
+    assert (run_folder / "controls.png").read_bytes().startswith(b"\x89PNG")
+    # an evaluation without them leaves none of another evaluation behind
+    assert command("evaluate", run_folder, *settings).code == 0
+    assert not (run_folder / "controls.json").exists()
+
+
 def test_edges_are_judged_by_runs_along_them(command: Command, run_folder: Path, tmp_path: Path) -> None:
     settings = ("--ablations", "paired,mean", "--limit", 10, "--sizes", "20,60", "--draws", 1)
     found = command("edges", run_folder, *settings, "--mib", tmp_path / "mib")

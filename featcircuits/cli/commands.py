@@ -11,6 +11,7 @@ from typing import Any
 
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.cli.config import EvaluateConfig, TraceConfig
+from featcircuits.cli.controls import controls_of, show_controls
 from featcircuits.cli.labels import labels_for
 from featcircuits.cli.output import console, say
 from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_table, report_table
@@ -44,6 +45,8 @@ from featcircuits.tasks.task import Task
 from featcircuits.tracing.estimate import estimate
 from featcircuits.tracing.plan import Plan, planned
 from featcircuits.tracing.trace import Trace, traced
+from featcircuits.validation.control_plot import plot_controls
+from featcircuits.validation.controls import ControlCurves
 
 
 def trace_run(config: TraceConfig, output: Path, top: int) -> None:
@@ -151,19 +154,26 @@ def evaluate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
     sizes = numbers_of(config.sizes)
     began = time.monotonic()
     with runs.adding(run / runs.REPORT, asdict(config)):
-        report = _evaluated(config, run, sizes)
-        with together(run, instead_of=(runs.REPORT, runs.EVALUATION, runs.PLOT)) as folder:
+        report, controls = _evaluated(config, run, sizes)
+        replaced = (runs.REPORT, runs.EVALUATION, runs.PLOT, runs.CONTROLS, runs.CONTROL_PLOT)
+        with together(run, instead_of=replaced) as folder:
             runs.write_json(folder / runs.REPORT, report.to_json())
             config.write(folder / runs.EVALUATION)
             if report.curve is not None and not report.invalid:
                 plot_curve(report, folder / runs.PLOT)
+            if controls is not None:
+                runs.write_json(folder / runs.CONTROLS, controls.to_json())
+                if any(curve.scores is not None for curve in controls.curves):
+                    plot_controls(controls, folder / runs.CONTROL_PLOT)
     console.print(report_table(report))
     if report.curve is not None and not report.invalid:
         console.print(curve_table(report.curve, report.counted))
+    if controls is not None:
+        show_controls(controls)
     say(f"report in {run / runs.REPORT}, {since(began)}")
 
 
-def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Report:
+def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> tuple[Report, ControlCurves | None]:
     trace = TraceConfig.read(run / runs.CONFIG, {})
     circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
     spliced, task = model_and_task(trace, config.device, evaluated_part(config, trace), Task.check_places)
@@ -172,12 +182,15 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> Re
     task = judged(spliced, task, config, console.print)
     start_layer = trace.start_layer if config.start_layer is None else config.start_layer
     with watching(console) as progress:
-        return evaluate(
+        report = evaluate(
             spliced, circuit, task,
             ablation=config.ablation, error_nodes=config.error_nodes, start_layer=start_layer, ranking=ranking,
             sizes=sizes, draws=config.draws, seed=config.seed, batch_size=config.batch_size or None,
             check=config.check, progress=progress,
         )  # fmt: skip
+    if not config.controls:
+        return report, None
+    return report, controls_of(config, trace, plan_of(trace), spliced, task, circuit, ranking, sizes)
 
 
 def numbers_of(text: str) -> list[int] | None:

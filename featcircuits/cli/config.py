@@ -138,6 +138,9 @@ class EvaluateConfig(Config):
     )
     sizes: str = option("", "Circuit sizes of the curve, comma-separated. Default: 15, evenly on a log axis.")
     draws: int = option(DRAWS, "Random circuits at each size of the curve.", most=1000)
+    controls: bool = option(
+        False, "Also draw the curve under every ablation and beside every control (docs/checks.md); takes minutes."
+    )
     batch_size: int = option(0, "Examples per batch; 0: as many as fit, at most 32.", most=MOST_ROWS)
     device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
     seed: int = option(0, "Seed of resampling and of the random circuits.", most=LARGEST_SEED)

@@ -85,10 +85,10 @@ def evaluate(
     if ranking is not None and sizes is not None and not len(sizes):
         raise InputError("a ranking is for the curve, which sizes=() leaves out; leave out one of the two")
     scope = scope_of(spliced, start_layer, embed)
-    _check_match(circuit, task)
+    check_match(circuit, task)
     require_behaviour(spliced, task)
     familiar = compared(circuit.manifest, task, spliced.tokenizer)
-    order = varying(_order(spliced, task, circuit if ranking is None else ranking), scope, error_nodes)
+    order = varying(order_of(spliced, task, circuit if ranking is None else ranking), scope, error_nodes)
     chosen_sizes = default_sizes(order) if sizes is None else check_sizes(sizes, len(order))
     batch_size = fitting_batch(spliced, task, batch_size, most=32, gradients=False)
     prepared = prepared_ablation(ablation, scope, task, batch_size, seed)
@@ -169,7 +169,8 @@ def _measure(ablated: AblatedModel, circuit: Circuit, task: Task) -> _Measured:
     )
 
 
-def _check_match(circuit: Circuit, task: Task) -> None:
+def check_match(circuit: Circuit, task: Task) -> None:
+    """Raise `InputError` for a circuit whose places are not the task's."""
     if circuit.aggregate != task.aggregate:
         raise InputError(
             f"the circuit was traced with aggregate={circuit.aggregate!r}, the task has {task.aggregate!r}; "
@@ -183,7 +184,8 @@ def _check_match(circuit: Circuit, task: Task) -> None:
         )
 
 
-def _order(spliced: SplicedModel, task: Task, ranking: Circuit | Sequence[Node | str]) -> list[Node]:
+def order_of(spliced: SplicedModel, task: Task, ranking: Circuit | Sequence[Node | str]) -> list[Node]:
+    """The nodes of a ranking in its order; raises `InputError` for nodes that are not the model's and task's."""
     nodes = list(ranking.nodes) if isinstance(ranking, Circuit) else nodes_of(ranking)
     check_nodes(spliced, nodes, task.places)
     return nodes

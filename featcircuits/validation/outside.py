@@ -30,12 +30,20 @@ from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.task import Task
 
+LOW = 0.05
+"""The quantile over draws that is given beside their mean."""
+
 
 class Extreme(NamedTuple):
     """The faithfulness at a point of the cube that a search found, and the share of outside nodes that it restores."""
 
     faithfulness: float
     restored: float
+
+
+def worst_of(*found: Extreme) -> float:
+    """The faithfulness farthest from 1."""
+    return max((one.faithfulness for one in found), key=lambda f: abs(1 - f))
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,7 @@ class Outside:
     @property
     def worst(self) -> float | None:
         """The faithfulness farthest from 1 that was found."""
-        if self.lowest is None or self.highest is None:
-            return None
-        return max((self.lowest.faithfulness, self.highest.faithfulness), key=lambda f: abs(1 - f))
+        return None if self.lowest is None or self.highest is None else worst_of(self.lowest, self.highest)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -87,12 +93,16 @@ class Cube:
     @classmethod
     def of(cls, ablated: AblatedModel, task: Task, circuit: Subgraph) -> Cube:
         """The cube around a circuit."""
-        dtype = precision(ablated.spliced.model.dtype)
+        return cls(ablated, list(ablated.prepared(task)), {}).around(circuit)
+
+    def around(self, circuit: Subgraph) -> Cube:
+        """The cube around another circuit, on the same batches."""
+        dtype = precision(self.ablated.spliced.model.dtype)
         inside = {}
         for site, ranks in circuit.ranks.items():
             places = torch.arange(len(ranks), device=ranks.device)
-            inside[site] = circuit.keeps(site, ablated.error_nodes, places).to(dtype)
-        return cls(ablated, list(ablated.prepared(task)), inside)
+            inside[site] = circuit.keeps(site, self.ablated.error_nodes, places).to(dtype)
+        return replace(self, inside=inside)
 
     def at(self, restored: Masks) -> Masks:
         """The masks that restore outside nodes by these shares, 1 - r."""
@@ -166,19 +176,21 @@ def probe_outside(
     reference, invalid = Reference(float(model.mean()), float(empty.mean())), invalid_reason(model, empty)
     name = ablation if isinstance(ablation, str) else type(ablation).__name__.lower()
     cube = Cube.of(ablated, task, own)
-    free = _free(cube, budget)
-    count = int(sum(int((mask > 0).sum()) for mask in free.values()))
     if invalid is not None:
-        return Outside(name, None, None, None, draws, None, None, count, steps, starts, len(task), seed, invalid)
-    drawn = _drawn(cube, reference, draws, seed, progress)
-    lowest, highest = (_extreme(cube, free, reference, sign, steps, starts, seed, progress) for sign in (-1, 1))
+        free = count_free(free_nodes(cube, budget))
+        return Outside(name, None, None, None, draws, None, None, free, steps, starts, len(task), seed, invalid)
+    drawn = drawn_scores(cube, reference, draws, seed, progress)
+    lowest, highest, free = extremes(cube, reference, steps, starts, budget, seed, progress)
     return Outside(
-        name, faithfulness(float(inside.mean()), reference), float(np.mean(drawn)), float(np.quantile(drawn, 0.05)),
-        draws, lowest, highest, count, steps, starts, len(task), seed, None,
+        name, faithfulness(float(inside.mean()), reference), float(np.mean(drawn)), float(np.quantile(drawn, LOW)),
+        draws, lowest, highest, free, steps, starts, len(task), seed, None,
     )  # fmt: skip
 
 
-def _drawn(cube: Cube, reference: Reference, draws: int, seed: int, progress: Progress) -> list[float]:
+def drawn_scores(
+    cube: Cube, reference: Reference, draws: int, seed: int = 0, progress: Progress = silent
+) -> list[float]:
+    """The faithfulness at random points of the cube [draw]; a seed draws the same points for every circuit."""
     generator = torch.Generator().manual_seed(seed)
     return [
         faithfulness(float(cube.metric(cube.random(generator)).mean()), reference)
@@ -186,7 +198,27 @@ def _drawn(cube: Cube, reference: Reference, draws: int, seed: int, progress: Pr
     ]
 
 
-def _free(cube: Cube, budget: int | None) -> Masks:
+def extremes(
+    cube: Cube,
+    reference: Reference,
+    steps: int,
+    starts: int,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> tuple[Extreme, Extreme, int]:
+    """The lowest and the highest faithfulness that a search finds in the cube, and how many nodes it could restore."""
+    free = free_nodes(cube, budget)
+    lowest, highest = (_extreme(cube, free, reference, sign, steps, starts, seed, progress) for sign in (-1, 1))
+    return lowest, highest, count_free(free)
+
+
+def count_free(free: Masks) -> int:
+    """How many nodes may be restored."""
+    return sum(int((mask > 0).sum()) for mask in free.values())
+
+
+def free_nodes(cube: Cube, budget: int | None) -> Masks:
     """1 at the outside nodes that may be restored."""
     outside = {site: 1 - own for site, own in cube.inside.items()}
     if cube.ablated.error_nodes != "as-circuit":
@@ -195,7 +227,9 @@ def _free(cube: Cube, budget: int | None) -> Masks:
         return outside
     # at both ends, since a node that only acts together with others has no slope where these are ablated
     ends = [cube.slope(cube.at({site: mask * share for site, mask in outside.items()}))[1] for share in (0, 1)]
-    sizes = torch.cat([sum(end[site].abs() for end in ends).mul(mask).flatten() for site, mask in outside.items()])
+    sizes = torch.cat(
+        [(torch.stack([end[site].abs() for end in ends]).sum(0) * mask).flatten() for site, mask in outside.items()]
+    )
     chosen = torch.zeros_like(sizes)
     chosen[sizes.topk(min(budget, len(sizes))).indices] = 1
     parts = chosen.split([mask.numel() for mask in outside.values()])
