@@ -156,7 +156,7 @@ def test_evaluate_draws_every_control_on_request(command: Command, run_folder: P
     for curve in record["curves"]:
         assert curve["name"] in found.out
         assert curve["invalid"] is None
-        assert f"{curve['scores'][0]:.3f}" in found.out
+        assert f"{curve['scores'][0]:.2f}" in found.out
     assert (run_folder / "controls.png").read_bytes().startswith(b"\x89PNG")
     # an evaluation without them leaves none of another evaluation behind
     assert command("evaluate", run_folder, *settings).code == 0

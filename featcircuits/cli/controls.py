@@ -47,11 +47,11 @@ def show_controls(found: ControlCurves) -> None:
     """A row for each curve: its scores by size and its area, or why there are none."""
     table = Table(title=f"f by number of nodes ({COUNTED[found.error_nodes]}) and area", title_justify="left")
     for name in ("", "none", *map(str, found.sizes), "area"):
-        table.add_column(name, justify="right" if name else "left")
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for curve in found.curves:
         if curve.scores is not None:
             numbers = (curve.at_zero, *curve.scores, curve.area)
-            table.add_row(curve.name, *(f"{number:.3f}" for number in numbers if number is not None))
+            table.add_row(curve.name, *(f"{number:.2f}" for number in numbers if number is not None))
     console.print(table)
     for curve in found.curves:
         if curve.invalid is not None:
