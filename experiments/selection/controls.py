@@ -155,6 +155,33 @@ def show(name: str, record: Mapping[str, Any]) -> None:
         )
 
 
+def summary(records: Mapping[str, Any]) -> str:
+    """A line for each rule, means over behaviours: areas of f / |1 - f|, gains on nonsense, and f at 80 nodes."""
+    judged = [(chosen, judge) for chosen in ("mean", "paired") for judge in ("mean", "paired")]
+    lines = [
+        "",
+        "Means over behaviours: "
+        + ", ".join(f"{a} by {b}" for a, b in judged)
+        + "; nonsense: its own prompts, held out, its circuits on the real task; "
+        "f / |1 - f| at 80 nodes: plain, stochastic, its 5 %, the lowest found, the worst with ten nodes free",
+    ]
+    for rule in (*RULES, "random"):
+        cells = []
+        for chosen, judge in judged:
+            found = [record[f"{chosen} by {judge}"][rule] for record in records.values()]
+            cells.append(
+                "{:.3f} / {:.3f}".format(*(np.mean([one[key] for one in found]) for key in ("area", "from_one")))
+            )
+        gains = [np.mean([record["nonsense"][rule][key] for record in records.values()])
+                 for key in ("chosen_on", "held_out", "on_real")]  # fmt: skip
+        rows = [row for record in records.values() for row in record["probes"][rule] if row["size"] == 80]
+        probed = [(np.mean([row[key] for row in rows]), np.mean([abs(1 - row[key]) for row in rows]))
+                  for key in ("plain", "stochastic", "stochastic_low", "lowest", "worst_of_10")]  # fmt: skip
+        cells += [f"{gain:.3f}" for gain in gains] + [f"{f:.2f} / {off:.2f}" for f, off in probed]
+        lines.append(f"  {rule:9} " + " | ".join(cells))
+    return "\n".join(lines)
+
+
 def main() -> None:
     """All behaviours."""
     parser = argparse.ArgumentParser(description="Selection rules under controls.")
@@ -175,6 +202,7 @@ def main() -> None:
         records[name] = behaviour(spliced, name, options)
         show(name, records[name])
         print(f"  {time.monotonic() - began:.0f} s", flush=True)
+    print(summary(records))
     options.out.mkdir(parents=True, exist_ok=True)
     settings = {key: value for key, value in vars(options).items() if key != "out"}
     record = {"settings": settings, "sizes": SIZES, "probed": PROBED, "behaviours": records}
