@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from featcircuits.validation.controls import control_curves
     from featcircuits.validation.nonsense import nonsense_task
     from featcircuits.validation.outside import probe_outside
+    from featcircuits.validation.validate import validate
 
 _HOMES = {
     "Circuit": "featcircuits.circuit.circuit",
@@ -101,6 +102,7 @@ _HOMES = {
     "symmetric_replacement": "featcircuits.tasks.corruption",
     "trace": "featcircuits.tracing.trace",
     "train_suite": "featcircuits.training",
+    "validate": "featcircuits.validation.validate",
     "vector_effect": "featcircuits.readouts.vector",
 }
 _MODULES = ("dictionaries", "export", "groups", "labels", "page", "sources")
@@ -154,6 +156,7 @@ __all__ = [
     "symmetric_replacement",
     "trace",
     "train_suite",
+    "validate",
     "vector_effect",
 ]
 

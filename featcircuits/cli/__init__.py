@@ -97,16 +97,31 @@ def evaluate(
     config: EvaluateConfig,
     run: RunFolder,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="All that speaks for and against the circuit: every ablation, controls, tests."),
+    ] = False,
 ) -> None:
     """Measure a circuit's faithfulness and completeness on held-out prompts.
 
     It ablates everything outside the circuit, then everything inside, for the circuit and for smaller ones of
     every size, and compares them with random circuits. Writes report.json and faithfulness.png into the run folder.
 
-    Example:
+    With --full it does so under every ablation, ablates the outside in part and as does most harm, adds learned
+    constants, a nonsense control, the edges, and tests with p-values, and prints a verdict for each claim. It says
+    first how long that takes, and the same command resumes it. Writes validation.json and validation.png.
+
+    Examples:
 
         featcircuits evaluate runs/ioi --ablation resample --start-layer 1
+
+        featcircuits evaluate runs/ioi --full
     """
+    if full:
+        from featcircuits.cli.validating import validate_run
+
+        validate_run(config, run, overwrite)
+        return
     from featcircuits.cli.commands import evaluate_run
 
     evaluate_run(config, run, overwrite)
