@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from featcircuits.checks.patching import patch
     from featcircuits.checks.paths import explained_effect
     from featcircuits.circuit.circuit import Circuit
+    from featcircuits.circuit.influence import influence, pruned_by_influence
     from featcircuits.dossiers.dossiers import Dossiers
     from featcircuits.dossiers.features import features
     from featcircuits.effects.edges import edge_effects
@@ -82,6 +83,7 @@ _HOMES = {
     "features": "featcircuits.dossiers.features",
     "generate": "featcircuits.interventions.generation",
     "illusion": "featcircuits.checks.illusion",
+    "influence": "featcircuits.circuit.influence",
     "intervene": "featcircuits.interventions.intervene",
     "load": "featcircuits.loading.load",
     "load_bare": "featcircuits.loading.load",
@@ -93,6 +95,7 @@ _HOMES = {
     "patchscope": "featcircuits.readouts.patchscope",
     "probe_outside": "featcircuits.validation.outside",
     "promote_suppress": "featcircuits.readouts.splits",
+    "pruned_by_influence": "featcircuits.circuit.influence",
     "select": "featcircuits.selection.select",
     "selectivity": "featcircuits.readouts.selectivity",
     "shift": "featcircuits.probes.shift",
@@ -133,6 +136,7 @@ __all__ = [
     "generate",
     "groups",
     "illusion",
+    "influence",
     "intervene",
     "labels",
     "load",
@@ -146,6 +150,7 @@ __all__ = [
     "patchscope",
     "probe_outside",
     "promote_suppress",
+    "pruned_by_influence",
     "select",
     "selectivity",
     "shift",
