@@ -183,7 +183,7 @@ def _solved(shares: csr_matrix, w: np.ndarray) -> np.ndarray:
 def _considered(edges: Circuit | Mapping[Edge, float], first_position: bool) -> dict[Edge, float]:
     """The edges between nodes and into targets; without the first position, those that circuit-tracer has."""
     given = edges.edges if isinstance(edges, Circuit) else edges
-    found = {(source, target): value for (source, target), value in given.items() if isinstance(source, Node)}
+    found: dict[Edge, float] = {edge: value for edge, value in given.items() if isinstance(edge[0], Node)}
     return found if first_position else {edge: value for edge, value in found.items() if _shared(*edge)}
 
 
