@@ -57,8 +57,8 @@ def test_circles_and_unknown_targets_are_refused() -> None:
 
 def test_the_demo_circuit_has_influence_and_scores() -> None:
     model = fc.load()
-    task = fc.Task.from_jsonl("saes/grammar-4l/tasks/agreement_simple_train.jsonl", model.tokenizer).take(8)
-    circuit = fc.trace(model, task, keep_nodes="top=60").circuit
+    task = fc.Task.from_jsonl("saes/grammar-4l/tasks/agreement_simple_train.jsonl", model.tokenizer).take(4)
+    circuit = fc.trace(model, task, keep_nodes="top=40").circuit
     found = influence(circuit)
     assert set(found.nodes) <= {*circuit.nodes, METRIC}
     assert 0 <= found.replacement <= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -37,11 +39,12 @@ def test_a_small_memory_changes_no_effect(estimator: str, monkeypatch: pytest.Mo
 def test_a_small_memory_changes_no_faithfulness(ablation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spliced, task = spliced_model(tiny_model("llama")), random_task(4, 4)
     circuit = traced(spliced, task, nodes="atp", keep_nodes="top=40")
-    whole = fc.evaluate(spliced, circuit, task, ablation=ablation)
+    options: dict[str, Any] = {"ablation": ablation, "sizes": (5, 20, 40), "draws": 1}
+    whole = fc.evaluate(spliced, circuit, task, **options)
     monkeypatch.setattr(memory, "_ROW_BYTES", 1)
     monkeypatch.setattr(states, "DENSE_NUMBERS", 1)
     monkeypatch.setattr("featcircuits.evaluation.ablated.DENSE_NUMBERS", 1)
-    again = fc.evaluate(spliced, circuit, task, ablation=ablation)
+    again = fc.evaluate(spliced, circuit, task, **options)
     assert again.F_circuit == pytest.approx(whole.F_circuit, rel=1e-9)
     assert again.F_complement == pytest.approx(whole.F_complement, rel=1e-9)
     assert again.curve is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -150,13 +151,19 @@ def test_other_files_of_the_shipped_suite_hold_others(traced: str, other: str, n
     assert note in found.notes[1]
 
 
+@cache
 def _shipped() -> fc.SplicedModel:
     return fc.load(suite="grammar-4l", sites="embed")
 
 
 def _task(model: fc.SplicedModel, name: str, split: str, count: int) -> fc.Task:
+    return _whole(model, name, split).take(count)
+
+
+@cache
+def _whole(model: fc.SplicedModel, name: str, split: str) -> fc.Task:
     assert model.suite is not None
-    return fc.Task.from_jsonl(model.suite.task_file(name, split), model.tokenizer).take(count)
+    return fc.Task.from_jsonl(model.suite.task_file(name, split), model.tokenizer)
 
 
 def test_a_report_says_both() -> None:
