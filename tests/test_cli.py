@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import featcircuits as fc
 from featcircuits import cli
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.cli import watch
@@ -145,7 +147,11 @@ def test_evaluate_reports_the_ratios_and_what_they_are_made_of(command: Command,
     assert (run_folder / "report.json").read_bytes() == before
 
 
-def test_evaluate_draws_every_control_on_request(command: Command, run_folder: Path) -> None:
+def test_evaluate_draws_every_control_on_request(
+    command: Command, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = partial(fc.control_curves, learning=3, steps=1, nonsense=1)
+    monkeypatch.setattr("featcircuits.cli.controls.control_curves", short)
     settings = ("--limit", 4, "--sizes", "60", "--draws", 1, "--overwrite")
     found = command("evaluate", run_folder, *settings, "--controls")
     assert found.code == 0

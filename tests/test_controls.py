@@ -33,7 +33,7 @@ from tests.tiny import FAMILIES, KINDS, LAYERS, random_task, spliced_model, tiny
     start_layer=st.integers(0, LAYERS - 1),
     seed=st.integers(0, 5),
 )
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_a_full_circuit_is_the_model_at_every_point_and_an_empty_one_ends_at_both(
     family: str, kind: str, ablation: str, error_nodes: str, start_layer: int, seed: int
 ) -> None:
@@ -86,7 +86,7 @@ def shipped() -> tuple[Any, fc.Task, fc.Task, Any]:
     model = fc.load()
     train, test = (
         fc.Task.from_jsonl(f"saes/grammar-4l/tasks/agreement_simple_{part}.jsonl", model.tokenizer).take(count)
-        for part, count in (("train", 24), ("test", 16))
+        for part, count in (("train", 24), ("test", 12))
     )
     return model, train, test, fc.trace(model, train, edges=None, keep_nodes="top=100")
 
@@ -129,7 +129,9 @@ def test_plain_curves_are_those_of_evaluate(shipped: Any, curves: ControlCurves)
 
 def test_an_adversary_with_few_nodes_finds_the_planted_weakness() -> None:
     motif, circuit = weak_circuit()
-    found = fc.control_curves(motif.spliced, circuit, motif.task, ablation="paired", sizes=[4], draws=1, learning=1)
+    found = fc.control_curves(
+        motif.spliced, circuit, motif.task, ablation="paired", sizes=[4], draws=1, learning=1, steps=4
+    )
     assert found["paired"].scores == pytest.approx((1.0,))
     # one of two opposite nodes alone doubles the answer or takes all of it away
     assert [abs(1 - score) for score in found["adversarial few"].scores or ()] == pytest.approx([1.0])
