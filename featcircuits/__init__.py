@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from featcircuits.validation.controls import control_curves
     from featcircuits.validation.nonsense import nonsense_task
     from featcircuits.validation.outside import probe_outside
+    from featcircuits.validation.stability import stability
     from featcircuits.validation.validate import validate
 
 _HOMES = {
@@ -101,6 +102,7 @@ _HOMES = {
     "shift": "featcircuits.probes.shift",
     "sink_heads": "featcircuits.readouts.sinking",
     "split_by_outcome": "featcircuits.readouts.splits",
+    "stability": "featcircuits.validation.stability",
     "steered": "featcircuits.interventions.steering",
     "symmetric_replacement": "featcircuits.tasks.corruption",
     "trace": "featcircuits.tracing.trace",
@@ -157,6 +159,7 @@ __all__ = [
     "sink_heads",
     "sources",
     "split_by_outcome",
+    "stability",
     "steered",
     "symmetric_replacement",
     "trace",

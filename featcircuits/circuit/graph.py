@@ -12,8 +12,10 @@
 | node | standard_error | of the effect; left out if it is unknown |
 | node | words | the clean prompts' words at its place, the most frequent first; "" if they are not known |
 | node | group | the name of its group; left out if it is in none |
+| node | stability | the share of resampled prompts from which it is chosen; left out if it is not known |
 | node | label | the text for viewers: the circuit's own label, else the node's name (for inputs with their words) |
 | edge | weight, sign | mean effect of the edge; 1 or -1 |
+| edge | stability | as of nodes |
 | graph | aggregate, places, manifest | JSON texts |
 """
 
@@ -56,7 +58,29 @@ def graph_of(circuit: Circuit) -> nx.DiGraph:
             graph.nodes[str(node)]["group"] = name
     for (source, target), weight in circuit.edges.items():
         graph.add_edge(str(source), str(target), weight=weight, sign=1 if weight >= 0 else -1)
+    _add_stability(graph, circuit.manifest)
     return graph
+
+
+def stable_nodes(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """Node -> the share of resampled prompts that choose it, if a manifest has them; damaged ones are left out."""
+    found = manifest.get("stability")
+    nodes = found.get("nodes") if isinstance(found, Mapping) else None
+    return (
+        {name: share for name, share in nodes.items() if isinstance(share, float)} if isinstance(nodes, Mapping) else {}
+    )
+
+
+def _add_stability(graph: nx.DiGraph, manifest: Mapping[str, Any]) -> None:
+    """The shares of nodes and edges."""
+    for name, share in stable_nodes(manifest).items():
+        if name in graph:
+            graph.nodes[name]["stability"] = share
+    found = manifest.get("stability")
+    rows = found.get("edges") if isinstance(found, Mapping) else None
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, list) and len(row) == 3 and isinstance(row[2], float) and graph.has_edge(*map(str, row[:2])):
+            graph.edges[str(row[0]), str(row[1])]["stability"] = row[2]
 
 
 def circuit_of(graph: nx.DiGraph) -> Circuit:

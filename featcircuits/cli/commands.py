@@ -14,7 +14,7 @@ from featcircuits.cli.config import EvaluateConfig, TraceConfig
 from featcircuits.cli.controls import controls_of, show_controls
 from featcircuits.cli.labels import labels_for
 from featcircuits.cli.output import console, say
-from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_table, report_table
+from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_table, report_table, stability_line
 from featcircuits.cli.tasks import (
     check_choice,
     evaluated_part,
@@ -33,6 +33,7 @@ from featcircuits.evaluation.plot import plot_curve
 from featcircuits.evaluation.report import Report
 from featcircuits.files.writing import check_replaceable, together
 from featcircuits.inputs.ranges import read_number
+from featcircuits.progress import Progress
 from featcircuits.provenance.manifest import manifest_of
 from featcircuits.provenance.prompts import compared
 from featcircuits.runs import folder as runs
@@ -47,6 +48,7 @@ from featcircuits.tracing.plan import Plan, planned
 from featcircuits.tracing.trace import Trace, traced
 from featcircuits.validation.control_plot import plot_controls
 from featcircuits.validation.controls import ControlCurves
+from featcircuits.validation.stability import stability
 
 
 def trace_run(config: TraceConfig, output: Path, top: int) -> None:
@@ -103,10 +105,20 @@ def _traced(
     ledger = AcrossProcesses(finished, processes.group) if processes.count > 1 else finished
     with watching(console) as progress:
         result = traced(spliced, task, plan, check_fit=config.check_fit, ledger=ledger, progress=progress)
+        result = _with_stability(config, spliced, task, result, progress)
     if processes.count > 1:
         processes.agree(_request(config, spliced, task, plan))
         processes.agree({"circuit": _digest(result.circuit), "ranking": _digest(result.ranking)})
     return result
+
+
+def _with_stability(config: TraceConfig, spliced: SplicedModel, task: Task, result: Trace, progress: Progress) -> Trace:
+    """The trace with how often its nodes and edges would be chosen again, if that is asked for."""
+    if not config.stability:
+        return result
+    found = stability(spliced, result.circuit, task, resamples=config.stability, seed=config.seed, progress=progress)
+    say(stability_line(found))
+    return result._replace(circuit=found.on(result.circuit))
 
 
 def _request(config: TraceConfig, spliced: SplicedModel, task: Task, plan: Plan) -> dict[str, Any]:

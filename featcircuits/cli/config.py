@@ -119,6 +119,9 @@ class TraceConfig(Config):
     check_fit: bool = option(
         True, "Refuse dictionaries that explain less than the mean would, and warn of those at a wrong site."
     )
+    stability: int = option(
+        0, "Resample the prompts N times: how often is each node and edge chosen? 0: not; 200 is enough.", most=100_000
+    )
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,16 @@ from featcircuits.agreement.agree import name_of
 from featcircuits.agreement.scores import TOO_ALIKE, Comparison
 from featcircuits.checks.audit import Residual
 from featcircuits.circuit.circuit import Circuit
+from featcircuits.circuit.graph import stable_nodes
 from featcircuits.cli.output import printable
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.evaluation.rows import between, report_rows
 from featcircuits.health import Health
 from featcircuits.tracing.trace import Counts
+from featcircuits.validation.stability import Stability
+
+_STABLE = 0.9
+"""The share of resamples from which a stable node or edge is chosen."""
 
 
 def node_table(circuit: Circuit, count: int = 15, labels: Mapping[str, str] | None = None) -> Table:
@@ -28,13 +33,29 @@ def node_table(circuit: Circuit, count: int = 15, labels: Mapping[str, str] | No
     table.add_column("node", no_wrap=True)
     table.add_column("effect", justify="right", no_wrap=True)
     table.add_column("± s.e.", justify="right", no_wrap=True)
+    shares = stable_nodes(circuit.manifest)
+    if shares:
+        table.add_column("stable", justify="right", no_wrap=True)
     table.add_column("kind" if labels is None else "what it is")
     ranked = sorted(circuit.nodes.items(), key=lambda item: -abs(item[1].effect))
     for node, score in ranked[:count]:
         spread = "" if math.isnan(score.standard_error) else f"{score.standard_error:.4f}"
         what = "error" if node.is_error else (labels or {}).get(f"{node.site}/{node.feature}", "feature")
-        table.add_row(str(node), _signed(score.effect), spread, _on_one_line(what))
+        stable = [f"{shares[str(node)]:.0%}" if str(node) in shares else ""] if shares else []
+        table.add_row(str(node), _signed(score.effect), spread, *stable, _on_one_line(what))
     return table
+
+
+def stability_line(found: Stability) -> str:
+    """How many nodes and edges are chosen from nearly all resampled prompts, and how far two halves agree."""
+    parts = [("nodes", found.nodes, found.node_overlap), ("edges", found.edges, found.edge_overlap)]
+    told = [
+        f"{sum(share >= _STABLE for share in shares.values())} of {len(shares)} {what} are chosen from at least "
+        f"{_STABLE:.0%} of {found.resamples} resamples of the prompts (two halves of them agree on {overlap:.0%})"
+        for what, shares, overlap in parts
+        if shares and overlap is not None
+    ]
+    return "stability: " + "; ".join(told)
 
 
 def _on_one_line(label: str) -> Text:
