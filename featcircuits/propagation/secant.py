@@ -1,8 +1,9 @@
 """Secants: each module becomes the linear map that takes the change of its input exactly to the change of its output.
 
-This is DeepLIFT's rescale rule (Shrikumar et al. 2017) for every nonlinear module of a transformer. The changes
-are those between two runs: the first forward pass inside `secants`, and each later one. Products are
-`mean(a) db + mean(b) da`; a softmax p has the logarithmic means L = (p' - p) / (log p' - log p):
+This is DeepLIFT's rescale rule (Shrikumar et al. 2017; a modified gradient, Ancona et al. 2018) for every nonlinear
+module of a transformer. The changes are those between two runs: the first forward pass inside `secants`, and each later
+one. Products are `mean(a) db + mean(b) da`; a softmax p has the logarithmic means L = (p' - p) / (log p' - log p), as
+in the decomposition of indices (LMDI, Ang 2005):
 `dp = L (dl - sum(L dl) / sum(L))`. Since all other modules are linear, a backward pass gives coefficients
 c with `sum(c . dx) = m' - m` on every full cut of the model.
 
