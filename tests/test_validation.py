@@ -149,6 +149,20 @@ def test_a_task_without_the_behaviour_gets_no_verdict() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_prompts_of_another_form_leave_the_constants_out() -> None:
+    model, folder = fc.load(sites="resid"), "saes/grammar-4l/tasks"
+    train = fc.Task.from_jsonl(f"{folder}/agreement_simple_train.jsonl", model.tokenizer, aggregate="sum").take(8)
+    test = fc.Task.from_jsonl(f"{folder}/agreement_rc_test.jsonl", model.tokenizer, aggregate="sum").take(6)
+    result = fc.trace(model, train, keep_nodes="top=10", edges=None, start_layer=2)
+    found = fc.validate(
+        model, result.circuit, test, train=train, ranking=result.ranking, start_layer=2, draws=1, ablations=["paired"]
+    )
+    (left,) = [each for each in found.claims if each.name == "faithful, constants"]
+    assert left.verdict == CANNOT_TELL
+    assert "learned at 2 places" in left.reason
+
+
+@pytest.mark.usefixtures("quick")
 def test_the_command_line_writes_the_verdicts(tmp_path: Path) -> None:
     runner, run = CliRunner(), tmp_path / "run"
     trace = ["trace", "--task", "agreement_simple", "--limit", "10", "--keep-nodes", "top=20", "--start-layer", "2"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator, MutableMapping
 from dataclasses import asdict
@@ -116,6 +117,8 @@ def claims_table(claims: tuple[Claim, ...]) -> Table:
 
 
 def _figure(claim: Claim) -> str:
+    if math.isnan(claim.figure):
+        return ""
     if claim.interval is None:
         return f"{claim.figure:.2f}"
     low, high = claim.interval

@@ -135,10 +135,13 @@ class Work:
         learned = optimal_constants(
             self.spliced, self.train, self.order, steps=CONSTANT_STEPS, seed=self.seed, **self.options
         )
-        found = evaluate(
-            self.spliced, self.circuit, self.task, ablation=learned, ranking=self.order, seed=self.seed, draws=1,
-            **self.options,
-        )  # fmt: skip
+        try:
+            found = evaluate(
+                self.spliced, self.circuit, self.task, ablation=learned, ranking=self.order, seed=self.seed, draws=1,
+                **self.options,
+            )  # fmt: skip
+        except InputError as error:  # the prompts have other places in common than those of training
+            return {"invalid": str(error), "curve": None}
         return {**found.to_json(), "losses": list(learned.losses)}
 
     def nonsense(self) -> Any:
