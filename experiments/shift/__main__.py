@@ -53,18 +53,17 @@ def own(options: Mapping[str, Any]) -> Shift | None:
     model = fc.load(options["model"], options["suite"])
     train, test = (read_texts(options[name], model.tokenizer) for name in ("train", "test"))
     balanced = read_texts(options["balanced"], model.tokenizer) if options["balanced"] else ()
-    shared = {"skip": options["skip"], "batch_size": options["batch"]}
+    site, shared = fc.Site.parse(options["site"]), {"skip": options["skip"], "batch_size": options["batch"]}
     if options["judged"] is None:
-        probe = fit(pooled(model, train, fc.Site.parse(options["site"]), **shared), [t.label for t in train], 1e-3)
-        found = effects_on(up_to(model, fc.Site.parse(options["site"])), probe, fc.Site.parse(options["site"]),
-                           train[:100], estimator=options["estimator"], **shared)  # fmt: skip
+        probe = fit(pooled(model, train, site, **shared), [text.label for text in train], 1e-3)
+        found = effects_on(up_to(model, site), probe, site, train[:100], estimator=options["estimator"], **shared)
         rows = [{"node": str(each.node), "effect": each.effect, "rejected": None} for each in found[: options["count"]]]
         write_lines(rows, options["out"] / CANDIDATES)
         return None
     words = read_text(options["delete"]).split() if options["delete"] else ()
     delete = {id for word in words for form in (word, f" {word}") for id in _single(model.tokenizer, form)}
     return fc.shift(
-        model, train, test, site=options["site"], judge=judged(options["judged"]), balanced=balanced,
+        model, train, test, site=site, judge=judged(options["judged"]), balanced=balanced,
         count=options["count"], estimator=options["estimator"], delete=delete, **shared,
     )  # fmt: skip
 
