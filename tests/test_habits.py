@@ -41,7 +41,7 @@ def steps(workflow: str) -> set[str]:
 def ci_commands() -> set[str]:
     """The commands of .ci/run, its preparations left out."""
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    return {line for line in lines if line.startswith(("make ", ".ci/"))}
+    return {line.strip() for line in lines if line.strip().startswith(("make ", ".ci/"))}
 
 
 def test_the_workflows_together_run_what_ci_runs() -> None:

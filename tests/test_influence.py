@@ -55,6 +55,15 @@ def test_circles_and_unknown_targets_are_refused() -> None:
         pruned_by_influence({(a, METRIC): 1.0}, nodes=0)
 
 
+def test_a_target_may_lose_all_its_sources() -> None:
+    a, b = Node(Site(0, "mlp"), 0), Node(Site(1, "mlp"), 1)
+    weights: dict[Endpoint, float] = {"logit 0": 0.9, "logit 1": 0.1}
+    nodes, edges = pruned_by_influence({(a, "logit 0"): 1.0, (b, "logit 1"): 1.0}, nodes=0.8, weights=weights)
+    assert {"logit 0", "logit 1"} <= nodes
+    assert b not in nodes
+    assert edges == set()  # a feature that comes from nowhere goes too
+
+
 def test_the_demo_circuit_has_influence_and_scores() -> None:
     model = fc.load()
     task = fc.Task.from_jsonl("saes/grammar-4l/tasks/agreement_simple_train.jsonl", model.tokenizer).take(4)

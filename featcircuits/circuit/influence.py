@@ -114,7 +114,8 @@ def pruned_by_influence(
     by_node = influence(found, weights).nodes
     kept = _largest(by_node, nodes) | {end for end in by_node if _is_token(end)} | weights.keys()
     among = {edge: value for edge, value in found.items() if kept.issuperset(edge)}
-    by_edge = influence(among, weights).edges
+    reached = {target for _, target in among}  # a target may have lost all its sources
+    by_edge = influence(among, {end: weight for end, weight in weights.items() if end in reached}).edges
     return _without_dangling(kept, _largest(by_edge, edges), weights.keys())
 
 
@@ -141,7 +142,7 @@ def _without_dangling(nodes: set[Endpoint], edges: set[Edge], targets: Collectio
 
 
 def _graph(edges: Mapping[Edge, float], weights: Mapping[Endpoint, float]) -> _Graph:
-    ends = _forward([*edges], weights)
+    ends = _forward(edges)
     number = {end: at for at, end in enumerate(ends)}
     if lacking := [target for target in weights if target not in number]:
         raise InputError(f"no edge leads to {lacking[0]}, so nothing can have influence on it; give other weights")
@@ -160,7 +161,7 @@ def _graph(edges: Mapping[Edge, float], weights: Mapping[Endpoint, float]) -> _G
     return _Graph(ends, matrix, w)
 
 
-def _forward(edges: Iterable[Edge], weights: Iterable[Endpoint]) -> list[Endpoint]:
+def _forward(edges: Iterable[Edge]) -> list[Endpoint]:
     """All ends such that every edge runs forward; raises `InputError` if there is a circle."""
     from graphlib import CycleError, TopologicalSorter
 
