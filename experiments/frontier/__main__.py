@@ -20,7 +20,7 @@ import torch
 from experiments.frontier.accuracy import accuracy
 from experiments.frontier.circuits import circuits
 from experiments.frontier.models import Case, Folders, folder_case, suite_cases
-from experiments.frontier.page import fill, write_tables
+from experiments.frontier.page import fill, write_results, write_tables
 from experiments.frontier.pictures import draw
 from experiments.frontier.prompts import overlap, spread
 from featcircuits.runs.folder import check_free
@@ -98,10 +98,8 @@ def main() -> None:
     check_free(options.out)
     torch.set_num_threads(1)
     rows = measure(options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "frontier.json").write_text(json.dumps(rows) + "\n", encoding="utf-8")
     tables = write_tables(rows)
-    (options.out / "tables.md").write_text("\n\n".join(tables.values()) + "\n", encoding="utf-8")
+    write_results(options.out, "frontier.json", rows, tables)
     if options.page.exists():
         options.page.write_text(fill(options.page.read_text(encoding="utf-8"), tables), encoding="utf-8")
         draw(rows, options.page.with_suffix(""))

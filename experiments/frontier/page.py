@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from experiments.frontier.tables import TABLES
@@ -42,3 +44,10 @@ def fill(text: str, tables: Mapping[str, str], names: Collection[str] = tuple(TA
         return f"{before}\n{tables[name]}\n\n{after}" if name in tables else match[0]
 
     return _MARKED.sub(anew, text)
+
+
+def write_results(folder: Path, name: str, rows: Any, tables: Mapping[str, str]) -> None:
+    """A new folder with the rows as `name`, and the tables as tables.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    (folder / "tables.md").write_text("\n\n".join(tables.values()) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from experiments.frontier.page import fill
+from experiments.frontier.page import fill, write_results
 from experiments.planted.measure import RULES, measured
 from experiments.planted.motifs import MOTIFS
 from experiments.planted.pictures import draw
@@ -60,11 +60,8 @@ def main() -> None:
     check_free(options.out)
     torch.set_num_threads(1)
     rows = measure(options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "planted.json").write_text(json.dumps(rows) + "\n", encoding="utf-8")
     tables = {name: make(rows) for name, make in TABLES.items()}
-    text = "\n\n".join(f"{name}\n\n{table}" for name, table in tables.items())
-    (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
+    write_results(options.out, "planted.json", rows, {name: f"{name}\n\n{table}" for name, table in tables.items()})
     if options.page.exists():
         folder = options.page.with_suffix("")
         draw(rows, folder)

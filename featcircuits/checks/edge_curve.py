@@ -29,7 +29,7 @@ from featcircuits.checks.edge_runs import count_without, run_plan, run_without
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import AblatedModel, Subgraph, metric_model, ranks_of
-from featcircuits.evaluation.ablations import Ablation, Zero, prepared_ablation
+from featcircuits.evaluation.ablations import Ablation, Zero, name_of, prepared_ablation
 from featcircuits.evaluation.curves import mean_and_spread
 from featcircuits.evaluation.faithfulness import Reference, area, area_from_one, faithfulness, invalid_reason
 from featcircuits.evaluation.intervals import FOLDS, SMALLEST_TASK, interval
@@ -271,7 +271,7 @@ def edge_judge(
     prepared = prepared_ablation(chosen, scope, task, batch_size, seed)
     _check_fixed(scope, prepared)
     ablated = AblatedModel(scope, prepared, "as-circuit", start_layer, batch_size, max_rows)
-    return EdgeJudge(ablated, task, chosen if isinstance(chosen, str) else type(chosen).__name__.lower(), most_rows)
+    return EdgeJudge(ablated, task, name_of(chosen), most_rows)
 
 
 def _check_fixed(scope: SplicedModel, ablation: Ablation) -> None:

@@ -16,7 +16,7 @@ from featcircuits.model.nodes import METRIC, Node
 from featcircuits.model.sites import Site, resid
 from featcircuits.progress import Progress, silent
 from featcircuits.splicing.memory import copies_at_once
-from featcircuits.splicing.spliced import ReadingEdit, Start
+from featcircuits.splicing.spliced import Arrival, ReadingEdit, Start
 from featcircuits.states.index import NodeIndex
 from featcircuits.tasks.task import Task
 
@@ -67,17 +67,10 @@ def _batches(ablated: AblatedModel, task: Task, what: str, progress: Progress) -
         yield _EdgeBatch(ablated, prepared, EdgeValues(ablated.spliced, prepared, index))
 
 
-class _Arrival(NamedTuple):
-    """What arrives at a site, and what its dictionary reads."""
-
-    x: Tensor
-    read: Tensor
-
-
 class _Whole(NamedTuple):
     """The run of the whole model: what arrives at each site, how it goes on, and F."""
 
-    arrived: dict[Site, _Arrival]
+    arrived: dict[Site, Arrival]
     value: dict[Site, Tensor]
     metric: Tensor
 
@@ -143,11 +136,11 @@ class _EdgeBatch(NamedTuple):
         return self._metric(1, self._from_whole(whole, [frozenset(parents[METRIC])], moves))[0]
 
     def _whole(self, corrections: dict[Site, Tensor | float]) -> _Whole:
-        arrived: dict[Site, _Arrival] = {}
+        arrived: dict[Site, Arrival] = {}
         value: dict[Site, Tensor] = {}
 
         def follow(site: Site, x: Tensor, read: Tensor) -> Tensor:
-            arrived[site] = _Arrival(x, read)
+            arrived[site] = Arrival(x, read)
             value[site] = (x + corrections[site]).to(x.dtype) if site in corrections else x
             return value[site]
 
@@ -185,14 +178,14 @@ class _EdgeBatch(NamedTuple):
 
         return edit
 
-    def _arrivals(self, n_rows: int, site: Site, held: Held) -> Iterable[_Arrival]:
+    def _arrivals(self, n_rows: int, site: Site, held: Held) -> Iterable[Arrival]:
         rows = self._rows(n_rows)
         with torch.no_grad():
             arrived = self.ablated.spliced.run_until(
                 self.prepared.batch.clean.select(rows), site, self._edit(n_rows, held),
                 start=self._start(site.layer, n_rows, held),
             )  # fmt: skip
-        return (_Arrival(*pair) for pair in zip(*(at.chunk(n_rows) for at in arrived), strict=True))
+        return (Arrival(*pair) for pair in zip(*(at.chunk(n_rows) for at in arrived), strict=True))
 
     def _metric(self, n_rows: int, held: Held) -> Tensor:
         """F [row, example], float64 on the CPU."""

@@ -21,6 +21,7 @@ from featcircuits.cli.tasks import (
     judged,
     load_for,
     model_and_task,
+    start_of,
     traced_part,
     wanted_task,
 )
@@ -192,7 +193,7 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> tu
     for note in compared(circuit.manifest, task, spliced.tokenizer).notes:
         say(note)
     task = judged(spliced, task, config, console.print)
-    start_layer = trace.start_layer if config.start_layer is None else config.start_layer
+    start_layer = start_of(config, trace)
     with watching(console) as progress:
         report = evaluate(
             spliced, circuit, task,

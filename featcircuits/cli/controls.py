@@ -7,11 +7,10 @@ from rich.table import Table
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.cli.config import EvaluateConfig, TraceConfig
 from featcircuits.cli.output import console, say
-from featcircuits.cli.tasks import traced_part, wanted_task
+from featcircuits.cli.tasks import start_of, traced_on
 from featcircuits.cli.watch import watching
 from featcircuits.evaluation.scope import COUNTED
 from featcircuits.splicing.spliced import SplicedModel
-from featcircuits.tasks.behaviour import behaviour_of, only_right
 from featcircuits.tasks.task import Task
 from featcircuits.tracing.plan import Plan
 from featcircuits.validation.controls import ControlCurves, control_curves
@@ -28,16 +27,13 @@ def controls_of(
     sizes: list[int] | None,
 ) -> ControlCurves:
     """The control curves of a run; constants and nonsense come from the prompts and settings of its trace."""
-    training, _ = wanted_task(traced, traced_part(traced, traced.limit))
-    if traced.only_right:
-        training = only_right(training, behaviour_of(spliced, training))
     with watching(console) as progress:
         return control_curves(
             spliced, circuit, task,
-            training=training.with_options(keep_wrong=True), estimator=plan.nodes, select=plan.select,
+            training=traced_on(spliced, traced), estimator=plan.nodes, select=plan.select,
             baseline=plan.patched_in, ranking=ranking, sizes=sizes, ablation=config.ablation,
             error_nodes=config.error_nodes,
-            start_layer=traced.start_layer if config.start_layer is None else config.start_layer,
+            start_layer=start_of(config, traced),
             draws=max(1, config.draws), seed=config.seed, batch_size=config.batch_size or None, check=config.check,
             progress=progress,
         )  # fmt: skip

@@ -17,7 +17,7 @@ from featcircuits.circuit.circuit import Circuit
 from featcircuits.cli.commands import numbers_of, since
 from featcircuits.cli.config import EdgesConfig, TraceConfig
 from featcircuits.cli.output import console, say
-from featcircuits.cli.tasks import check_choice, evaluated_part, judged, model_and_task
+from featcircuits.cli.tasks import check_choice, evaluated_part, judged, model_and_task, start_of
 from featcircuits.cli.watch import watching
 from featcircuits.errors import InputError, known, shortened
 from featcircuits.evaluation import ABLATIONS
@@ -72,7 +72,7 @@ def _judged(
 ) -> list[Found]:
     spliced, task = model_and_task(traced, config.device, evaluated_part(config, traced), Task.check_places)
     task = judged(spliced, task, config, console.print)
-    start = traced.start_layer if config.start_layer is None else config.start_layer
+    start = start_of(config, traced)
     shared = {
         "start_layer": start, "seed": config.seed, "batch_size": config.batch_size or None, "check": config.check,
         "most_rows": config.most_rows,

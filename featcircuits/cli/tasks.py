@@ -69,6 +69,19 @@ def evaluated_part(config: EvaluateConfig | EdgesConfig, traced: TraceConfig) ->
     return Wanted(config.task or traced.task, "test", config.limit)
 
 
+def start_of(config: EvaluateConfig | EdgesConfig, traced: TraceConfig) -> int:
+    """The start layer that is asked for, else that of the trace."""
+    return traced.start_layer if config.start_layer is None else config.start_layer
+
+
+def traced_on(spliced: SplicedModel, traced: TraceConfig) -> Task:
+    """The prompts that a run was traced on."""
+    task, _ = wanted_task(traced, traced_part(traced, traced.limit))
+    if traced.only_right:
+        task = only_right(task, behaviour_of(spliced, task))
+    return task.with_options(keep_wrong=True)
+
+
 def model_and_task(
     config: Settings, device: str | None, wanted: Wanted, check: Callable[[Task], object] | None = None
 ) -> tuple[SplicedModel, Task]:

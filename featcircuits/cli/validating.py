@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, MutableMapping
+from collections import UserDict
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from featcircuits.circuit.circuit import Circuit
 from featcircuits.cli.commands import since
 from featcircuits.cli.config import EvaluateConfig, TraceConfig
 from featcircuits.cli.output import console, say
-from featcircuits.cli.tasks import check_choice, evaluated_part, judged, model_and_task, traced_part, wanted_task
+from featcircuits.cli.tasks import check_choice, evaluated_part, judged, model_and_task, start_of, traced_on
 from featcircuits.cli.watch import watching
 from featcircuits.evaluation.ablated import check_error_nodes
 from featcircuits.files.reading import read_json
@@ -30,30 +30,19 @@ from featcircuits.validation.plot import plot_validation
 from featcircuits.validation.validate import Validation, validate
 
 
-class Kept(MutableMapping[str, Any]):
+class Kept(UserDict[str, Any]):
     """Finished parts in a file of the run, which belong to one request."""
 
     def __init__(self, path: Path, request: str) -> None:
+        super().__init__()
         self.path, self.request = path, request
         found = read_json(path, "file of finished parts") if path.exists() else {}
-        same = isinstance(found, dict) and found.get("request") == request and isinstance(found.get("parts"), dict)
-        self.parts: dict[str, Any] = found["parts"] if same else {}
-
-    def __getitem__(self, name: str) -> Any:
-        return self.parts[name]
+        if isinstance(found, dict) and found.get("request") == request and isinstance(found.get("parts"), dict):
+            self.data = found["parts"]
 
     def __setitem__(self, name: str, part: Any) -> None:
-        self.parts[name] = part
-        runs.write_json(self.path, {"request": self.request, "parts": self.parts})
-
-    def __delitem__(self, name: str) -> None:
-        del self.parts[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.parts)
-
-    def __len__(self) -> int:
-        return len(self.parts)
+        super().__setitem__(name, part)
+        runs.write_json(self.path, {"request": self.request, "parts": self.data})
 
 
 def validate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
@@ -82,8 +71,7 @@ def _validated(config: EvaluateConfig, run: Path) -> Validation:
     circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
     spliced, task = model_and_task(traced, config.device, evaluated_part(config, traced), Task.check_places)
     task = judged(spliced, task, config, console.print)
-    train, _ = wanted_task(traced, traced_part(traced, traced.limit))
-    start = traced.start_layer if config.start_layer is None else config.start_layer
+    train, start = traced_on(spliced, traced), start_of(config, traced)
     settings = {name: value for name, value in asdict(config).items() if name not in ("ablation", "sizes", "device")}
     whole = {"settings": settings, "start": start, "inputs": manifest_of(spliced, task, {}), "train": train.sha256}
     whole["circuit"] = hashlib.sha256((run / runs.CIRCUIT).read_bytes()).hexdigest()

@@ -8,15 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from featcircuits.model.sites import Site
-from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.splicing.spliced import Arrival, SplicedModel
 from featcircuits.states.states import States
-
-
-class Arrival(NamedTuple):
-    """A site's activation, and what its dictionary reads, which may be the same."""
-
-    x: Tensor
-    read: Tensor
 
 
 class Cut(NamedTuple):

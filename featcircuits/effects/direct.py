@@ -62,8 +62,7 @@ def all_products(
     """
     with torch.enable_grad(), frozen(spliced.model):
         cut = cut_forward(spliced, states)
-        n_targets = sum(int(end.target_entries.sum() + end.target_errors.sum()) for end in ends.values())
-        ways = held_ways(spliced, states, cut, arcs, n_targets) if held else None
+        ways = held_ways(spliced, states, cut, arcs, ends) if held else None
         for site in spliced.sites:
             into = [arc for arc in arcs if arc.downstream == site]
             if not into:

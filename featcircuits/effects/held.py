@@ -21,6 +21,7 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
 from featcircuits.effects.cut import Cut
+from featcircuits.effects.ends import Ends
 from featcircuits.effects.products import NUMBERS, Products
 from featcircuits.effects.targets import Targets
 from featcircuits.model.connections import Connection, Through
@@ -132,12 +133,10 @@ class Held(NamedTuple):
         return torch.addmm(stream.flatten(0, 1), moved.flatten(0, 1), attention.value).view_as(stream)
 
 
-def held_ways(
-    spliced: SplicedModel, states: States, cut: Cut, arcs: Sequence[Connection], n_targets: int
-) -> Held | None:
+def held_ways(spliced: SplicedModel, states: States, cut: Cut, arcs: Sequence[Connection], ends: Ends) -> Held | None:
     """The ways between the transcoders of a batch; None where only backward passes give them, or are as cheap."""
     top = max(spliced.sites)
-    if not _fits(spliced, cut, top, n_targets):
+    if not _fits(spliced, cut, top, ends):
         return None
     clean = states.batch.clean.to(spliced.device)
     held = _read_off(spliced, _seen(spliced, _one_token(clean)), _seen(spliced, clean), states.sites[top].change.dtype)
@@ -145,7 +144,7 @@ def held_ways(
     return held if held is not None and _agrees(held, top, into, cut, clean) else None
 
 
-def _fits(spliced: SplicedModel, cut: Cut, top: Site, n_targets: int) -> bool:
+def _fits(spliced: SplicedModel, cut: Cut, top: Site, ends: Ends) -> bool:
     """Whether only attentions and norms lie between transcoders, and are worth reading off."""
     mlps = [site for site in spliced.sites if site.kind == "mlp"]
     if not mlps or any(site != EMBED and not spliced.dictionaries[site].transcodes for site in spliced.sites):
@@ -153,6 +152,7 @@ def _fits(spliced: SplicedModel, cut: Cut, top: Site, n_targets: int) -> bool:
     if [site.layer for site in mlps] != list(range(top.layer + 1)):
         return False
     read = cut.incoming[top].read
+    n_targets = sum(int(end.target_entries.sum() + end.target_errors.sum()) for end in ends.values())
     worth = n_targets * read.shape[1] > 4 * read.shape[2]
     return worth and read.dtype in _ROUNDING and why_closed(spliced.model, spliced.architecture) is None
 

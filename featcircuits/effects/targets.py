@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
-from featcircuits.effects.cut import Arrival
 from featcircuits.effects.ends import SiteEnds
+from featcircuits.splicing.spliced import Arrival
 from featcircuits.states.states import SiteState
 
 

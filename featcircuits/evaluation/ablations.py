@@ -159,6 +159,11 @@ def _values(spliced: SplicedModel, task: Task, batch: Batch, rows: Sequence[int]
     return {site: patched_by_run(spliced, site, seen) for site in spliced.sites}
 
 
+def name_of(ablation: str | Ablation) -> str:
+    """What reports call an ablation."""
+    return ablation if isinstance(ablation, str) else type(ablation).__name__.lower()
+
+
 def prepared_ablation(
     ablation: str | Ablation, spliced: SplicedModel, task: Task, batch_size: int, seed: int
 ) -> Ablation:

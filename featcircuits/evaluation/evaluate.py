@@ -17,7 +17,7 @@ from featcircuits.evaluation.ablated import (
     metric_model,
     ranks_of,
 )
-from featcircuits.evaluation.ablations import Ablation, prepared_ablation
+from featcircuits.evaluation.ablations import Ablation, name_of, prepared_ablation
 from featcircuits.evaluation.curves import check_sizes, curve_of, default_sizes, shuffled, subgraphs_of_sizes
 from featcircuits.evaluation.faithfulness import Reference, area, area_from_one, faithfulness, invalid_reason
 from featcircuits.evaluation.intervals import interval, parts
@@ -121,7 +121,7 @@ def evaluate(
         n_examples=len(task),
         task=task.name,
         metric=str(task.metric),
-        ablation=ablation if isinstance(ablation, str) else type(ablation).__name__.lower(),
+        ablation=name_of(ablation),
         ablation_places=places,
         error_nodes=error_nodes,
         start_layer=start_layer,

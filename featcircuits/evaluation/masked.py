@@ -14,13 +14,22 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
 from featcircuits.dictionaries.decomposition import precision
-from featcircuits.evaluation.ablated import AblatedModel, Prepared
+from featcircuits.evaluation.ablated import AblatedModel, Prepared, Subgraph
 from featcircuits.model.frozen import frozen
 from featcircuits.model.sites import Site
 from featcircuits.states.baselines import Patched
 
 Masks = Mapping[Site, Tensor]
 """Each node's mask, by site [place, n_features + 1]; the error node is last."""
+
+
+def masks_of_circuit(ablated: AblatedModel, circuit: Subgraph) -> dict[Site, Tensor]:
+    """1 at the nodes that are not ablated, else 0."""
+    dtype, masks = precision(ablated.spliced.model.dtype), {}
+    for site, ranks in circuit.ranks.items():
+        places = torch.arange(len(ranks), device=ranks.device)
+        masks[site] = circuit.keeps(site, ablated.error_nodes, places).to(dtype)
+    return masks
 
 
 def masked_metric(ablated: AblatedModel, prepared: Prepared, masks: Masks) -> Tensor:

@@ -19,21 +19,14 @@ from featcircuits.interventions.sources import Prompts
 from featcircuits.interventions.where import Frame
 from featcircuits.model.sites import Site
 from featcircuits.splicing.finite import check_finite
-from featcircuits.splicing.spliced import ReadingEdit, SplicedModel
-
-
-class Arrived(NamedTuple):
-    """The activation that arrives at a site [row, slot, width], and what its dictionary reads."""
-
-    x: Tensor
-    read: Tensor
+from featcircuits.splicing.spliced import Arrival, ReadingEdit, SplicedModel
 
 
 class Run(NamedTuple):
     """A run's logits at each prompt's last token [row, vocabulary], and what arrived at each spliced site."""
 
     logits: Tensor
-    arrived: Mapping[Site, Arrived]
+    arrived: Mapping[Site, Arrival]
 
 
 Turn = Callable[[Change], Change]
@@ -96,10 +89,10 @@ def edited(spliced: SplicedModel, prompts: Prompts, held: str) -> Iterator[Edite
 
 
 def _run(spliced: SplicedModel, prompts: Prompts, edit: ReadingEdit) -> Run:
-    arrived: dict[Site, Arrived] = {}
+    arrived: dict[Site, Arrival] = {}
 
     def noting(site: Site, x: Tensor, read: Tensor) -> Tensor:
-        arrived[site] = Arrived(x, read)
+        arrived[site] = Arrival(x, read)
         return edit(site, x, read)
 
     with torch.no_grad():

@@ -59,11 +59,6 @@ def check_texts(what: str, texts: Sequence[Text], *, balanced: bool) -> None:
     """Raise `InputError` unless both labels occur, or, if `balanced`, all four combinations of label and cue."""
     if isinstance(texts, (str, Path)) or not all(isinstance(text, Text) for text in texts):
         raise InputError(f"{what} is {shortened(texts)}; give a list of Text, such as read_texts(path, tokenizer)")
-    seen = {(text.label, text.cue) for text in texts}
-    wanted = {(label, cue) for label in (0, 1) for cue in (0, 1)} if balanced else {(0, 0), (1, 1)}
-    lacking = (
-        sorted(wanted - seen) if balanced else [label for label in (0, 1) if label not in {one for one, _ in seen}]
-    )
-    if lacking:
-        kind = "(label, cue)" if balanced else "label"
-        raise InputError(f"{what}: no text has {kind} {lacking[0]}; nothing could be told from the others")
+    kind, every = ("(label, cue)", {(0, 0), (0, 1), (1, 0), (1, 1)}) if balanced else ("label", {0, 1})
+    if lacking := every - {(text.label, text.cue) if balanced else text.label for text in texts}:
+        raise InputError(f"{what}: no text has {kind} {min(lacking)}; nothing could be told from the others")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 
 ReadingEdit = Callable[[Site, Tensor, Tensor], Tensor]
 """(site, activation, what its dictionary reads [row, slot, read_width]) -> the activation to continue with."""
+
+
+class Arrival(NamedTuple):
+    """The activation that arrives at a site [row, slot, width], and what its dictionary reads (it may be the same)."""
+
+    x: Tensor
+    read: Tensor
 
 
 @dataclass(frozen=True, eq=False)

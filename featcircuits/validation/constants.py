@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from featcircuits.errors import InputError
-from featcircuits.evaluation.ablated import AblatedModel, Ranks, Subgraph, metric_model, ranks_of
+from featcircuits.evaluation.ablated import AblatedModel, Prepared, Ranks, Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.ablations import Mean, Values
-from featcircuits.evaluation.masked import masked_metric
+from featcircuits.evaluation.masked import masked_metric, masks_of_circuit
 from featcircuits.evaluation.scope import scope_of, varying
 from featcircuits.inputs.ranges import SEEDS, Range, check_number
 from featcircuits.model.nodes import Node, nodes_of
@@ -102,20 +103,19 @@ class _Work:
         return float((((found - self.model) / self.gap(means)) ** 2).mean())
 
     def _with(self, means: Means) -> AblatedModel:
-        return AblatedModel(
-            self.ablated.spliced, Optimal(means), self.ablated.error_nodes, self.ablated.start_layer,
-            self.ablated.batch_size,
-        )  # fmt: skip
+        return replace(self.ablated, ablation=Optimal(means))
+
+    @cached_property
+    def batches(self) -> list[Prepared]:
+        """The unedited runs, which no constant changes."""
+        return list(self.ablated.prepared(self.task))
 
     def step(self, means: Means, size: int, gap: float) -> None:
         """Add the gradient of the loss at one size to the constants' own."""
-        subgraph = Subgraph(self.ranks, size)
-        for batch in self._with(means).prepared(self.task):
-            masks = {}
-            for site, ranks in self.ranks.items():
-                places = torch.arange(len(ranks), device=ranks.device)
-                masks[site] = subgraph.keeps(site, self.ablated.error_nodes, places).to(means.sites[site].x.dtype)
-            unfaithful = ((masked_metric(self.ablated, batch, masks) - batch.model) / gap) ** 2
+        masks = masks_of_circuit(self.ablated, Subgraph(self.ranks, size))
+        for batch in self.batches:
+            own = batch._replace(values=means.values(self.task, batch.batch))
+            unfaithful = ((masked_metric(self.ablated, own, masks) - batch.model) / gap) ** 2
             (unfaithful.sum() / len(self.task)).backward()
 
 

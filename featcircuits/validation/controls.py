@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from featcircuits.circuit.circuit import Circuit
-from featcircuits.effects.nodes import node_effects
 from featcircuits.errors import InputError
 from featcircuits.estimators.estimator import Estimator
 from featcircuits.evaluation import ABLATIONS
@@ -28,14 +29,13 @@ from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_circuit, check_task
 from featcircuits.selection import DEFAULT_SELECTION, parse_selection
 from featcircuits.selection.rule import SelectionRule
-from featcircuits.selection.select import select as select_nodes
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline
 from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.behaviour import require_behaviour
 from featcircuits.tasks.task import Task
 from featcircuits.validation.constants import optimal_constants
-from featcircuits.validation.nonsense import nonsense_task
+from featcircuits.validation.nonsense import chosen_on_nonsense, nonsense_task
 from featcircuits.validation.outside import LOW, Cube, drawn_scores, extremes, worst_of
 
 _POINTS = 6
@@ -149,7 +149,6 @@ def control_curves(
     chosen = default_sizes(order, _POINTS) if sizes is None else check_sizes(sizes, len(order))
     require_behaviour(spliced, task)
     size = fitting_batch(spliced, task, batch_size, most=32)
-    model = metric_model(scope, task, size)
     judge = _Judge(scope, task, order, chosen, error_nodes, start_layer, size, seed)
 
     curves = [judge.plain(name, _named(name, judge)) for name in ABLATIONS]
@@ -165,19 +164,19 @@ def control_curves(
     def found_again(number: int) -> tuple[list[Node], Task]:
         if training is None:
             raise InputError(NO_TRAINING)
-        prompts = nonsense_task(training, seed + number)
-        effects = node_effects(
-            spliced, prompts, estimator, baseline=baseline, batch_size=batch_size, keep_examples=False, check=check
-        )
-        nodes = select_nodes(spliced, prompts, effects, rule, start_layer=start_layer, seed=seed, check=check)
+        nodes = chosen_on_nonsense(
+            spliced, training, estimator=estimator, select=rule, baseline=baseline, start_layer=start_layer,
+            seed=seed + number, rule_seed=seed, batch_size=batch_size, check=check,
+        )  # fmt: skip
         return varying(nodes, scope, error_nodes), nonsense_task(task, seed + number)
 
     values = prepared_ablation(ablation, scope, task, size, seed)
     curves.append(judge.plain("optimal", learned))
     curves += judge.around(values, draws, steps, starts, budget, progress)
-    curves.append(judge.nonsense(ablation, found_again, nonsense))
+    real = next(curve for curve in curves if curve.name == ablation)
+    curves.append(judge.nonsense(real, found_again, nonsense))
     return ControlCurves(
-        tuple(curves), tuple(chosen), ablation, float(model.mean()), budget, draws, steps, starts, len(task), task.name,
+        tuple(curves), tuple(chosen), ablation, judge.F_model, budget, draws, steps, starts, len(task), task.name,
         str(task.metric), error_nodes, start_layer, seed,
     )  # fmt: skip
 
@@ -199,6 +198,16 @@ class _Judge:
     batch_size: int
     seed: int
 
+    @cached_property
+    def model(self) -> Tensor:
+        """F of the unedited model [example]."""
+        return metric_model(self.scope, self.task, self.batch_size)
+
+    @property
+    def F_model(self) -> float:
+        """Its mean."""
+        return float(self.model.mean())
+
     def plain(self, name: str, make: Callable[[], Ablation]) -> ControlCurve:
         """f of every size with all else ablated."""
         try:
@@ -207,11 +216,10 @@ class _Judge:
             return _without(name, str(error))
         ranks = ranks_of(self.scope, self.task.places, self.order)
         metric = ablated.metric(self.task, [Subgraph(ranks, size) for size in (0, *self.sizes)])
-        model = metric_model(self.scope, self.task, self.batch_size)
         means = metric.mean(1).tolist()
-        if (reason := invalid_reason(model, metric[0])) is not None:
+        if (reason := invalid_reason(self.model, metric[0])) is not None:
             return ControlCurve(name, None, None, None, means[0], reason)
-        reference = Reference(float(model.mean()), means[0])
+        reference = Reference(self.F_model, means[0])
         return self.curve(name, [faithfulness(mean, reference) for mean in means[1:]], means[0])
 
     def ablated(self, values: Ablation) -> AblatedModel:
@@ -229,10 +237,10 @@ class _Judge:
         names = ("stochastic", "stochastic 5 %", "adversarial", "adversarial few")
         ablated, task = self.ablated(values), self.task
         ranks = ranks_of(self.scope, task.places, self.order)
-        empty, model = ablated.metric(task, [Subgraph(ranks, 0)])[0], metric_model(self.scope, task, self.batch_size)
-        if (reason := invalid_reason(model, empty)) is not None:
+        empty = ablated.metric(task, [Subgraph(ranks, 0)])[0]
+        if (reason := invalid_reason(self.model, empty)) is not None:
             return [_without(name, reason) for name in ("random", *names)]
-        reference = Reference(float(model.mean()), float(empty.mean()))
+        reference = Reference(self.F_model, float(empty.mean()))
         controls = [ranks_of(self.scope, task.places, shuffled(self.order, self.seed + draw)) for draw in range(draws)]
         found = ablated.metric(task, [Subgraph(one, size) for one in controls for size in self.sizes]).mean(1)
         means = found.reshape(draws, -1).mean(0).tolist()
@@ -247,19 +255,18 @@ class _Judge:
         return [random, *(self.curve(name, row[1:], reference.empty, row[0]) for name, row in columns)]
 
     def nonsense(
-        self, ablation: str, found_again: Callable[[int], tuple[list[Node], Task]], draws: int
+        self, real: ControlCurve, found_again: Callable[[int], tuple[list[Node], Task]], draws: int
     ) -> ControlCurve:
-        """The gain on nonsense of circuits chosen on nonsense, mean over draws, in units of the real gap."""
-        real = self.plain(ablation, _named(ablation, self))
+        """The gain on nonsense of circuits chosen on it, mean over draws, in units of the gap of the `real` curve."""
         if real.F_empty is None or real.invalid is not None:
             return _without("nonsense", real.invalid or "")
-        gap = float(metric_model(self.scope, self.task, self.batch_size).mean()) - real.F_empty
+        gap = self.F_model - real.F_empty
         gains = []
         try:
             for number in range(draws):
                 nodes, task = found_again(number)
                 ranks = ranks_of(self.scope, task.places, nodes)
-                ablated = self.ablated(prepared_ablation(ablation, self.scope, task, self.batch_size, self.seed))
+                ablated = self.ablated(prepared_ablation(real.name, self.scope, task, self.batch_size, self.seed))
                 means = ablated.metric(task, [Subgraph(ranks, size) for size in (0, *self.sizes)]).mean(1).numpy()
                 gains.append((means[1:] - means[0]) / gap)
         except InputError as error:

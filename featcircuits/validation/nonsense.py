@@ -6,9 +6,17 @@ import random
 from collections import defaultdict
 from dataclasses import replace
 
+from featcircuits.effects.nodes import node_effects
 from featcircuits.errors import InputError
+from featcircuits.estimators.estimator import Estimator
 from featcircuits.inputs.names import made_name
 from featcircuits.inputs.ranges import SEEDS, check_number
+from featcircuits.model.nodes import Node
+from featcircuits.selection import DEFAULT_SELECTION
+from featcircuits.selection.rule import SelectionRule
+from featcircuits.selection.select import select as select_nodes
+from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.baselines import Baseline
 from featcircuits.tasks.task import Task
 
 
@@ -42,3 +50,24 @@ def nonsense_task(task: Task, seed: int = 0) -> Task:
         for number, each in enumerate(task.examples)
     )
     return replace(task, examples=examples, name=made_name(f"{task.name} (nonsense)"), keep_wrong=True)
+
+
+def chosen_on_nonsense(
+    spliced: SplicedModel,
+    training: Task,
+    *,
+    estimator: str | Estimator | None = None,
+    select: str | SelectionRule = DEFAULT_SELECTION,
+    baseline: Baseline = "paired",
+    start_layer: int = 0,
+    seed: int = 0,
+    rule_seed: int = 0,
+    batch_size: int | None = None,
+    check: bool = True,
+) -> list[Node]:
+    """The nodes in the order that the same method finds on training prompts made nonsense by `seed`."""
+    prompts = nonsense_task(training, seed)
+    effects = node_effects(
+        spliced, prompts, estimator, baseline=baseline, batch_size=batch_size, keep_examples=False, check=check
+    )
+    return select_nodes(spliced, prompts, effects, select, start_layer=start_layer, seed=rule_seed, check=check)

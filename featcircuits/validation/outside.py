@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from featcircuits.circuit.circuit import Circuit
-from featcircuits.dictionaries.decomposition import precision
 from featcircuits.evaluation.ablated import AblatedModel, Prepared, Subgraph, circuit_subgraph, metric_model
-from featcircuits.evaluation.ablations import Ablation, prepared_ablation
+from featcircuits.evaluation.ablations import Ablation, name_of, prepared_ablation
 from featcircuits.evaluation.faithfulness import Reference, faithfulness, invalid_reason
-from featcircuits.evaluation.masked import Masks, masked_metric
+from featcircuits.evaluation.masked import Masks, masked_metric, masks_of_circuit
 from featcircuits.evaluation.scope import scope_of
 from featcircuits.files.plain import plain
 from featcircuits.inputs.ranges import MOST, SEEDS, Range, check_number
@@ -97,12 +96,7 @@ class Cube:
 
     def around(self, circuit: Subgraph) -> Cube:
         """The cube around another circuit, on the same batches."""
-        dtype = precision(self.ablated.spliced.model.dtype)
-        inside = {}
-        for site, ranks in circuit.ranks.items():
-            places = torch.arange(len(ranks), device=ranks.device)
-            inside[site] = circuit.keeps(site, self.ablated.error_nodes, places).to(dtype)
-        return replace(self, inside=inside)
+        return replace(self, inside=masks_of_circuit(self.ablated, circuit))
 
     def at(self, restored: Masks) -> Masks:
         """The masks that restore outside nodes by these shares, 1 - r."""
@@ -174,7 +168,7 @@ def probe_outside(
     model = metric_model(scope, task, size)
     inside, empty = ablated.metric(task, [own, replace(own, size=0)])
     reference, invalid = Reference(float(model.mean()), float(empty.mean())), invalid_reason(model, empty)
-    name = ablation if isinstance(ablation, str) else type(ablation).__name__.lower()
+    name = name_of(ablation)
     cube = Cube.of(ablated, task, own)
     if invalid is not None:
         free = count_free(free_nodes(cube, budget))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -137,13 +138,8 @@ def _node_table(
         ledger=ledger, check=check, progress=progress,
     )  # fmt: skip
     index, parts = NodeIndex.of(spliced, task.places), ledger.parts(NODES, len(task))
-    tables = [_by_example(parts, str(site), partial_names(index, site)) for site in spliced.sites]
+    tables = [_by_example(parts, str(site), partial(index.nodes, site)) for site in spliced.sites]
     return _together(tables, len(task))
-
-
-def partial_names(index: NodeIndex, site: Site) -> Callable[[list[int]], list[Any]]:
-    """The nodes of a site from their numbers."""
-    return lambda numbers: list(index.nodes(site, numbers))
 
 
 def _edge_table(
@@ -174,7 +170,7 @@ def _edge_names(index: NodeIndex, source: Site, target: str) -> Callable[[list[i
     return names
 
 
-def _by_example(parts: Mapping[int, Part], name: str, names: Callable[[list[int]], list[Any]]) -> _Table:
+def _by_example(parts: Mapping[int, Part], name: str, names: Callable[[list[int]], Iterable[Any]]) -> _Table:
     """The sums of one kind of key, by example: with a batch per example its sums are that example's values."""
     rows = [np.full(len(part[f"{name}/keys"]), number) for number, part in parts.items() if f"{name}/keys" in part]
     own = [part for part in parts.values() if f"{name}/keys" in part]
@@ -183,7 +179,7 @@ def _by_example(parts: Mapping[int, Part], name: str, names: Callable[[list[int]
     keys, columns = np.unique(np.concatenate([part[f"{name}/keys"].numpy() for part in own]), return_inverse=True)
     values = np.concatenate([part[f"{name}/sums"][:, 0].numpy() for part in own])
     matrix = csr_matrix((values, (np.concatenate(rows), columns)), shape=(len(parts), len(keys)))
-    return _Table(matrix, names(keys.tolist()))
+    return _Table(matrix, list(names(keys.tolist())))
 
 
 def _together(tables: Sequence[_Table], count: int) -> _Table:

@@ -12,10 +12,9 @@ import numpy as np
 
 from featcircuits.checks.edge_curve import edge_curve
 from featcircuits.circuit.circuit import Circuit
-from featcircuits.effects.nodes import node_effects
 from featcircuits.errors import InputError
-from featcircuits.evaluation.ablated import ranks_of
-from featcircuits.evaluation.curves import default_sizes, shuffled, subgraphs_of_sizes
+from featcircuits.evaluation.ablated import Subgraph, ranks_of
+from featcircuits.evaluation.curves import default_sizes, shuffled
 from featcircuits.evaluation.evaluate import evaluate
 from featcircuits.evaluation.faithfulness import area
 from featcircuits.evaluation.table import ABLATIONS
@@ -24,7 +23,6 @@ from featcircuits.inputs.ranges import SEEDS, Range, check_number
 from featcircuits.model.nodes import Node
 from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_circuit, check_task
-from featcircuits.selection.select import select
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.tasks.behaviour import require_behaviour
 from featcircuits.tasks.task import Task
@@ -33,7 +31,7 @@ from featcircuits.validation.bench import Bench
 from featcircuits.validation.claims import Claim, corrected
 from featcircuits.validation.constants import optimal_constants
 from featcircuits.validation.matching import equivalence, independence, knock_outs
-from featcircuits.validation.nonsense import nonsense_task
+from featcircuits.validation.nonsense import chosen_on_nonsense, nonsense_task
 from featcircuits.validation.outside import probe_outside
 from featcircuits.validation.summary import of_curves, of_edges, of_nonsense, of_outside
 
@@ -106,7 +104,7 @@ class Work:
             if name in ("mean", "paired"):
                 yield Part(f"outside {name}", SAMPLES + 6 * STARTS * (STEPS + 1), partial(self.outside, name))
         yield Part("curve constants", 3 * CONSTANT_STEPS * len(self.train) // len(self.task), self.constants)
-        yield Part("nonsense", 5 * sizes, self.nonsense)
+        yield Part("nonsense", 4 * sizes, self.nonsense)
         if self.circuit.edges:
             yield Part(f"edges {self.main}", 8 * sizes, self.edges)
         tests: dict[str, tuple[int, Callable[[], Any]]] = {
@@ -146,22 +144,19 @@ class Work:
 
     def nonsense(self) -> Any:
         """Nodes chosen by |effect| on nonsense, and their gain on other nonsense, beside random nodes'."""
-        options = {"batch_size": self.options["batch_size"]}
-        train, test = (nonsense_task(each, self.seed) for each in (self.train, self.task))
-        effects = node_effects(self.spliced, train, keep_examples=False, check=self.options["check"], **options)
-        chosen = select(self.spliced, train, effects, check=self.options["check"])
+        options = {name: self.options[name] for name in ("start_layer", "batch_size", "check")}
+        chosen = chosen_on_nonsense(self.spliced, self.train, seed=self.seed, **options)
+        test = nonsense_task(self.task, self.seed)
         own = self.bench.ablated.spliced.dictionaries
         order = [node for node in chosen if node.site in own][: len(self.order)]
         sizes = default_sizes(order)
         ranks = ranks_of(self.bench.ablated.spliced, self.task.places, order)
         control = ranks_of(self.bench.ablated.spliced, self.task.places, shuffled(order, self.seed))
-        inside, empty = self.bench.F(subgraphs_of_sizes(ranks, [control], sizes), test).mean(1), self._empty(test)
-        gains = ((inside - empty) / self.bench.gap).reshape(3, len(sizes))
-        found = {"sizes": list(sizes), "gain": gains[0].tolist(), "random": gains[2].tolist()}
+        circuits = [Subgraph(each, size) for each in (ranks, control) for size in sizes]
+        F = self.bench.F([Subgraph(ranks, 0), *circuits], test).mean(1)
+        gain, random = ((F[1:] - F[0]) / self.bench.gap).reshape(2, len(sizes)).tolist()
+        found = {"sizes": list(sizes), "gain": gain, "random": random}
         return {**found, "area": area(sizes, found["gain"]), "area_random": area(sizes, found["random"])}
-
-    def _empty(self, task: Task) -> float:
-        return float(self.bench.F([self.bench.keeping([])], task).mean())
 
     def edges(self) -> Any:
         options = {name: value for name, value in self.options.items() if name != "error_nodes"}
