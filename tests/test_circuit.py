@@ -105,7 +105,7 @@ def test_the_graph_carries_the_documented_attributes() -> None:
     graph = small().to_networkx()
     assert graph.nodes["resid_2/7@1"] == {
         "kind": "feature", "site": "resid_2", "site_kind": "resid", "layer": 2, "feature": 7, "place": "1",
-        "words": "", "effect": 2.0, "label": "resid_2/7@1", "standard_error": 0.2,
+        "words": "", "effect": 2.0, "label": "resid_2/7@1", "standard_error": 0.2, "influence": 1.0,
     }  # fmt: skip
     assert graph.nodes["mlp_1/error@1"]["kind"] == "error"
     assert "standard_error" not in graph.nodes["mlp_1/error@1"]

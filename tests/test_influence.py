@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 import featcircuits as fc
 from featcircuits.circuit.influence import Edge, influence, pruned_by_influence
+from featcircuits.circuit.pruning import parse_pruning, prune
 from featcircuits.model.nodes import METRIC, Endpoint, Node
 from featcircuits.model.sites import Site
 from tests.test_golden import Golden, golden
@@ -61,7 +63,10 @@ def test_a_target_may_lose_all_its_sources() -> None:
     nodes, edges = pruned_by_influence({(a, "logit 0"): 1.0, (b, "logit 1"): 1.0}, nodes=0.8, weights=weights)
     assert {"logit 0", "logit 1"} <= nodes
     assert b not in nodes
-    assert edges == set()  # a feature that comes from nowhere goes too
+    assert edges == {(a, "logit 0")}  # a feature that never had a source needs none
+    c = Node(Site(2, "mlp"), 2)
+    sparse: dict[Edge, float] = {(a, c): 1.0, (b, c): 0.1, (c, METRIC): 1.0, (a, METRIC): 20.0}
+    assert pruned_by_influence(sparse, nodes=0.95, edges=0.95) == ({a, METRIC}, {(a, METRIC)})  # c lost all of its own
 
 
 def test_the_demo_circuit_has_influence_and_scores() -> None:
@@ -77,6 +82,41 @@ def test_the_demo_circuit_has_influence_and_scores() -> None:
     assert 0 < len(edges) < len(circuit.edges)
     assert edges <= circuit.edges.keys()
     json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_a_trace_keeps_nodes_and_edges_by_influence() -> None:
+    model = fc.load()
+    task = fc.Task.from_jsonl("saes/grammar-4l/tasks/agreement_simple_train.jsonl", model.tokenizer).take(4)
+    whole = fc.trace(model, task, keep_nodes="top=80", keep_edges="top=1000000").circuit
+    found = fc.trace(model, task, keep_nodes="influence=0.7:of=80", keep_edges="influence=0.9")
+    nodes, edges = pruned_by_influence(whole, nodes=0.7, edges=0.9)
+    kept = found.circuit
+    assert {edge for edge in kept.edges if isinstance(edge[0], Node)} == edges
+    assert {*kept.nodes, METRIC} == {end for edge in edges for end in edge} <= nodes
+    assert found.counts.nodes_chosen < 80
+    scores = influence(whole).scores
+    assert {name: kept.manifest["graph"][name] for name in scores} == scores
+    assert kept.manifest["settings"]["keep_nodes"] == "influence=0.7:of=80"
+    shown = kept.to_networkx().nodes
+    assert {name: data["influence"] for name, data in shown.items() if "influence" in data} == {
+        str(node): value for node, value in influence(kept).nodes.items() if node != METRIC
+    }
+    with pytest.raises(fc.InputError, match="needs edges"):
+        fc.trace(model, task, keep_nodes="influence=0.7", edges=None)
+    with pytest.raises(fc.InputError, match="pruned by influence"):
+        fc.stability(model, kept, task, resamples=2)
+    report = fc.evaluate(model, kept, task, sizes=())
+    assert (report.replacement, report.graph_completeness) == (*influence(kept).scores.values(),)
+    assert prune(whole, nodes=parse_pruning("influence=0.7"), edges=parse_pruning("influence=0.9")) == replace(
+        kept, manifest=whole.manifest
+    )
+
+
+def test_a_graph_without_tokens_has_no_replacement_score_and_keeps_its_first_features() -> None:
+    a, b = Node(Site(0, "resid"), 0), Node(Site(1, "resid"), None)
+    found = influence({(a, METRIC): 1.0, (b, METRIC): 1.0})
+    assert found.scores == {"replacement": None, "completeness": 0.75}
+    assert pruned_by_influence({(a, METRIC): 1.0, (b, METRIC): 1e-9})[0] == {a, METRIC}
 
 
 class _Case(NamedTuple):

@@ -93,12 +93,14 @@ def test_a_node_without_a_path_takes_its_edges_along() -> None:
 
 NONSENSE = """top=0 top=1.5 top=-3 top=nan top=inf top=abc top cumulative=0 cumulative=1.2 cumulative=nan
 threshold=-1 threshold=nan nonsense=3 top=1_0 top=+5 top=٣ top=1e3 top=010 top=1000000001 threshold=inf threshold=1e999
-threshold=٠.٥ threshold=1_0 cumulative=0x1 cumulative=1e-400 =5 threshold= top=5=6"""
+threshold=٠.٥ threshold=1_0 cumulative=0x1 cumulative=1e-400 top=5:of=3 influence=0
+influence=2 influence=.5:of=0 influence=.5:to=3 influence=.5:of=3:of=4
+influence=.5:first_position=maybe =5 threshold= top=5=6"""
 
 
 @pytest.mark.parametrize("text", [*NONSENSE.split(), "", "top=" + "9" * 400, "threshold=" + "9" * 400, "x" * 5000])
 def test_rules_that_make_no_sense_are_refused(text: str) -> None:
-    with pytest.raises(fc.InputError, match="top|cumulative|threshold|unknown pruning rule") as caught:
+    with pytest.raises(fc.InputError, match="top|cumulative|threshold|influence|unknown pruning rule") as caught:
         parse_pruning(text)
     assert len(str(caught.value)) < 250
 
@@ -116,6 +118,9 @@ def test_rules_by_name() -> None:
     assert choose(sizes, parse_pruning("top=2")) == [0, 1]
     assert choose(sizes, parse_pruning("threshold=1")) == [0, 1]
     assert choose(sizes, parse_pruning("cumulative=0.8")) == [0, 1]
+    assert choose(sizes, parse_pruning("influence=0.8:of=3")) == [0, 1, 2]  # among which influence is then found
+    for text in ("influence=0.8", "influence=0.8:of=3", "influence=0.8:of=3:first_position=false"):
+        assert str(parse_pruning(text)) == text
 
 
 def test_labels_follow_the_nodes_that_stay() -> None:

@@ -12,6 +12,7 @@
 | node | standard_error | of the effect; left out if it is unknown |
 | node | words | the clean prompts' words at its place, the most frequent first; "" if they are not known |
 | node | group | the name of its group; left out if it is in none |
+| node | influence | how much of the metric flows through it along all paths; left out if no edge leads to it |
 | node | stability | the share of resampled prompts from which it is chosen; left out if it is not known |
 | node | label | the text for viewers: the circuit's own label, else the node's name (for inputs with their words) |
 | edge | weight, sign | mean effect of the edge; 1 or -1 |
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from featcircuits.circuit.circuit import Circuit, NodeScore
 from featcircuits.errors import InputError, shortened
 from featcircuits.files.reading import parse_json
-from featcircuits.model.nodes import Node, endpoint
+from featcircuits.model.nodes import METRIC, Node, endpoint
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 def graph_of(circuit: Circuit) -> nx.DiGraph:
     """The circuit as a graph, with the attributes in the table at the top of this module."""
     import networkx as nx
+
+    from featcircuits.circuit.influence import influence_in  # scipy takes its time
 
     graph = nx.DiGraph(
         aggregate=circuit.aggregate,
@@ -58,6 +61,10 @@ def graph_of(circuit: Circuit) -> nx.DiGraph:
             graph.nodes[str(node)]["group"] = name
     for (source, target), weight in circuit.edges.items():
         graph.add_edge(str(source), str(target), weight=weight, sign=1 if weight >= 0 else -1)
+    found = influence_in(circuit)
+    for end, value in found.nodes.items() if found else ():
+        if end != METRIC:
+            graph.nodes[str(end)]["influence"] = value
     _add_stability(graph, circuit.manifest)
     return graph
 

@@ -33,9 +33,9 @@ class Influence:
     """The influence of every node, and two scores of the graph.
 
     `replacement`: of all influence on its way from tokens and errors, the share that starts at tokens: how much of the
-    metric goes through features from end to end. `completeness`: the share of edges into nodes that does not come from
-    errors, weighted by the nodes' influence (and targets by their weight). Tokens are the nodes at `embed`; edges from
-    inputs to these do not count. Both scores are NaN where there is nothing to divide by.
+    metric goes through features from end to end; NaN for a graph without tokens. `completeness`: the share of edges
+    into nodes that does not come from errors, weighted by the nodes' influence (and targets by their weight). Tokens
+    are the nodes at `embed`; edges from inputs to these do not count. Both are NaN where there is nothing to divide by.
     """
 
     nodes: Mapping[Endpoint, float]
@@ -44,10 +44,14 @@ class Influence:
     edges: Mapping[Edge, float]
     """S[t, s] (I_t + w_t): how much of the influence of its target comes along an edge."""
 
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """Both scores by name; None where there is nothing to divide by."""
+        return {name: None if np.isnan(at := getattr(self, name)) else at for name in ("replacement", "completeness")}
+
     def to_json(self) -> dict[str, Any]:
         """The scores, and the nodes' influence, as plain values."""
-        scores = {name: None if np.isnan(at := getattr(self, name)) else at for name in ("replacement", "completeness")}
-        return {**scores, "nodes": {str(node): value for node, value in self.nodes.items()}}
+        return {**self.scores, "nodes": {str(node): value for node, value in self.nodes.items()}}
 
 
 class _Graph(NamedTuple):
@@ -87,10 +91,16 @@ def influence(
     }
     return Influence(
         dict(zip(graph.ends, through.tolist(), strict=True)),
-        _share(from_tokens, from_tokens + from_errors),
+        _share(from_tokens, from_tokens + from_errors) if tokens.any() else float("nan"),
         _share(float((total * (1 - lost)).sum()), float(total.sum())),
         kept,
     )
+
+
+def influence_in(circuit: Circuit) -> Influence | None:
+    """The influence of a circuit's nodes on the metric along its edges; None if no edge leads to the metric."""
+    leads = any(target == METRIC and isinstance(source, Node) for source, target in circuit.edges)
+    return influence(circuit) if leads else None
 
 
 def pruned_by_influence(
@@ -105,18 +115,55 @@ def pruned_by_influence(
 
     The most influential nodes that together hold the share `nodes` of all influence, and all tokens and targets; of the
     graph among these, with its influence anew, the edges of largest score that together hold the share `edges`; then
-    features and errors without an edge out, and features without an edge in, go until none is left.
+    features and errors without an edge out, and features that lost all edges in, go until none is left.
     """
     for what, share in (("nodes", nodes), ("edges", edges)):
         check_number(what, share, Range(0, 1, above=True), float)
     weights = {METRIC: 1.0} if weights is None else dict(weights)
     found = _considered(circuit, first_position)
-    by_node = influence(found, weights).nodes
-    kept = _largest(by_node, nodes) | {end for end in by_node if _is_token(end)} | weights.keys()
+    kept = influential_nodes(found, nodes, weights)
     among = {edge: value for edge, value in found.items() if kept.issuperset(edge)}
-    reached = {target for _, target in among}  # a target may have lost all its sources
-    by_edge = influence(among, {end: weight for end, weight in weights.items() if end in reached}).edges
-    return _without_dangling(kept, _largest(by_edge, edges), weights.keys())
+    return _influential_edges(among, kept, edges, weights, {target for _, target in found})
+
+
+def influential_nodes(
+    edges: Circuit | Mapping[Edge, float],
+    share: float,
+    weights: Mapping[Endpoint, float] | None = None,
+    *,
+    first_position: bool = True,
+) -> set[Endpoint]:
+    """The most influential nodes that together hold a share of all influence, and all tokens and targets."""
+    weights = {METRIC: 1.0} if weights is None else weights
+    by_node = influence(edges, weights, first_position=first_position).nodes
+    return _largest(by_node, share) | {end for end in by_node if _is_token(end)} | weights.keys()
+
+
+def influential_edges(
+    circuit: Circuit, share: float, *, whole: Circuit | None = None, first_position: bool = True
+) -> tuple[set[Endpoint], set[Edge]]:
+    """The edges of largest score that together hold a share, and the nodes that are left by them.
+
+    `whole`: the graph from which the circuit's nodes were chosen. A feature that lost all its edges in goes; one that
+    never had any, as the first features of a suite without tokens, stays.
+    """
+    reached = {target for _, target in _considered(whole or circuit, first_position)}
+    nodes: set[Endpoint] = {*circuit.nodes, METRIC}
+    return _influential_edges(_considered(circuit, first_position), nodes, share, {METRIC: 1.0}, reached)
+
+
+def _influential_edges(
+    edges: Mapping[Edge, float],
+    nodes: set[Endpoint],
+    share: float,
+    weights: Mapping[Endpoint, float],
+    reached: Collection[Endpoint],
+) -> tuple[set[Endpoint], set[Edge]]:
+    """The chosen edges and the nodes that stay; `reached`: the ends that had an edge in, of which features need one."""
+    left = {target for _, target in edges}  # a target may have lost all its sources
+    by_edge = influence(edges, {end: weight for end, weight in weights.items() if end in left}).edges
+    roots = {end for end in nodes if end not in reached or _is_error(end)}
+    return _without_dangling(nodes, _largest(by_edge, share), weights.keys(), roots)
 
 
 def _largest(values: Mapping[Any, float], share: float) -> set[Any]:
@@ -129,12 +176,17 @@ def _largest(values: Mapping[Any, float], share: float) -> set[Any]:
     return set(order[:count])
 
 
-def _without_dangling(nodes: set[Endpoint], edges: set[Edge], targets: Collection[Endpoint]) -> tuple[set, set]:
-    """Without features and errors that lead nowhere, and features that come from nowhere, to a fixpoint."""
+def _without_dangling(
+    nodes: set[Endpoint], edges: set[Edge], targets: Collection[Endpoint], roots: Collection[Endpoint]
+) -> tuple[set, set]:
+    """Without features and errors that lead nowhere, and features that come from nowhere, to a fixpoint.
+
+    Tokens and targets stay; `roots` need no edge in.
+    """
     fixed = {end for end in nodes if _is_token(end)} | set(targets)
     while True:
         sources, reached = ({edge[side] for edge in edges} for side in (0, 1))
-        stays = {end for end in nodes if end in fixed or (end in sources and (end in reached or _is_error(end)))}
+        stays = {end for end in nodes if end in fixed or (end in sources and (end in reached or end in roots))}
         if stays == nodes:
             return nodes, edges
         nodes = stays
@@ -204,4 +256,4 @@ def _is_error(end: Endpoint) -> bool:
 
 
 def _share(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+    return float(part / whole) if whole else float("nan")

@@ -1,22 +1,23 @@
 """Pruning: which nodes and edges a circuit keeps.
 
 A rule keeps entries by |effect|, equal ones in their given order; of a ranking it keeps the first entries
-in the ranking's own order (featcircuits.selection). After edges are chosen,
-nodes without a path of kept edges to the metric are dropped.
+in the ranking's own order (featcircuits.selection). The rule `influence` keeps them by their influence on the metric
+along all paths, for which it needs the edges first. After edges are chosen, nodes without a path of kept edges to the
+metric are dropped.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import Field, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from featcircuits.circuit.circuit import Circuit, Endpoint
 from featcircuits.errors import InputError, shortened
-from featcircuits.inputs.ranges import MOST, Range, check_number, read_number
+from featcircuits.inputs.ranges import MOST, Range, check_kind, check_number, read_number
 from featcircuits.model.nodes import METRIC
 
 _LARGEST = 1e30
@@ -81,16 +82,65 @@ class Cumulative(PruningRule):
         return f"cumulative={self.share}"
 
 
-PRUNING_RULES: Mapping[str, tuple[Callable[[Any], PruningRule], type]] = {
+@dataclass(frozen=True)
+class ByInfluence(PruningRule):
+    """Keeps the entries that together hold `share` of all influence on the metric (featcircuits.circuit.influence).
+
+    Of a ranking it takes the first `of` nodes: those among which edges, and with them influence, are computed.
+    `first_position=False` leaves out features and errors at position 0, and edges into errors, as circuit-tracer does.
+    """
+
+    share: float
+    of: int = 2000
+    first_position: bool = True
+
+    def __post_init__(self) -> None:
+        check_number("influence", self.share, Range(0, 1, above=True), float)
+        check_number("influence: of", self.of, Range(1, MOST))
+        check_kind("influence: first_position", self.first_position, bool)
+
+    def __call__(self, sizes: np.ndarray) -> np.ndarray:
+        return np.arange(len(sizes)) < self.of
+
+    def __str__(self) -> str:
+        options = (
+            f":{option.name}={getattr(self, option.name)}" for option in fields(self)[1:] if _differs(self, option)
+        )
+        return f"influence={self.share}" + "".join(options).replace("False", "false")
+
+    def nodes_of(self, circuit: Circuit) -> Circuit:
+        """The circuit of the most influential nodes, its tokens, and the edges among them."""
+        from featcircuits.circuit.influence import influential_nodes  # scipy takes its time
+
+        kept = influential_nodes(circuit, self.share, first_position=self.first_position)
+        return _with(kept, circuit)
+
+    def edges_of(self, circuit: Circuit, whole: Circuit) -> Circuit:
+        """The circuit of the edges of largest score, without nodes that then lead nowhere or come from nowhere."""
+        from featcircuits.circuit.influence import influential_edges
+
+        kept, edges = influential_edges(circuit, self.share, whole=whole, first_position=self.first_position)
+        inputs = {edge for edge in circuit.edges if isinstance(edge[0], str)}
+        chosen = {edge: weight for edge, weight in circuit.edges.items() if edge in edges or edge in inputs}
+        return _with(kept, replace(circuit, edges=chosen))
+
+
+def _differs(rule: ByInfluence, option: Field[Any]) -> bool:
+    return getattr(rule, option.name) != option.default
+
+
+PRUNING_RULES: Mapping[str, tuple[Callable[..., PruningRule], type]] = {
     "top": (Top, int),
     "threshold": (Threshold, float),
     "cumulative": (Cumulative, float),
+    "influence": (ByInfluence, float),
 }
 """Name -> the rule, and the type of its number."""
+_KNOWN = "top=N, threshold=X, cumulative=SHARE, influence=SHARE"
 
 
 def parse_pruning(text: str | PruningRule) -> PruningRule:
-    """The rule of `"top=100"`, `"threshold=0.1"` or `"cumulative=0.8"`; a rule is returned unchanged.
+    """The rule of `"top=100"`, `"threshold=0.1"`, `"cumulative=0.8"` or `"influence=0.8:of=1000"`; rules are returned.
 
     Raises `InputError` for anything else.
     """
@@ -101,11 +151,36 @@ def parse_pruning(text: str | PruningRule) -> PruningRule:
         raise InputError(
             f"a pruning rule is a text, found {shortened(text)}; give {asked!r}, threshold=X or cumulative=X"
         )
-    name, _, value = (part.strip() for part in text.partition("="))
+    first, *others = (part.strip() for part in text.split(":"))
+    name, _, value = (part.strip() for part in first.partition("="))
     if name not in PRUNING_RULES:
-        raise InputError(f"unknown pruning rule {shortened(text)}; known: top=N, threshold=X, cumulative=SHARE")
+        raise InputError(f"unknown pruning rule {shortened(text)}; known: {_KNOWN}")
     make, kind = PRUNING_RULES[name]
-    return make(read_number(f"pruning rule {shortened(text)}: {name}", value, kind))
+    shown = f"pruning rule {shortened(text)}"
+    return make(read_number(f"{shown}: {name}", value, kind), **_options(shown, make, others))
+
+
+def _options(shown: str, make: Any, parts: Sequence[str]) -> dict[str, Any]:
+    """The options after colons, `of=1000`."""
+    known: dict[str, Field[Any]] = {option.name: option for option in fields(make)[1:]}
+    found: dict[str, Any] = {}
+    for part in parts:
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in known or name in found:
+            which = (
+                "is given twice" if name in found else f"is not an option; its options: {', '.join(known) or 'none'}"
+            )
+            raise InputError(f"{shown}: {shortened(name)} {which}")
+        found[name] = _read(f"{shown}: {name}", value, type(known[name].default))
+    return found
+
+
+def _read(what: str, text: str, kind: type) -> Any:
+    if kind is not bool:
+        return read_number(what, text, kind)
+    if text not in ("true", "false"):
+        raise InputError(f"{what} is {shortened(text)}; give true or false")
+    return text == "true"
 
 
 def choose(effects: Sequence[float], rule: PruningRule) -> list[int]:
@@ -131,17 +206,25 @@ def strongest(circuit: Circuit, count: int) -> Circuit:
 
 def prune(circuit: Circuit, *, nodes: PruningRule | None = None, edges: PruningRule | None = None) -> Circuit:
     """Keep the nodes of one rule and the edges among them of another, then only nodes with a path to the metric."""
-    if nodes is not None:
+    whole = circuit
+    if isinstance(nodes, ByInfluence):
+        circuit = nodes.nodes_of(circuit)
+    elif nodes is not None:
         listed = list(circuit.nodes)
         kept = choose([score.effect for score in circuit.nodes.values()], nodes)
         circuit = _with({listed[number] for number in kept}, circuit)
     if edges is not None:
-        circuit = chosen_edges(circuit, edges)
+        circuit = chosen_edges(circuit, edges, whole)
     return reachable(circuit) if circuit.edges else circuit
 
 
-def chosen_edges(circuit: Circuit, rule: PruningRule) -> Circuit:
-    """The circuit with all its nodes, and the edges that a rule keeps."""
+def chosen_edges(circuit: Circuit, rule: PruningRule, whole: Circuit | None = None) -> Circuit:
+    """The circuit with the edges that a rule keeps; all its nodes stay, or by influence those that edges connect.
+
+    `whole`: the graph from which its nodes were chosen, if they were.
+    """
+    if isinstance(rule, ByInfluence):
+        return rule.edges_of(circuit, circuit if whole is None else whole)
     edges = list(circuit.edges.items())
     return replace(circuit, edges=dict(edges[i] for i in choose([weight for _, weight in edges], rule)))
 

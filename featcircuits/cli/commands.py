@@ -14,7 +14,15 @@ from featcircuits.cli.config import EvaluateConfig, TraceConfig
 from featcircuits.cli.controls import controls_of, show_controls
 from featcircuits.cli.labels import labels_for
 from featcircuits.cli.output import console, say
-from featcircuits.cli.tables import count_lines, curve_table, edge_table, node_table, report_table, stability_line
+from featcircuits.cli.tables import (
+    count_lines,
+    curve_table,
+    edge_table,
+    graph_line,
+    node_table,
+    report_table,
+    stability_line,
+)
 from featcircuits.cli.tasks import (
     check_choice,
     evaluated_part,
@@ -73,6 +81,8 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
     console.print(node_table(result.circuit, top, labels_for(result.circuit, config.suite)))
     console.print(edge_table(result.circuit, top))
     for line in count_lines(result.counts):
+        say(line)
+    if line := graph_line(result.circuit):
         say(line)
     say(f"circuit of {result.circuit.n_nodes} nodes and {result.circuit.n_edges} edges in {output}, {since(began)}")
 

@@ -105,7 +105,7 @@ class TraceConfig(Config):
         "estimated", "Effects of error nodes: 'estimated' like those of features, or 'exact' by patching."
     )
     keep_nodes: str | None = option(
-        None, f"Which nodes to keep: top=N, threshold=X or cumulative=SHARE. Default: {KEEP_NODES}."
+        None, f"Which nodes to keep: top=N, threshold=X, cumulative=SHARE or influence=SHARE. Default: {KEEP_NODES}."
     )
     keep_edges: str | None = option(None, f"Which edges to keep, by the same kinds of rules. Default: {KEEP_EDGES}.")
     batch_size: int = option(0, "Examples per batch; 0: as many as fit, at most 16.", most=MOST_ROWS)

@@ -16,6 +16,7 @@ from featcircuits.agreement.scores import TOO_ALIKE, Comparison
 from featcircuits.checks.audit import Residual
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.circuit.graph import stable_nodes
+from featcircuits.circuit.influence import influence_in
 from featcircuits.cli.output import printable
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.evaluation.rows import between, report_rows
@@ -33,7 +34,9 @@ def node_table(circuit: Circuit, count: int = 15, labels: Mapping[str, str] | No
     table.add_column("node", no_wrap=True)
     table.add_column("effect", justify="right", no_wrap=True)
     table.add_column("± s.e.", justify="right", no_wrap=True)
-    shares = stable_nodes(circuit.manifest)
+    flow, shares = influence_in(circuit), stable_nodes(circuit.manifest)
+    if flow:
+        table.add_column("influence", justify="right", no_wrap=True)
     if shares:
         table.add_column("stable", justify="right", no_wrap=True)
     table.add_column("kind" if labels is None else "what it is")
@@ -41,9 +44,19 @@ def node_table(circuit: Circuit, count: int = 15, labels: Mapping[str, str] | No
     for node, score in ranked[:count]:
         spread = "" if math.isnan(score.standard_error) else f"{score.standard_error:.4f}"
         what = "error" if node.is_error else (labels or {}).get(f"{node.site}/{node.feature}", "feature")
+        influence = [f"{flow.nodes.get(node, 0):.3f}"] if flow else []
         stable = [f"{shares[str(node)]:.0%}" if str(node) in shares else ""] if shares else []
-        table.add_row(str(node), _signed(score.effect), spread, *stable, _on_one_line(what))
+        table.add_row(str(node), _signed(score.effect), spread, *influence, *stable, _on_one_line(what))
     return table
+
+
+def graph_line(circuit: Circuit) -> str | None:
+    """The scores of the graph among all nodes that were chosen before pruning by influence, if a trace had edges."""
+    graph = circuit.manifest.get("graph")
+    if not isinstance(graph, Mapping):
+        return None
+    told = "; ".join(f"{name} {_number(graph.get(name), '.3f')}" for name in ("replacement", "completeness"))
+    return f"graph of {graph['nodes']} nodes and {graph['edges']} edges: {told} (by influence, before edges are pruned)"
 
 
 def stability_line(found: Stability) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from featcircuits.circuit.circuit import Circuit
+from featcircuits.circuit.influence import influence_in
 from featcircuits.errors import InputError
 from featcircuits.evaluation.ablated import (
     AblatedModel,
@@ -103,6 +104,8 @@ def evaluate(
         ranks, *controls = (ranks_of(scope, task.places, ranking) for ranking in rankings)
         metrics = ablated.metric(task, subgraphs_of_sizes(ranks, controls, chosen_sizes), progress)
         curve = _with_intervals(curve_of(metrics, chosen_sizes, measured.reference), folds)
+    flow = influence_in(circuit)
+    scores = flow.scores if flow else {}
     return Report(
         faithfulness=measured.faithfulness,
         completeness=measured.completeness,
@@ -118,6 +121,8 @@ def evaluate(
         n_nodes=len(varying(circuit.nodes, scope, error_nodes)),
         n_error_nodes=sum(node.site in scope.dictionaries and node.is_error for node in circuit.nodes),
         n_edges=_edges_in_scope(circuit, scope),
+        replacement=scores.get("replacement"),
+        graph_completeness=scores.get("completeness"),
         n_examples=len(task),
         task=task.name,
         metric=str(task.metric),

@@ -50,6 +50,8 @@ class Report:
     Nodes and edges count if they are in scope: at sites that are ablated. With error_nodes="keep" or "remove" a circuit
     does not decide on error nodes, so `n_nodes` and all sizes count only features (`counted`). `F_empty` has
     the same setting: with error_nodes="keep" the empty circuit has every error node.
+    `replacement`, `graph_completeness`: the two scores of the circuit's own graph by influence (featcircuits.circuit.
+    influence), None without edges, and the first without nodes at the embedding. They are no measurements.
     `ablation_places`: the kind of places of ablation values ("position", "role", "from the end", "anywhere"), whatever
     the circuit's places; None if values are the same everywhere.
     `held_out`: True if none of the examples was traced on, None if that is unknown; `n_seen`: how many were.
@@ -71,6 +73,8 @@ class Report:
     n_nodes: int
     n_error_nodes: int
     n_edges: int
+    replacement: float | None
+    graph_completeness: float | None
     n_examples: int
     task: str
     metric: str

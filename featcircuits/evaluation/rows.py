@@ -25,6 +25,9 @@ def report_rows(report: Report) -> dict[str, str]:
         f"nodes in scope ({report.counted})": str(report.n_nodes),
         "error nodes / edges in scope": f"{report.n_error_nodes} / {report.n_edges}",
     }
+    if report.graph_completeness is not None:
+        scores = ("-" if at is None else f"{at:.3f}" for at in (report.replacement, report.graph_completeness))
+        rows["replacement / completeness of its graph, by influence"] = " / ".join(scores)
     return rows | ({WHY: report.invalid} if report.invalid else {})
 
 

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def attribution_graph(circuit: Circuit) -> dict[str, Any]:
     rows = rows_of(circuit)
     ids = {end: _id(end, rows, prompt) for end in _ends(circuit)}
     source = str((circuit.manifest.get("model") or {}).get("source") or "model")
+    shares = _cumulative(circuit)
     members = ([name, *(ids[Node.parse(node)] for node in own)] for name, own in circuit.groups.items())
     return {
         "metadata": {
@@ -68,7 +70,7 @@ def attribution_graph(circuit: Circuit) -> dict[str, Any]:
             },
         },
         "qParams": {"pinnedIds": [], "supernodes": list(members), "linkType": "both", "clickedId": "", "sg_pos": ""},
-        "nodes": [_node(end, circuit, rows, ids[end], prompt) for end in ids],
+        "nodes": [{**_node(end, circuit, rows, ids[end], prompt), "influence": shares.get(end)} for end in ids],
         "links": [
             {"source": ids[source], "target": ids[target], "weight": weight}
             for (source, target), weight in circuit.edges.items()
@@ -79,6 +81,17 @@ def attribution_graph(circuit: Circuit) -> dict[str, Any]:
 def rows_of(circuit: Circuit) -> dict[Site, int]:
     """Site -> its row, from 1 upwards in forward order."""
     return {site: row for row, site in enumerate(sorted({node.site for node in circuit.nodes}), 1)}
+
+
+def _cumulative(circuit: Circuit) -> dict[Endpoint, float]:
+    """Node -> the share of all influence that it and more influential ones hold, for the viewers' sliders."""
+    from featcircuits.circuit.influence import influence_in  # scipy takes its time
+
+    found = influence_in(circuit)
+    values = {end: value for end, value in found.nodes.items() if end != METRIC} if found else {}
+    order = sorted(values, key=lambda end: -values[end])
+    total = sum(values.values()) or 1.0
+    return dict(zip(order, (held / total for held in accumulate(values[end] for end in order)), strict=True))
 
 
 def cantor(row: int, feature: int) -> int:

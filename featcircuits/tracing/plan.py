@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from featcircuits.circuit.pruning import PruningRule, parse_pruning
+from featcircuits.circuit.pruning import ByInfluence, PruningRule, parse_pruning
 from featcircuits.effects.edges import check_has_edges
 from featcircuits.effects.nodes import check_error_effects
 from featcircuits.errors import InputError
@@ -43,6 +43,11 @@ class Plan:
     seed: int
 
     def __post_init__(self) -> None:
+        if self.edges is None and isinstance(self.keep_nodes, ByInfluence):
+            raise InputError(
+                f"keep_nodes {self.keep_nodes} needs edges, along which influence flows, but edges is none; ask for "
+                "edges, or keep nodes by top, threshold or cumulative"
+            )
         for estimator in (self.edges, self.nodes if self.edges == SAME else None):
             if isinstance(estimator, Estimator):
                 check_has_edges(estimator)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 
 from featcircuits.circuit.circuit import Circuit
-from featcircuits.circuit.pruning import PruningRule, beginning, chosen_edges, reachable
+from featcircuits.circuit.influence import influence_in
+from featcircuits.circuit.pruning import ByInfluence, PruningRule, beginning, chosen_edges, reachable
 from featcircuits.effects.direct import arcs_of
 from featcircuits.effects.edges import edge_effects
 from featcircuits.effects.nodes import node_effects
@@ -110,18 +111,21 @@ def trace(
 
     `nodes`, `edges`: estimators, as values or as text with options after colons ("ig:steps=5:quadrature=gauss");
     nodes by default as for `node_effects`, edges "same" as the nodes', or None for a circuit of nodes alone.
-    `keep_nodes` ("top=150" by default), `keep_edges` ("top=1000"): pruning rules, "top=100", "threshold=0.1" or
-    "cumulative=0.8". `select`: the rule that orders the nodes, "effect" by |effect| or another with its options
-    ("ratio:positive=0.8", see featcircuits.selection); "top" and "cumulative" keep the first nodes of that order,
-    "threshold" those with the effect. `start_layer`: the start layer of the later evaluation; the nodes of layers
-    before it come last in the order. `baseline`, `error_effects`: as for `node_effects`.
+    `keep_nodes` ("top=150" by default), `keep_edges` ("top=1000"): pruning rules, "top=100", "threshold=0.1",
+    "cumulative=0.8" or "influence=0.8": nodes and edges by their influence along all paths among the first 2,000 nodes
+    ("influence=0.8:of=500" for another number; featcircuits.circuit.influence). `select`: the rule that orders the
+    nodes, "effect" by |effect| or another with its options ("ratio:positive=0.8", see featcircuits.selection); "top"
+    and "cumulative" keep the first nodes of that order, "threshold" those with the effect. `start_layer`: the start
+    layer of the later evaluation; the nodes of layers before it come last in the order. `baseline`, `error_effects`: as
+    for `node_effects`.
     `ledger`: where finished batches are kept, to resume or to split the work (featcircuits.runs.ledger).
     `batch_size`: examples at once; by default as many as fit, 16 at most.
     `check_fit`: refuse dictionaries that leave more than all variance unexplained in the first batch, and warn of
     those that explain another site much better (featcircuits.health), before any effect is computed.
     `check`: refuse a task that was made with a tokenizer other than the model's.
     Nodes without a path of kept edges to the metric are dropped. The manifest has the numbers of chosen, dropped
-    and kept nodes and edges under "counts". Raises `InputError` if nothing would be left.
+    and kept nodes and edges under "counts", and under "graph" the scores of the graph before it is pruned. Raises
+    `InputError` if nothing would be left.
     """
     plan = planned(
         nodes=nodes, edges=edges, keep_nodes=keep_nodes, keep_edges=keep_edges, select=select, start_layer=start_layer,
@@ -166,13 +170,16 @@ def traced(
     )  # fmt: skip
     weights = {(source, target): weight for source, target, weight in found.edges() if weight != 0}
     whole = replace(kept, edges={**_input_edges(kept), **weights})
-    chosen = chosen_edges(whole, plan.keep_edges)
+    flow = influence_in(whole)
+    among = plan.keep_nodes.nodes_of(whole) if flow and isinstance(plan.keep_nodes, ByInfluence) else whole
+    chosen = chosen_edges(among, plan.keep_edges, whole) if flow else among
     circuit = reachable(chosen)
-    counts = Counts(ranking.n_nodes, kept.n_nodes, circuit.n_nodes, whole.n_edges, chosen.n_edges, circuit.n_edges)
+    counts = Counts(ranking.n_nodes, among.n_nodes, circuit.n_nodes, among.n_edges, chosen.n_edges, circuit.n_edges)
     if not circuit.nodes:
-        raise EmptyCircuit(_why_empty(spliced, ranking, whole, chosen, plan.keep_edges))
+        raise EmptyCircuit(_why_empty(spliced, ranking, among, chosen, plan.keep_edges))
     prompt = prompt_record(spliced, task, effects, circuit)
-    return _counted(counts, replace(circuit, manifest={**circuit.manifest, **prompt}), ranking)
+    scores = {} if flow is None else {"graph": {**flow.scores, "nodes": whole.n_nodes, "edges": whole.n_edges}}
+    return _counted(counts, replace(circuit, manifest={**circuit.manifest, **scores, **prompt}), ranking)
 
 
 def _counted(counts: Counts, circuit: Circuit, ranking: Circuit) -> Trace:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from featcircuits.circuit.circuit import Circuit
-from featcircuits.circuit.pruning import PruningRule, parse_pruning
+from featcircuits.circuit.pruning import ByInfluence, PruningRule, parse_pruning
 from featcircuits.effects.edges import STAGE as EDGES
 from featcircuits.effects.edges import edge_effects
 from featcircuits.effects.nodes import STAGE as NODES
@@ -125,6 +125,12 @@ def _settings(circuit: Circuit) -> Mapping[str, Any]:
             f"the circuit's order is {shortened(found['select'])}, which needs more than mean effects; "
             f"stability is known for {', '.join(ORDERS)}"
         )
+    for name in ("keep_nodes", "keep_edges"):
+        if isinstance(parse_pruning(found[name]), ByInfluence):
+            raise InputError(
+                f"the circuit was pruned by influence ({name} is {found[name]}), which is not chosen again from "
+                "resampled prompts; trace with top, threshold or cumulative for its stability"
+            )
     return found
 
 
