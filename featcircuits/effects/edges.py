@@ -248,6 +248,9 @@ def _estimated_edges(
     ends: Ends,
     arcs: list[Connection],
 ) -> Iterator[tuple[Connection, Edges]]:
+    if estimator.through_features:
+        transcoders = {site for site, dictionary in spliced.dictionaries.items() if dictionary.transcodes}
+        ends = {site: end.without_target_errors() if site in transcoders else end for site, end in ends.items()}
     with estimator.propagation(spliced, states) as states:
         yield from batch_edges(spliced, states, coefficients, ends, arcs, estimator.holds_attention)
         yield from _metric_edges(spliced, states, coefficients, ends, arcs)

@@ -27,6 +27,10 @@ class SiteEnds(NamedTuple):
     source_entries: Tensor
     source_errors: Tensor
 
+    def without_target_errors(self) -> SiteEnds:
+        """The same ends, but no edge leads to an error."""
+        return self._replace(target_errors=torch.zeros_like(self.target_errors))
+
 
 Ends = Mapping[Site, SiteEnds]
 

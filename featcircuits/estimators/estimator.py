@@ -52,6 +52,11 @@ class CoefficientEstimator(Estimator):
         """Whether its backward passes hold attention patterns and norm scales, so that MLPs alone are not linear."""
         return False
 
+    @property
+    def through_features(self) -> bool:
+        """Whether its backward passes go through transcoders' features alone, so that errors there read nothing."""
+        return False
+
     @abstractmethod
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
         """The coefficient at every site [example, slot, width]."""

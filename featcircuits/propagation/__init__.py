@@ -14,6 +14,7 @@ from typing import Any
 from featcircuits.errors import InputError
 from featcircuits.model.architecture import Architecture, architecture_of
 from featcircuits.propagation.attention import ah_rule, matmul_rule, soft_rule
+from featcircuits.propagation.features import features_rule
 from featcircuits.propagation.mlps import exact_identity_rule, half_rule, identity_rule
 from featcircuits.propagation.norms import ln_rule, qk_norm_rule
 from featcircuits.propagation.rules import Rule, applied
@@ -30,6 +31,7 @@ RULES: Mapping[str, Rule] = {
     "qk_norms": qk_norm_rule,
     "soft": soft_rule,
     "matmul": matmul_rule,
+    "features": features_rule,
 }
 """In the order in which they are applied: rules that change an attention's inputs go around those for its gradient."""
 
@@ -38,6 +40,7 @@ RULE_SETS: Mapping[str, tuple[str, ...]] = {
     "with_ah": ("ln", "identity", "half", "ah"),
     "gim": ("ln", "half", "soft", "matmul"),
     "attnlrp": ("ln", "qk_norms", "identity", "half", "matmul"),
+    "replacement": ("ln", "ah", "features"),
     "gradient": (),
 }
 """`default` is the set in the RelP paper's code; with `gradient` RelP equals AtP.
@@ -46,6 +49,7 @@ RULE_SETS: Mapping[str, tuple[str, ...]] = {
 softmax at temperature 2, and the factors of products, gated MLPs' among them, with a share of their gradient each.
 `attnlrp`: AttnLRP (Achtibat et al. 2024); its rule for the softmax is the ordinary gradient (eq. 13: a Taylor expansion
 at the run's own scores).
+`replacement`: the linear model of attribution graphs (Ameisen et al. 2025), for transcoders at every MLP.
 """
 
 
@@ -67,14 +71,20 @@ def rule_names(rules: str | Iterable[str]) -> tuple[str, ...]:
 
 @contextmanager
 def propagation(
-    model: Any, rules: str | Iterable[str] = "default", architecture: Architecture | None = None
+    model: Any,
+    rules: str | Iterable[str] = "default",
+    architecture: Architecture | None = None,
+    *,
+    features: Rule = features_rule,
 ) -> Iterator[None]:
     """A context in which backward passes follow the rules; it leaves nothing on the model.
 
-    Run both the forward and the backward pass inside. Raises `InputError` for unknown rules, compiled
+    Run both the forward and the backward pass inside. `features`: the rule of that name, which belongs to one run and
+    its dictionaries (featcircuits.estimators.replacement). Raises `InputError` for unknown rules, compiled
     modules (they ignore hooks) and modules that a rule does not know.
     """
     names = rule_names(rules)
-    chosen = [rule for name, rule in RULES.items() if name in names]
+    table = {**RULES, "features": features}
+    chosen = [rule for name, rule in table.items() if name in names]
     with applied(model, architecture or architecture_of(model), chosen):
         yield
