@@ -52,13 +52,13 @@ if TYPE_CHECKING:
     from featcircuits.tasks.behaviour import behaviour_of
     from featcircuits.tasks.corruption import symmetric_replacement
     from featcircuits.tasks.task import Task
+    from featcircuits.tracing.stability import stability
     from featcircuits.tracing.trace import trace
     from featcircuits.training import Recipe, train_suite
     from featcircuits.validation.constants import optimal_constants
     from featcircuits.validation.controls import control_curves
     from featcircuits.validation.nonsense import nonsense_task
     from featcircuits.validation.outside import probe_outside
-    from featcircuits.validation.stability import stability
     from featcircuits.validation.validate import validate
 
 _HOMES = {
@@ -102,7 +102,7 @@ _HOMES = {
     "shift": "featcircuits.probes.shift",
     "sink_heads": "featcircuits.readouts.sinking",
     "split_by_outcome": "featcircuits.readouts.splits",
-    "stability": "featcircuits.validation.stability",
+    "stability": "featcircuits.tracing.stability",
     "steered": "featcircuits.interventions.steering",
     "symmetric_replacement": "featcircuits.tasks.corruption",
     "trace": "featcircuits.tracing.trace",

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def test_the_data_are_the_files(run: Path, circuit: fc.Circuit) -> None:
         assert row["effect"] == score.effect
         assert row["se"] is None if math.isnan(score.standard_error) else row["se"] == score.standard_error
     names = [row["name"] for row in found["nodes"]]
-    assert {(names[a], names[b]): w for a, b, w in found["edges"]} == {
+    assert {(names[a], names[b]): w for a, b, w, _ in found["edges"]} == {
         (str(a), str(b)): w for (a, b), w in circuit.edges.items()
     }
     assert found["report"]["curve"] == report["curve"]
@@ -199,6 +200,27 @@ def test_sliders_leave_what_reaches_the_metric(opened: Any, circuit: fc.Circuit,
         size = max(size for size in points if size <= reached)
         assert figures(opened, "#curve-value") == [points[size]]
         assert opened.get_attribute("#curve-value", "data-size") == str(size)
+
+
+@needs_browser
+def test_a_slider_hides_what_other_prompts_would_not_choose(browser: Any, circuit: fc.Circuit, tmp_path: Path) -> None:
+    shares = {str(node): (number % 11) / 10 for number, node in enumerate(circuit.nodes)}
+    edges = [[str(a), str(b), (number % 3) / 2] for number, (a, b) in enumerate(circuit.edges)]
+    known = replace(circuit, manifest={**circuit.manifest, "stability": {"nodes": shares, "edges": edges}})
+    page.write(known, tmp_path / "page.html")
+    context, tab, heard = opened_page(browser, tmp_path / "page.html")
+    assert shown_names(tab) == expected_nodes(circuit, circuit.n_nodes, circuit.n_edges)
+    slide(tab, "stable", 40)
+    part = nx.DiGraph((a, b) for a, b, share in edges if min(share, shares.get(a, 1.0), shares.get(b, 1.0)) >= 0.4)
+    part.add_node(METRIC)
+    assert shown_names(tab) == nx.ancestors(part, METRIC) | {METRIC}
+    fewer = sum(share < 0.4 for share in shares.values())
+    assert f"{fewer} are chosen from fewer resamples" in tab.inner_text("#shown")
+    open_tables(tab)
+    rows = tab.eval_on_selector_all("#node-table tbody tr", "all => all.map((row) => row.cells[7].dataset.value)")
+    assert [float(share) for share in rows] == [*shares.values()]
+    context.close()
+    assert heard == []
 
 
 @needs_browser

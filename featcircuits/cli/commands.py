@@ -46,7 +46,7 @@ from featcircuits.progress import Progress
 from featcircuits.provenance.manifest import manifest_of
 from featcircuits.provenance.prompts import compared
 from featcircuits.runs import folder as runs
-from featcircuits.runs.ledger import AcrossProcesses
+from featcircuits.runs.ledger import AcrossProcesses, Ledger
 from featcircuits.runs.on_disk import OnDisk, recorded
 from featcircuits.runs.processes import Processes, joined
 from featcircuits.splicing.spliced import SplicedModel
@@ -54,10 +54,10 @@ from featcircuits.states.states import fitting_batch
 from featcircuits.tasks.task import Task
 from featcircuits.tracing.estimate import estimate
 from featcircuits.tracing.plan import Plan, planned
+from featcircuits.tracing.stability import stability
 from featcircuits.tracing.trace import Trace, traced
 from featcircuits.validation.control_plot import plot_controls
 from featcircuits.validation.controls import ControlCurves
-from featcircuits.validation.stability import stability
 
 
 def trace_run(config: TraceConfig, output: Path, top: int) -> None:
@@ -116,18 +116,23 @@ def _traced(
     ledger = AcrossProcesses(finished, processes.group) if processes.count > 1 else finished
     with watching(console) as progress:
         result = traced(spliced, task, plan, check_fit=config.check_fit, ledger=ledger, progress=progress)
-        result = _with_stability(config, spliced, task, result, progress)
+        result = _with_stability(config, spliced, task, result, ledger, progress)
     if processes.count > 1:
         processes.agree(_request(config, spliced, task, plan))
         processes.agree({"circuit": _digest(result.circuit), "ranking": _digest(result.ranking)})
     return result
 
 
-def _with_stability(config: TraceConfig, spliced: SplicedModel, task: Task, result: Trace, progress: Progress) -> Trace:
+def _with_stability(
+    config: TraceConfig, spliced: SplicedModel, task: Task, result: Trace, ledger: Ledger, progress: Progress
+) -> Trace:
     """The trace with how often its nodes and edges would be chosen again, if that is asked for."""
     if not config.stability:
         return result
-    found = stability(spliced, result.circuit, task, resamples=config.stability, seed=config.seed, progress=progress)
+    found = stability(
+        spliced, result.circuit, task,
+        resamples=config.stability, seed=config.seed, ledger=ledger, check=False, progress=progress,
+    )  # fmt: skip
     say(stability_line(found))
     return result._replace(circuit=found.on(result.circuit))
 

@@ -21,8 +21,8 @@ from featcircuits.cli.output import printable
 from featcircuits.evaluation.report import Curve, Report
 from featcircuits.evaluation.rows import between, report_rows
 from featcircuits.health import Health
+from featcircuits.tracing.stability import Stability
 from featcircuits.tracing.trace import Counts
-from featcircuits.validation.stability import Stability
 
 _STABLE = 0.9
 """The share of resamples from which a stable node or edge is chosen."""
@@ -61,14 +61,26 @@ def graph_line(circuit: Circuit) -> str | None:
 
 def stability_line(found: Stability) -> str:
     """How many nodes and edges are chosen from nearly all resampled prompts, and how far two halves agree."""
-    parts = [("nodes", found.nodes, found.node_overlap), ("edges", found.edges, found.edge_overlap)]
+    parts = [("nodes", found.nodes, found.halves.nodes), ("edges", found.edges, found.halves.edges)]
     told = [
         f"{sum(share >= _STABLE for share in shares.values())} of {len(shares)} {what} are chosen from at least "
-        f"{_STABLE:.0%} of {found.resamples} resamples of the prompts (two halves of them agree on {overlap:.0%})"
+        f"{_STABLE:.0%} of {found.resamples} resamples of the prompts (two halves of them agree on {_share(overlap)})"
         for what, shares, overlap in parts
-        if shares and overlap is not None
+        if shares
     ]
+    for what in ("nodes", "edges"):
+        found_in = {name: share for name, pair in found.cases.items() if (share := getattr(pair, what)) is not None}
+        if found_in:
+            worst = min(found_in, key=found_in.__getitem__)
+            told.append(
+                f"the prompts of each of {len(found_in)} templates and all others agree on {_share(found_in[worst])} "
+                f"of {what} or more ({worst!r})"
+            )
     return "stability: " + "; ".join(told)
+
+
+def _share(value: float | None) -> str:
+    return "nothing" if value is None or math.isnan(value) else f"{value:.0%}"
 
 
 def _on_one_line(label: str) -> Text:

@@ -162,7 +162,9 @@ def edge_effects(
     parts = ledger.parts(STAGE, count)
     check_examples(parts, len(task))
     tallies = {
-        arc: Tally.total(columns(parts, f"{_name(arc)}/keys"), columns(parts, f"{_name(arc)}/sums"), len(task))
+        arc: Tally.total(
+            columns(parts, f"{name_of_arc(arc)}/keys"), columns(parts, f"{name_of_arc(arc)}/sums"), len(task)
+        )
         for arc in arcs
     }
     return EdgeEffects(estimator, task.places, n_features_of(spliced), tallies)
@@ -185,11 +187,12 @@ def _part(
         if sources_per_target is not None:
             # an edge may come in several pieces, so only a whole batch shows which are strong
             tally = tally.strongest(index.count(arc.upstream), sources_per_target)
-        part[f"{_name(arc)}/keys"], part[f"{_name(arc)}/sums"] = tally.keys, tally.sums
+        part[f"{name_of_arc(arc)}/keys"], part[f"{name_of_arc(arc)}/sums"] = tally.keys, tally.sums
     return part
 
 
-def _name(arc: Connection) -> str:
+def name_of_arc(arc: Connection) -> str:
+    """Its name in a ledger."""
     return f"{arc.upstream}>{arc.downstream or METRIC}"
 
 

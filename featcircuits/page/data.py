@@ -51,14 +51,16 @@ def page_data(
     order = {str(node): number for number, node in enumerate(circuit.nodes)}
     names = sorted(graph, key=lambda name: (order.get(name, math.inf), name))
     index = {name: number for number, name in enumerate(names)}
-    edges = sorted(graph.edges(data="weight"), key=lambda edge: (-abs(edge[2]), edge[0], edge[1]))
+    edges = sorted(graph.edges(data=True), key=lambda edge: (-abs(edge[2]["weight"]), edge[0], edge[1]))
     return {
         "title": title or _task(circuit) or "circuit",
         "summary": _summary(circuit),
         "provenance": _provenance(circuit),
         "circuit": digest(circuit),
         "nodes": [_node(name, graph.nodes[name], order.get(name), rank.get(name)) for name in names],
-        "edges": [[index[source], index[target], weight] for source, target, weight in edges],
+        "edges": [
+            [index[source], index[target], given["weight"], given.get("stability")] for source, target, given in edges
+        ],
         "bands": _bands(graph),
         "places": _places(graph),
         "report": None if report is None else {name: report.get(name) for name in _REPORTED},
@@ -103,6 +105,8 @@ def _node(name: str, given: Mapping[str, Any], order: int | None, rank: int | No
         "words": given["words"],
         "effect": given["effect"],
         "se": given.get("standard_error"),
+        "influence": given.get("influence"),
+        "stability": given.get("stability"),
         "x": round(given["x"], 1),
         "y": round(given["y"], 1),
         "order": order,

@@ -51,6 +51,7 @@ def _checked(found: Mapping[str, Any], circuit: Circuit) -> dict[str, Any]:
         "pins": [str(name) for name in found["pins"] if name in known],
         "nodes": int(found["nodes"]),
         "edges": int(found["edges"]),
+        "stable": int(found.get("stable", 0)),
         "selected": found["selected"] if found["selected"] in known else None,
         "view": {axis: float(view[axis]) for axis in ("x", "y", "k")},
     }

@@ -218,6 +218,7 @@ def _entry(line: Line, encoder: Encoder, prepend: str) -> Entry:
         clean_answers=encoder.answers(clean, line.clean_answers, right),
         corrupted_answers=encoder.answers(corrupted or clean, line.corrupted_answers, wrong),
         roles=encoder.spans(clean, line.roles.items()),
+        case=line.case,
     )
     if corrupted is not None and clean.ids == corrupted.ids:
         words = _unknown_words(clean, corrupted, encoder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from featcircuits.errors import InputError
@@ -25,6 +25,8 @@ class Example:
     clean_answers: tuple[int, ...]
     corrupted_answers: tuple[int, ...] = ()
     roles: tuple[tuple[str, Span], ...] = ()
+    case: str = field(default="", compare=False)
+    """The template that it comes from, if the task file says."""
 
 
 SAME_TOKENS = (

@@ -1,6 +1,6 @@
 "use strict";
-// The circuit and what of it is shown: the first nodes in the circuit's order, the strongest edges among them, and of
-// these only what has a path to the metric; groups contracted to one node each, whose edges are sums.
+// The circuit and what of it is shown: the first nodes in the circuit's order, the strongest edges among them, both only
+// if they are stable enough, and of these only what has a path to the metric; groups contracted to one node each, whose edges are sums.
 const data = JSON.parse(document.getElementById("data").textContent);
 const nodeOf = new Map(data.nodes.map((node, index) => [node.name, index]));
 const ranked = data.nodes.map((node, index) => index).filter((index) => data.nodes[index].order !== null);
@@ -9,8 +9,10 @@ const METRIC = nodeOf.has("metric") ? nodeOf.get("metric") : null;
 
 const state = {
   nodes: ranked.length, edges: data.edges.length, selected: null, chosen: new Set(), pins: [], groups: [], labels: {},
-  example: null,
+  example: null, stable: 0,
 };
+const hasStability = data.nodes.some((node) => node.stability !== null);
+const stableEnough = (share) => share === null || share === undefined || 100 * share >= state.stable;
 
 function labelOf(name) {
   const index = nodeOf.get(name);
@@ -24,9 +26,9 @@ function effectOf(index) {
 
 // The nodes and edges that the sliders leave, before groups.
 function reachable() {
-  const allowed = new Set(ranked.slice(0, state.nodes));
+  const allowed = new Set(ranked.slice(0, state.nodes).filter((index) => stableEnough(data.nodes[index].stability)));
   data.nodes.forEach((node, index) => { if (node.order === null) allowed.add(index); });
-  const edges = data.edges.slice(0, state.edges).filter(([source, target]) => allowed.has(source) && allowed.has(target));
+  const edges = data.edges.slice(0, state.edges).filter(([source, target, , share]) => allowed.has(source) && allowed.has(target) && stableEnough(share));
   if (METRIC === null) return { nodes: [...allowed].filter((index) => data.nodes[index].order !== null), edges };
   const before = new Map();
   for (const edge of edges) (before.get(edge[1]) || before.set(edge[1], []).get(edge[1])).push(edge[0]);

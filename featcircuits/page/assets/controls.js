@@ -67,8 +67,10 @@ function showCounts() {
   const own = scene.view.nodes.flatMap((item) => item.members).filter((index) => data.nodes[index].order !== null).length;
   byId("nodes-out").textContent = `${state.nodes} of ${ranked.length}`;
   byId("edges-out").textContent = `${state.edges} of ${data.edges.length}`;
-  const dropped = state.nodes - own;
-  const text = `${own} nodes and ${scene.view.edges.length} edges shown${dropped > 0 ? `; ${dropped} left out, without a path to the metric` : ""}`;
+  byId("stable-out").textContent = state.stable ? `at least ${state.stable} %` : "any";
+  const unstable = ranked.slice(0, state.nodes).filter((index) => !stableEnough(data.nodes[index].stability)).length;
+  const dropped = state.nodes - own - unstable;
+  const text = `${own} nodes and ${scene.view.edges.length} edges shown${dropped > 0 ? `; ${dropped} left out, without a path to the metric` : ""}${unstable ? `; ${unstable} are chosen from fewer resamples` : ""}`;
   byId("shown").textContent = text;
   showCurve();
 }
@@ -126,7 +128,7 @@ function search(text) {
 
 function saved() {
   const { x, y, k } = scene.at;
-  return { format: "featcircuits-view", version: 1, circuit: data.circuit, groups: state.groups.map(({ name, nodes, collapsed }) => ({ name, nodes, collapsed })), labels: state.labels, pins: state.pins, nodes: state.nodes, edges: state.edges, selected: state.selected, view: { x, y, k } };
+  return { format: "featcircuits-view", version: 1, circuit: data.circuit, groups: state.groups.map(({ name, nodes, collapsed }) => ({ name, nodes, collapsed })), labels: state.labels, pins: state.pins, nodes: state.nodes, edges: state.edges, stable: state.stable, selected: state.selected, view: { x, y, k } };
 }
 
 function restore(from) {
@@ -135,6 +137,7 @@ function restore(from) {
   state.pins = (from.pins || []).filter((name) => nodeOf.has(name));
   if (Number.isInteger(from.nodes)) state.nodes = Math.min(ranked.length, Math.max(1, from.nodes));
   if (Number.isInteger(from.edges)) state.edges = Math.min(data.edges.length, Math.max(0, from.edges));
+  if (Number.isInteger(from.stable)) state.stable = Math.min(100, Math.max(0, from.stable));
   state.selected = from.selected ?? null;
 }
 
@@ -149,6 +152,7 @@ let quiet = true; // while the page starts, the address stays as it is
 function remember() {
   if (quiet || location.protocol === "about:") return; // a frame in a notebook has no address of its own
   const { x, y, k } = scene.at, parts = new URLSearchParams({ nodes: state.nodes, edges: state.edges, view: [x, y, k].map((one) => one.toPrecision(5)).join(",") });
+  if (state.stable) parts.set("stable", state.stable);
   if (state.selected !== null && nodeOf.has(state.selected)) parts.set("at", state.selected);
   history.replaceState(null, "", `#${parts}`);
 }
@@ -157,6 +161,7 @@ function fromAddress() {
   const parts = new URLSearchParams(location.hash.slice(1)), whole = (name, most, least) => { const value = Number(parts.get(name)); return parts.has(name) && Number.isInteger(value) ? Math.min(most, Math.max(least, value)) : null; };
   state.nodes = whole("nodes", ranked.length, 1) ?? state.nodes;
   state.edges = whole("edges", data.edges.length, 0) ?? state.edges;
+  state.stable = whole("stable", 100, 0) ?? state.stable;
   if (nodeOf.has(parts.get("at"))) state.selected = parts.get("at");
   const view = (parts.get("view") || "").split(",").map(Number);
   return view.length === 3 && view.every(Number.isFinite) && view[2] > 0 ? { x: view[0], y: view[1], k: view[2] } : null;
@@ -183,8 +188,9 @@ function fillTables() {
   const head = (names) => el("thead", {}, el("tr", {}, names.map((name) => el("th", { scope: "col" }, name))));
   const cell = (value) => el("td", typeof value === "number" ? { "data-value": String(value) } : {}, typeof value === "number" ? figure(value) : value ?? "");
   const rows = (list) => el("tbody", {}, list.map((values) => el("tr", {}, values.map(cell))));
-  byId("node-table").replaceChildren(head(["order", "node", "label", "words", "effect", "standard error"]), rows(ranked.map((index) => { const node = data.nodes[index]; return [String(node.order + 1), node.name, labelOf(node.name), node.words, node.effect, node.se]; })));
-  byId("edge-table").replaceChildren(head(["from", "to", "weight"]), rows(data.edges.map(([source, target, weight]) => [data.nodes[source].name, data.nodes[target].name, weight])));
+  const stable = (share) => hasStability ? [share] : [], column = hasStability ? ["stability"] : [];
+  byId("node-table").replaceChildren(head(["order", "node", "label", "words", "effect", "standard error", "influence", ...column]), rows(ranked.map((index) => { const node = data.nodes[index]; return [String(node.order + 1), node.name, labelOf(node.name), node.words, node.effect, node.se, node.influence, ...stable(node.stability)]; })));
+  byId("edge-table").replaceChildren(head(["from", "to", "weight", ...column]), rows(data.edges.map(([source, target, weight, share]) => [data.nodes[source].name, data.nodes[target].name, weight, ...stable(share)])));
 }
 
 function showLegend() {

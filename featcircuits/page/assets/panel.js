@@ -113,6 +113,7 @@ function showPanel() {
       el("button", { type: "button", id: "choose", onclick: () => choose(node.name) }, state.chosen.has(node.name) ? "Leave out of group" : "Choose for group"),
       feature ? el("button", { type: "button", id: "copy", title: "For featcircuits intervene RUN --do", onclick: (event) => copy(`${node.name}=0`, event.target) }, "Copy ablation") : null),
     pairs([["effect", node.kind === "feature" || node.kind === "error" ? effectText(effectOf(item.id), state.example === null ? node.se : null) : ""],
+      ["influence", node.influence === null || !feature ? "" : figure(node.influence)], ["stability", node.stability === null ? "" : `kept from ${figure(100 * node.stability)} % of resampled prompts`],
       ["order", node.order === null ? "" : `${node.order + 1} of ${ranked.length}`], ["site", node.site], ["place", node.place], ["words there", node.words]]),
     outcomeOf(node),
     dossierOf(node), edgeList(item, "in"), edgeList(item, "out")].filter(Boolean));

@@ -4,7 +4,8 @@ function start() {
   byId("title").textContent = data.title;
   byId("summary").textContent = data.summary;
   byId("provenance").textContent = data.provenance;
-  const sliders = { nodes: [1, ranked.length], edges: [0, data.edges.length] };
+  const sliders = { nodes: [1, ranked.length], edges: [0, data.edges.length], stable: [0, 100] };
+  byId("stable-box").hidden = !hasStability;
   if (data.state) restore(data.state); else if (data.groups) state.groups = data.groups.map((group) => ({ collapsed: false, ...group }));
   const view = fromAddress() || (data.state && data.state.view) || null;
   for (const [name, [least, most]] of Object.entries(sliders)) {
