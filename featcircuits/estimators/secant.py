@@ -1,4 +1,9 @@
-"""Secants (DeepLIFT's rescale rule, Shrikumar et al. 2017): finite slopes between both runs in place of gradients."""
+"""Secants: finite slopes between both runs in place of gradients.
+
+The slope of one argument is DeepLIFT's Rescale rule (Shrikumar et al. 2017), as a modified gradient after Ancona et al.
+(2018); logarithmic means for the softmax come from index decomposition (LMDI, Ang 2005). New here: norms,
+attention and products together, so that the effects of all nodes of a cut add up through a whole transformer.
+"""
 
 from __future__ import annotations
 
