@@ -22,18 +22,21 @@ import numpy as np
 import torch
 
 import featcircuits as fc
-from experiments.selection.cells import SEARCHING, Setting, ablated_model
+from experiments.selection.cells import SEARCHING, Ordered, Setting, ablated_model, cell, difference, verdict
 from experiments.selection.pairs import tasks
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.curves import shuffled
-from featcircuits.evaluation.faithfulness import Reference, area, area_from_one, faithfulness
+from featcircuits.evaluation.faithfulness import Reference, area, faithfulness
+from featcircuits.evaluation.intervals import interval
 from featcircuits.model.nodes import Node
 from featcircuits.runs.folder import check_free
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.validation.outside import LOW, Cube, drawn_scores, extremes, worst_of
 
 RULES = ("effect", "helpful", "ratio", "ranks", "iterated", "mask", "greedy")
-BEHAVIOURS = ("agreement_simple", "agreement_rc", "gender", "greater_than")
+BEHAVIOURS = (
+    "agreement_simple", "agreement_nounpp", "agreement_rc", "agreement_within_rc", "ioi", "gender", "greater_than",
+)  # fmt: skip
 SIZES = (10, 20, 40, 80, 120, 180, 270)
 PROBED = (40, 80, 180)
 MEAN, PAIRED = (Setting(ablation, "as-circuit") for ablation in ("mean", "paired"))
@@ -66,13 +69,16 @@ def means(spliced: SplicedModel, task: fc.Task, setting: Setting, found: Sequenc
 
 
 def areas(spliced: SplicedModel, task: fc.Task, setting: Setting, found: Mapping[str, list[Node]]) -> dict[str, Any]:
-    """Both areas of every rule's curve."""
-    model = float(metric_model(spliced, task, 50).mean())
-    scores = {}
-    for rule, values in zip(found, means(spliced, task, setting, [*found.values()]).tolist(), strict=True):
-        curve = [faithfulness(value, Reference(model, values[0])) for value in values[1:]]
-        scores[rule] = {"area": area(SIZES, curve), "from_one": area_from_one(SIZES, curve), "curve": curve}
-    return scores
+    """Both areas of every rule's curve, also on five disjoint parts, and the difference of |1 - f| from |effect|'s."""
+    scores = cell(spliced, task, {rule: Ordered(order, 0, 0, 0) for rule, order in found.items()}, setting, SIZES)
+    record = {}
+    for rule, own in scores.items():
+        center, between = difference(own, scores["effect"])
+        record[rule] = {
+            "area": own.area, "from_one": own.area_from_one, "curve": own.faithfulness, "folds": own.folds,
+            "difference": center, "interval": between, "verdict": verdict(between),
+        }  # fmt: skip
+    return record
 
 
 def probes(
@@ -156,7 +162,8 @@ def show(name: str, record: Mapping[str, Any]) -> None:
 
 
 def summary(records: Mapping[str, Any]) -> str:
-    """A line for each rule, means over behaviours: areas of f / |1 - f|, gains on nonsense, and f at 80 nodes."""
+    """A line for each rule, means over behaviours: areas of f / |1 - f| and its difference from |effect|'s with a 95 %
+    interval and on how many behaviours it is better, the same and worse; gains on nonsense; and f at 80 nodes."""
     judged = [(chosen, judge) for chosen in ("mean", "paired") for judge in ("mean", "paired")]
     lines = [
         "",
@@ -169,8 +176,10 @@ def summary(records: Mapping[str, Any]) -> str:
         cells = []
         for chosen, judge in judged:
             found = [record[f"{chosen} by {judge}"][rule] for record in records.values()]
+            plain = [record[f"{chosen} by {judge}"]["effect"] for record in records.values()]
             cells.append(
-                "{:.3f} / {:.3f}".format(*(np.mean([one[key] for one in found]) for key in ("area", "from_one")))
+                "{:.3f} / {:.3f} ".format(*(np.mean([one[key] for one in found]) for key in ("area", "from_one")))
+                + _difference(found, plain)
             )
         gains = [np.mean([record["nonsense"][rule][key] for record in records.values()])
                  for key in ("chosen_on", "held_out", "on_real")]  # fmt: skip
@@ -180,6 +189,20 @@ def summary(records: Mapping[str, Any]) -> str:
         cells += [f"{gain:.3f}" for gain in gains] + [f"{f:.2f} / {off:.2f}" for f, off in probed]
         lines.append(f"  {rule:9} " + " | ".join(cells))
     return "\n".join(lines)
+
+
+def _difference(found: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]) -> str:
+    """The mean difference of |1 - f|, its interval from the parts, and the behaviours that are better, same, worse."""
+    parts = np.mean(
+        [[a[1] - b[1] for a, b in zip(one["folds"], other["folds"], strict=True)]
+         for one, other in zip(found, plain, strict=True)],
+        axis=0,
+    )  # fmt: skip
+    center = float(np.mean([one["difference"] for one in found]))
+    between = interval(center, parts.tolist())
+    spread = "" if between is None else f" ± {between[1] - center:.3f}"
+    verdicts = [one["verdict"] for one in found]
+    return f"({center:+.3f}{spread}; " + " ".join(str(verdicts.count(w)) for w in ("better", "same", "worse")) + ")"
 
 
 def main() -> None:
