@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from featcircuits.training import Recipe, train_suite
     from featcircuits.validation.constants import optimal_constants
     from featcircuits.validation.controls import control_curves
+    from featcircuits.validation.joint import joint_effects
     from featcircuits.validation.nonsense import nonsense_task
     from featcircuits.validation.outside import probe_outside
     from featcircuits.validation.validate import validate
@@ -86,6 +87,7 @@ _HOMES = {
     "illusion": "featcircuits.checks.illusion",
     "influence": "featcircuits.circuit.influence",
     "intervene": "featcircuits.interventions.intervene",
+    "joint_effects": "featcircuits.validation.joint",
     "load": "featcircuits.loading.load",
     "load_bare": "featcircuits.loading.load",
     "mib_areas": "featcircuits.checks.edge_areas",
@@ -140,6 +142,7 @@ __all__ = [
     "illusion",
     "influence",
     "intervene",
+    "joint_effects",
     "labels",
     "load",
     "load_bare",

@@ -7,16 +7,18 @@ import json
 import math
 import time
 from collections import UserDict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from featcircuits import groups
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.cli.commands import since
 from featcircuits.cli.config import EvaluateConfig, TraceConfig
-from featcircuits.cli.output import console, say
+from featcircuits.cli.output import console, printable, say
 from featcircuits.cli.tasks import check_choice, evaluated_part, judged, model_and_task, start_of, traced_on
 from featcircuits.cli.watch import watching
 from featcircuits.evaluation.ablated import check_error_nodes
@@ -63,17 +65,21 @@ def validate_run(config: EvaluateConfig, run: Path, overwrite: bool) -> None:
         say(f"no verdict: {found.invalid}")
     else:
         console.print(claims_table(found.claims))
+        console.print(joint_table(found.parts["joint"]))
     say(f"validation in {run / runs.VALIDATION}, {since(began)}")
 
 
 def _validated(config: EvaluateConfig, run: Path) -> Validation:
     traced = TraceConfig.read(run / runs.CONFIG, {})
     circuit, ranking = Circuit.load(run / runs.CIRCUIT), Circuit.load(run / runs.RANKING)
+    if (run / runs.GROUPS).is_file():
+        circuit = circuit.with_groups(groups.read(run / runs.GROUPS))
     spliced, task = model_and_task(traced, config.device, evaluated_part(config, traced), Task.check_places)
     task = judged(spliced, task, config, console.print)
     train, start = traced_on(spliced, traced), start_of(config, traced)
     settings = {name: value for name, value in asdict(config).items() if name not in ("ablation", "sizes", "device")}
     whole = {"settings": settings, "start": start, "inputs": manifest_of(spliced, task, {}), "train": train.sha256}
+    whole["groups"] = {name: [*map(str, nodes)] for name, nodes in circuit.groups.items()}
     whole["circuit"] = hashlib.sha256((run / runs.CIRCUIT).read_bytes()).hexdigest()
     request = hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
     kept = Kept(run / runs.VALIDATION_PARTS, request)
@@ -102,6 +108,26 @@ def claims_table(claims: tuple[Claim, ...]) -> Table:
         verdict = claim.verdict + (f": {claim.reason}" if claim.reason else "")
         table.add_row(claim.name, _figure(claim), claim.control, _p(claim), verdict)
     return table
+
+
+def joint_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What is lost without each set, and what it alone restores, beside sums over its nodes."""
+    table = Table(
+        title="Together against the sum of single nodes (shares of F(model) - F(empty))", title_justify="left"
+    )
+    for name in ("set", "nodes", "lost", "sum alone", "more, 95 %", "restored", "sum alone", "more, 95 %"):
+        table.add_column(name, justify="left" if name == "set" else "right")
+    for row in rows:
+        parts = (
+            (f"{row[what]:.2f}", f"{row[f'{what}_alone']:.2f}", _between(row[f"{what}_interval"]))
+            for what in ("lost", "restored")
+        )
+        table.add_row(printable(row["name"]), str(row["n_nodes"]), *(cell for part in parts for cell in part))
+    return table
+
+
+def _between(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
 
 
 def _figure(claim: Claim) -> str:

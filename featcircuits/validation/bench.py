@@ -40,14 +40,14 @@ class Bench:
         spliced: SplicedModel,
         circuit: Circuit,
         task: Task,
-        pool: Iterable[Node | str],
+        pool: Iterable[Node | str] | None,
         ablation: str,
         error_nodes: str,
         start_layer: int,
         seed: int,
         batch_size: int | None,
     ) -> Bench:
-        """The bench; raises `InputError` if the pool has no node beyond the circuit."""
+        """The bench; raises `InputError` if a pool has no node beyond the circuit. `pool`: None where none is drawn."""
         scope = scope_of(spliced, start_layer)
         size = fitting_batch(spliced, task, batch_size, most=32, gradients=False)
         ablated = AblatedModel(
@@ -55,8 +55,8 @@ class Bench:
         )
         nodes = varying(circuit.nodes, scope, error_nodes)
         own = set(nodes)
-        others = [node for node in varying(nodes_of(pool), scope, error_nodes) if node not in own]
-        if not nodes or not others:
+        others = [node for node in varying(nodes_of(pool or ()), scope, error_nodes) if node not in own]
+        if not nodes or not (others or pool is None):
             lacking = "circuit" if not nodes else "pool beyond the circuit"
             raise InputError(
                 f"there is no node in the {lacking}, so nothing could be compared; give all nodes with an effect"

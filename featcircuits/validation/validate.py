@@ -30,6 +30,7 @@ from featcircuits.validation.against_random import minimality, necessity, suffic
 from featcircuits.validation.bench import Bench
 from featcircuits.validation.claims import Claim, corrected
 from featcircuits.validation.constants import optimal_constants
+from featcircuits.validation.joint import joint_on
 from featcircuits.validation.matching import equivalence, independence, knock_outs
 from featcircuits.validation.nonsense import chosen_on_nonsense, nonsense_task
 from featcircuits.validation.outside import probe_outside
@@ -40,7 +41,7 @@ STEPS, STARTS, SAMPLES, CONSTANT_STEPS = 12, 3, 50, 120
 
 @dataclass(frozen=True)
 class Validation:
-    """Claims with their verdicts, and all figures by part ("curve mean", "outside paired", "nonsense", ...)."""
+    """Claims with their verdicts, and all figures by part ("curve mean", "outside paired", "joint", ...)."""
 
     task: str
     n_examples: int
@@ -114,6 +115,7 @@ class Work:
             "necessity": (self.draws, lambda: necessity(self.bench, self.draws).to_json()),
             "knock-outs": (2 * self.draws + 180, lambda: knock_outs(self.bench, self.draws).to_json()),
             "minimality": (nodes + 5 * self.draws, self.minimality),
+            "joint": (2 * nodes + 2, lambda: [found.to_json() for found in joint_on(self.bench, self.circuit)]),
         }
         yield from (Part(name, runs, work) for name, (runs, work) in tests.items())
 
