@@ -16,7 +16,7 @@ from featcircuits.evaluation import ABLATIONS
 from featcircuits.export import EXPORTERS
 from featcircuits.model.architecture import FAMILIES, Family
 from featcircuits.model.families import Fused
-from featcircuits.model.sites import KINDS
+from featcircuits.model.sites import KINDS, READ_ONLY
 from featcircuits.propagation import RULE_SETS, RULES
 from featcircuits.sources import source_kinds
 from featcircuits.sources.refused import REASONS
@@ -30,9 +30,9 @@ This page is generated from the code's own tables by `python -m experiments.supp
 """
 
 TRANSCODERS = """
-Kinds with an encoder may also be transcoders (which read the MLP's input and explain its output), have a skip,
-subtract a centre from their input, and normalise it. BatchTopK and Matryoshka dictionaries are saved for inference
-as `jumprelu`.
+Kinds with an encoder may also be transcoders (which read the MLP's input, or the stream before the MLP's norm, and
+explain the MLP's output), have a skip, subtract a centre from their input, and normalise it. BatchTopK and Matryoshka
+dictionaries are saved for inference as `jumprelu`.
 """
 
 
@@ -123,7 +123,7 @@ def page() -> str:
     """The whole page."""
     sections = {
         "Model families": families(),
-        "Sites": ", ".join(f"`{kind}`" for kind in KINDS if kind != "mlp_in")
+        "Sites": ", ".join(f"`{kind}`" for kind in KINDS if kind not in READ_ONLY)
         + ": every dictionary belongs to one of these sites, in any subset of layers; "
         "transcoders belong to `mlp`.\n",
         "Kinds of dictionaries": kinds() + TRANSCODERS,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -41,8 +43,16 @@ def _assert_equal(found: fc.EdgeEffects, expected: fc.EdgeEffects, tolerance: fl
     assert max(abs(left.get(key, 0.0) - right.get(key, 0.0)) for key in both) <= tolerance * largest
 
 
-@pytest.mark.parametrize("kind", ["transcoder", "skip_transcoder"])
-@pytest.mark.parametrize("family", FAMILIES)
+STREAM = "stream_skip_transcoder"
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        *itertools.product(FAMILIES, ["transcoder", "skip_transcoder"]),
+        *itertools.product(["gpt2", "gpt_neox_sequential", "llama", "olmo2", "gemma2"], [STREAM]),
+    ],
+)
 def test_edges_are_those_of_backward_passes(
     family: str, kind: str, ways: list[Held | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

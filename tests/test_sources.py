@@ -39,7 +39,10 @@ RELEASES = sorted(path.name for path in FOLDER.glob("hub_*"))
 TOLERANCE = 1e-5
 UNSCALED = "sae_lens_expected_average"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*scaled to a norm of sqrt.*:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*scaled to a norm of sqrt.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*not said what the transcoder.*:UserWarning"),
+]
 
 
 class Golden(NamedTuple):
@@ -241,6 +244,8 @@ def test_a_plain_file_may_say_where_it_belongs(tmp_path: Path) -> None:
         ("blocks.3.ln2.hook_normalized", "blocks.3.hook_mlp_out", "mlp_3"),
         ("blocks.3.mlp.hook_in", "blocks.3.mlp.hook_out", "mlp_3"),
         ("layers.4.mlp", "layers.4.mlp", "mlp_4"),
+        ("blocks.3.hook_resid_mid", "blocks.3.hook_mlp_out", "mlp_3"),
+        ("model.layers.3.pre_feedforward_layernorm.input", "model.layers.3.post_feedforward_layernorm.output", "mlp_3"),
     ],
 )
 def test_hooks_are_sites(hook: str, out: str | None, site: str) -> None:
@@ -259,7 +264,8 @@ def test_hooks_are_sites(hook: str, out: str | None, site: str) -> None:
         ("model.layers.4.post_attention_layernorm.output", None),
         ("nonsense", None),
         ("", None),
-        ("blocks.3.hook_resid_mid", "blocks.3.hook_mlp_out"),
+        ("blocks.3.hook_resid_mid", "blocks.4.hook_mlp_out"),
+        ("blocks.3.hook_resid_pre", "blocks.3.hook_mlp_out"),
         ("blocks.3.mlp.hook_in", "blocks.4.hook_mlp_out"),
         ("blocks.3.mlp.hook_in", "blocks.3.hook_resid_post"),
     ],

@@ -15,6 +15,8 @@ from featcircuits.sources import load_source
 from tests.source_files import FAMILIES, assert_contained, assert_refused, config_of, copied, store, stored, weights_of
 from tests.test_sources import golden
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*not said what the transcoder.*:UserWarning")
+
 OPTIONAL = {
     ("circuit_tracer_jumprelu", "activation_function.threshold"), ("circuit_tracer_topk", "k"),
     ("circuit_tracer_skip_transcoder", "W_skip"), ("dictionary_learning_topk", "k"),
@@ -147,7 +149,7 @@ WRONG: dict[str, list[tuple[str, Any]]] = {
     "gemma_scope_2_skip_transcoder": [("affine_connection", False), ("hf_hook_point_in", "model.layers.1.output")],
     "circuit_tracer_topk": [
         ("k", 31), ("k", "many"), ("activation", "relu"), ("activation", "softmax"),
-        ("model_kind", "cross_layer_transcoder"), ("model_kind", "nonsense"), ("feature_input_hook", "hook_resid_mid"),
+        ("model_kind", "cross_layer_transcoder"), ("model_kind", "nonsense"), ("feature_input_hook", "hook_resid_pre"),
         ("feature_output_hook", "hook_resid_post"), ("feature_input_hook", ["mlp"]),
     ],
     "circuit_tracer_transcoder": [("activation", "jump_relu"), ("activation", "topk")],

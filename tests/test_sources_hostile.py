@@ -18,6 +18,8 @@ import featcircuits as fc
 from featcircuits.sources import describe, load_source, source_kinds
 from tests.source_files import FAMILIES, assert_refused, copied, store, stored, weights_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*not said what the transcoder.*:UserWarning")
+
 # harm
 
 

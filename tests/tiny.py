@@ -14,6 +14,7 @@ import featcircuits as fc
 from featcircuits.dictionaries import Dictionary, abstopk, gated, groupmax, jumprelu, relu, topk
 from featcircuits.dictionaries.affine import Options
 from featcircuits.dictionaries.normalisation import ConstantNorm, LayerNorm
+from featcircuits.model.architecture import architecture_of
 from featcircuits.model.sites import Site, all_sites
 from featcircuits.model.tokens import Tokens
 from featcircuits.splicing.spliced import SplicedModel
@@ -85,9 +86,12 @@ def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64) -
 
 KINDS = (
     "relu", "jumprelu", "topk", "gated", "abstopk", "groupmax", "layer_norm", "constant_norm",
-    "transcoder", "skip_transcoder", "layer_norm_transcoder", "skip_sae",
+    "transcoder", "skip_transcoder", "layer_norm_transcoder", "skip_sae", "stream_skip_transcoder",
 )  # fmt: skip
-"""Kinds of random dictionaries; transcoders stand at MLPs, among ReLU dictionaries at other sites."""
+"""Kinds of random dictionaries; transcoders stand at MLPs, among ReLU dictionaries at other sites.
+
+Those called stream read the stream before the MLP's norm, and in parallel blocks, which have none, the MLP's input.
+"""
 
 ALL_SITES = tuple(map(str, all_sites(LAYERS, ("attn_z", "attn", "mlp", "resid"))))
 """Every site that a dictionary can stand at."""
@@ -122,6 +126,12 @@ OPTIONS: Mapping[str, Callable[[Callable[..., Tensor], int], Options]] = {
     "constant_norm": lambda normal, width: {"normalisation": ConstantNorm()},
     "transcoder": lambda normal, width: {"transcodes": True},
     "skip_transcoder": lambda normal, width: {"transcodes": True, "W_skip": normal(width, width) * 0.3},
+    "stream_transcoder": lambda normal, width: {"transcodes": True, "reads": "resid_mid"},
+    "stream_skip_transcoder": lambda normal, width: {
+        "transcodes": True,
+        "reads": "resid_mid",
+        "W_skip": normal(width, width) * 0.3,
+    },
     "skip_sae": lambda normal, width: {"W_skip": normal(width, width) * 0.3},
     "layer_norm_transcoder": lambda normal, width: {"transcodes": True, "normalisation": LayerNorm(undone=False)},
 }
@@ -132,6 +142,8 @@ def spliced_model(
 ) -> SplicedModel:
     """Random dictionaries at the given sites, or at the embedding and each layer's attn, mlp and resid."""
     names = sites if sites is not None else [str(site) for site in all_sites(LAYERS)]
+    if not architecture_of(model).sequential:
+        kind = kind.removeprefix("stream_")
 
     def at(name: str) -> str:
         return "relu" if "transcoder" in kind and not name.startswith("mlp") else kind

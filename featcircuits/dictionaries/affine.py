@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     W_skip: Tensor | None
     normalisation: Normalisation | None
     transcodes: bool
+    reads: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,7 @@ class Affine:
     W_skip: Tensor | None = None
     normalisation: Normalisation | None = None
     transcodes: bool = False
+    reads: str = "mlp_in"
     origin: Origin = Origin()
 
     def __post_init__(self) -> None:
@@ -176,6 +178,8 @@ class Affine:
         weights = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
         optional = {"centre": self.centre, "W_skip": self.W_skip}
         settings = {"transcodes": torch.tensor(True)} if self.transcodes else {}
+        if self.transcodes and self.reads != "mlp_in":
+            settings["reads"] = torch.tensor(list(self.reads.encode()), dtype=torch.uint8)
         if self.normalisation is not None:
             settings["normalisation"] = torch.tensor(list(self.normalisation.name.encode()), dtype=torch.uint8)
         given = {name: tensor for name, tensor in optional.items() if tensor is not None}

@@ -1,8 +1,9 @@
 """What every dictionary is to the rest of the package: features of an activation, and the linear algebra around them.
 
 A dictionary reads one activation and explains one. For a sparse autoencoder they are the same; a transcoder reads the
-MLP's input and explains its output. `written = decode(f) + bypass(read) + error`, where only dictionaries with a skip
-have a bypass, a linear way past the features.
+MLP's input, or the stream before the MLP's norm, and explains the MLP's output.
+`written = decode(f) + bypass(read) + error`, where only dictionaries with a skip have a bypass, a linear way past the
+features.
 """
 
 from __future__ import annotations
@@ -83,7 +84,12 @@ class Dictionary(Protocol):
 
     @property
     def transcodes(self) -> bool:
-        """Whether it reads the MLP's input and explains the MLP's output."""
+        """Whether it reads before an MLP what `reads` says, and explains the MLP's output."""
+        ...
+
+    @property
+    def reads(self) -> str:
+        """What a transcoder reads: `mlp_in` (the MLP's input) or `resid_mid` (the stream before the MLP's norm)."""
         ...
 
     @property
@@ -177,6 +183,7 @@ class SameSite:
 
     width: int
     transcodes = False
+    reads = "mlp_in"
     has_bypass = False
     normalisation = None
     rectified = False

@@ -27,6 +27,7 @@ class Offloaded:
     read_width: int
     n_features: int
     transcodes: bool
+    reads: str
     has_bypass: bool
     rectified: bool
     normalisation: Normalisation | None
@@ -108,6 +109,6 @@ def offloaded(read: Callable[[], Dictionary]) -> Offloaded:
     """The dictionary of `read`, whose weights are read again at each use."""
     first = read()
     return Offloaded(
-        read, first.kind, first.width, first.read_width, first.n_features, first.transcodes, first.has_bypass,
-        first.rectified, first.normalisation, first.origin, "cpu", torch.float32,
+        read, first.kind, first.width, first.read_width, first.n_features, first.transcodes, first.reads,
+        first.has_bypass, first.rectified, first.normalisation, first.origin, "cpu", torch.float32,
     )  # fmt: skip

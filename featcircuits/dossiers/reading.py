@@ -17,7 +17,7 @@ from featcircuits.dossiers.options import Options
 from featcircuits.dossiers.tally import Block, Tally, block_of
 from featcircuits.dossiers.text import Text, sorted_batches
 from featcircuits.dossiers.writes import Norms
-from featcircuits.model.sites import Site
+from featcircuits.model.sites import READ_ONLY, Site
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
 from featcircuits.runs.ledger import Ledger
@@ -133,7 +133,7 @@ def _read_batch(spliced: SplicedModel, tokens: Tokens, block: Block, usual: Usua
             check_finite(x[:0], {site: x})
         if site == reading.norms.last:
             reading.norms.add_final(x[usual.at(site, x, tokens)])
-        if site.kind == "mlp_in":
+        if site.kind in READ_ONLY:
             reads[site] = x
         elif site in reading.tallies:
             counted = usual.at(site, x, tokens)

@@ -94,8 +94,10 @@ def metric_gradients(
 
 def arcs_of(spliced: SplicedModel) -> list[Connection]:
     """Every direct connection of the model's sites."""
-    bypassed = [site for site, dictionary in spliced.dictionaries.items() if dictionary.has_bypass]
-    return connections(spliced.sites, spliced.architecture.n_layers, spliced.architecture.sequential, bypassed)
+    architecture, dictionaries = spliced.architecture, spliced.dictionaries
+    bypassed = [site for site, dictionary in dictionaries.items() if dictionary.has_bypass]
+    without_norm = [site for site in dictionaries if spliced.read_site(site).kind == "resid_mid"]
+    return connections(spliced.sites, architecture.n_layers, architecture.sequential, bypassed, without_norm)
 
 
 def _pulled_back(cut: Cut, site: Site, into: Sequence[Connection], targets: Targets) -> Iterator[Products]:

@@ -139,7 +139,7 @@ def _arrivals(
     example, slot = sources.row // slots, sources.row % slots
 
     # the first run: what arrives at the downstream site when the source alone moves
-    if arc.through == Through.SKIP:
+    if arc.through == Through.SKIP and not dictionary.transcodes:
         x = state.x[example]
         x[torch.arange(len(slot), device=x.device), slot] += vectors.to(x.dtype)
         read = x

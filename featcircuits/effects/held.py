@@ -25,7 +25,7 @@ from featcircuits.effects.ends import Ends
 from featcircuits.effects.products import NUMBERS, Products
 from featcircuits.effects.targets import Targets
 from featcircuits.model.connections import Connection, Through
-from featcircuits.model.sites import EMBED, Site
+from featcircuits.model.sites import EMBED, READ_ONLY, Site
 from featcircuits.model.tokens import Tokens
 from featcircuits.propagation.attention_kernels import Pattern, around_attention, per_head, why_closed
 from featcircuits.splicing.spliced import SplicedModel
@@ -70,7 +70,7 @@ class Held(NamedTuple):
 
     attention: Sequence[_Attention]
     norms: Sequence[_Linear]
-    """From the stream to what each MLP reads"""
+    """From the stream to what each transcoder reads; the identity if that is the stream itself"""
     dictionaries: Mapping[Site, Dictionary]
     sequential: bool
 
@@ -177,15 +177,15 @@ def _seen(spliced: SplicedModel, tokens: Tokens) -> _Seen:
 
     def cut(site: Site, x: Tensor) -> Tensor:
         seen.arrived[site] = x
-        if site.kind == "mlp_in":
+        if site.kind in READ_ONLY:
             return x
         seen.leaves[site] = x.detach().requires_grad_()
         return seen.leaves[site]
 
-    kinds = ("attn_z", "attn", "mlp_in", "mlp")
     layers = range(max(spliced.sites).layer + 1)
+    sites = spliced.with_reads([EMBED, *(Site(n, kind) for n in layers for kind in ("attn_z", "attn", "mlp"))])
     with around_attention(spliced.model, spliced.architecture, seeing):
-        spliced.run(tokens, cut, sites=[EMBED, *(Site(n, kind) for n in layers for kind in kinds)], answers_only=True)
+        spliced.run(tokens, cut, sites=sites, answers_only=True)
     return seen
 
 
@@ -194,7 +194,7 @@ def _read_off(spliced: SplicedModel, one: _Seen, run: _Seen, dtype: torch.dtype)
     attention, norms = [], []
     for layer in range(max(spliced.sites).layer + 1):
         before = Site(layer - 1, "mlp") if layer else EMBED
-        heads, after, read = (Site(layer, kind) for kind in ("attn_z", "attn", "mlp_in"))
+        heads, after, read = Site(layer, "attn_z"), Site(layer, "attn"), spliced.read_site(Site(layer, "mlp"))
         near = after if spliced.architecture.sequential else before
         value = _linear((one.values[layer], one.leaves[before]), (run.values[layer], run.leaves[before]), dtype)
         out = _linear((one.arrived[after], one.leaves[heads]), (run.arrived[after], run.leaves[heads]), dtype)

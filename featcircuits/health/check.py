@@ -16,7 +16,7 @@ from featcircuits.files.plain import plain
 from featcircuits.health.figures import Figures, Losses, measure
 from featcircuits.health.fit import REMEDY, Fit, fault_at, fit_at
 from featcircuits.inputs.arguments import expect
-from featcircuits.model.sites import KINDS, Site, all_sites
+from featcircuits.model.sites import Site, all_sites
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
 from featcircuits.provenance.belonging import check_task, checked_rows
@@ -117,7 +117,7 @@ def check_suite(
 def site_fits(spliced: SplicedModel, rows: Rows) -> dict[Site, Fit]:
     """The fit of every dictionary with features at its own site and at the others, on a sample of the rows."""
     sample = Tokens.pad(rows[:: max(1, len(rows) // SAMPLE_ROWS)][:SAMPLE_ROWS], 0).to(spliced.device)
-    logits, seen = spliced.record(sample, all_sites(spliced.architecture.n_layers, KINDS[1:]))
+    logits, seen = spliced.record(sample, all_sites(spliced.architecture.n_layers, spliced.architecture.kinds))
     check_finite(logits, seen)
     usual = usual_anywhere(sample, bos_ids(spliced)).flatten()
     kept = usual.nonzero()[:: max(1, int(usual.sum()) // SAMPLE_TOKENS), 0]

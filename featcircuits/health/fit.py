@@ -18,9 +18,9 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
 from featcircuits.health.figures import explained
-from featcircuits.model.sites import Site
+from featcircuits.model.sites import READ_ONLY, Site
 from featcircuits.splicing.sinks import limit_of, norms
-from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.splicing.spliced import SplicedModel, read_by
 
 ABSURD = 1.0
 """The largest share of variance that a dictionary may leave unexplained; the mean alone leaves 1."""
@@ -81,7 +81,7 @@ def errors_at(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor]) ->
     dictionary, reads = spliced.dictionaries[site], {}
     for there, x in seen.items():
         read = _read(spliced, dictionary, there, seen)
-        if there.kind != "mlp_in" and read is not None and x.shape[1] == dictionary.width:
+        if there.kind not in READ_ONLY and read is not None and x.shape[1] == dictionary.width:
             reads[there] = read
         # encode all sites at once, so that the weights are read only once
     parts = torch.cat([part for _, part in explained(dictionary, torch.cat(list(reads.values())))])
@@ -91,8 +91,7 @@ def errors_at(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor]) ->
 
 def _read(spliced: SplicedModel, dictionary: Dictionary, there: Site, seen: Mapping[Site, Tensor]) -> Tensor | None:
     """The activation that the dictionary would encode if it explained this site."""
-    read = seen.get(Site(there.layer, "mlp_in")) if dictionary.transcodes and there.kind == "mlp" else None
-    read = read if dictionary.transcodes else seen[there]
+    read = seen.get(read_by(dictionary, there)) if there.kind == "mlp" or not dictionary.transcodes else None
     return read if read is not None and read.shape[1] == dictionary.read_width else None
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
 from featcircuits.health.fit import Fit, errors_at, fit_at
-from featcircuits.model.sites import Site
+from featcircuits.model.sites import READ_ONLY, Site
 from featcircuits.splicing.sinks import limit_of, norms
 from featcircuits.splicing.spliced import SplicedModel
 
@@ -87,7 +87,7 @@ class _Look:
         """The dictionaries of these sites that belong at another site, with their fit there."""
         for site in sites:
             if suspects := self._better(site):
-                inputs = {there for there in self.many if there.kind == "mlp_in"}
+                inputs = {there for there in self.many if there.kind in READ_ONLY}
                 fit = fit_at(self.spliced, site, {there: self.many[there] for there in {site, *suspects, *inputs}})
                 if fit.misplaced:
                     yield site, fit

@@ -19,7 +19,7 @@ from featcircuits.interventions.named import Named
 from featcircuits.interventions.what import DECODER, ENCODER, VECTOR, Direction, Group
 from featcircuits.interventions.where import ACTIVE, WORDS, Frame, Where, check_where
 from featcircuits.model.nodes import Node
-from featcircuits.model.sites import EMBED, KINDS, Site
+from featcircuits.model.sites import EMBED, KINDS, READ_ONLY, Site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.index import check_exists, n_features_of
 from featcircuits.tasks.examples import Example
@@ -92,9 +92,9 @@ def _parts(spliced: SplicedModel, one: Intervention, number: int, named: Named) 
 
 
 def _check_site(spliced: SplicedModel, site: Site) -> None:
-    if site.kind == "mlp_in" or (site != EMBED and site.layer >= spliced.architecture.n_layers):
+    if site.kind in READ_ONLY or (site != EMBED and site.layer >= spliced.architecture.n_layers):
         layers = spliced.architecture.n_layers
-        kinds = ", ".join(kind for kind in KINDS if kind != "mlp_in")
+        kinds = ", ".join(kind for kind in KINDS if kind not in READ_ONLY)
         raise InputError(f"there is no site {site} to act on; sites are {kinds}, at the layers 0 to {layers - 1}")
 
 
@@ -119,7 +119,7 @@ def _row(dictionary: Dictionary, what: Direction, node: Node) -> Tensor:
     number = torch.tensor([node.feature], device=dictionary.decode_nothing().device)
     if what.kind == ENCODER:
         if dictionary.transcodes:
-            raise InputError(f"{what}: a transcoder's encoder rows are directions of the MLP's input, not its output")
+            raise InputError(f"{what}: a transcoder's encoder rows are directions before the MLP, not of its output")
         return dictionary.encoder_rows(number)[0]
     row = dictionary.decoder_rows(number)[0]
     return row if what.kind == DECODER else random_like(row, what.seed)

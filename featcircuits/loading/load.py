@@ -18,9 +18,9 @@ from featcircuits.loading.capabilities import check_capabilities, fitting_archit
 from featcircuits.loading.pretrained import SPREAD, pretrained, pretrained_tokenizer
 from featcircuits.model.architecture import Architecture
 from featcircuits.model.placement import device_of
-from featcircuits.model.sites import Site, chosen
+from featcircuits.model.sites import READ_ONLY, Site, check_reads, chosen
 from featcircuits.model.wrapped import unwrapped
-from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.splicing.spliced import SplicedModel, read_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -187,12 +187,16 @@ def _checked(
             raise InputError(
                 f"site {site}: {type(dictionary).__name__} is not a dictionary; make one with featcircuits.dictionaries"
             )
-        if site.kind == "mlp_in":
-            raise InputError(f"site {site}: an MLP's input is only read; a transcoder belongs to mlp_{site.layer}")
+        if site.kind in READ_ONLY:
+            raise InputError(
+                f"site {site}: what is before an MLP is only read; a transcoder belongs to mlp_{site.layer}"
+            )
         architecture.module(model, site)  # this refuses layers that the model does not have
+        check_reads(dictionary.reads)
         if dictionary.transcodes and site.kind != "mlp":
             raise InputError(f"site {site}: a transcoder explains an MLP's output; put it at an mlp site")
-        read = Site(site.layer, "mlp_in") if dictionary.transcodes else site
+        read = read_by(dictionary, site)
+        architecture.module(model, read)  # and this the stream inside a block whose parts are parallel
         for what, found, at in (("", dictionary.width, site), ("'s input", dictionary.read_width, read)):
             if found != (width := architecture.site_width(model, at)):
                 raise InputError(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ORDER = {
-    "embed": 0, "enter": 0, "projections": 1, "attn_z": 2, "attn": 3, "mlp_in": 4, "branch": 5, "gate": 5,
-    "activation": 6, "held": 5, "product": 7, "mlp": 8, "resid": 9,
+    "embed": 0, "enter": 0, "projections": 1, "attn_z": 2, "attn": 3, "resid_mid": 4, "mlp_in": 5, "branch": 6,
+    "gate": 6, "held": 6, "activation": 7, "product": 8, "mlp": 9, "resid": 10,
 }  # fmt: skip
 """Points and probes of a block in forward order; points before an edit do not move."""
 _MLP = ("mlp_in", "gate", "activation", "branch", "product", "mlp")
@@ -117,6 +117,9 @@ def _sums(taps: Mapping[Point, Tap], run: Run, n_layers: int, bound: float) -> I
     """Only attention and MLP write to the stream, which passes unchanged from block to block."""
     for layer in range(n_layers):
         resid, (enter, *written) = run.seen[Point(layer, "resid")], _terms(run.seen, layer)
+        between = Point(layer, "resid_mid")
+        if between in run.seen and not _near(enter + written[0], run.seen[between], bound, [enter, written[0]]):
+            yield f"{_at(taps, between)}: not the sum of the stream before it and {_at(taps, Point(layer, 'attn'))}"
         if not _near(enter + sum(written), resid, bound, [enter, *written]):
             yield (
                 f"{_at(taps, Point(layer, 'resid'))}: not the sum of the stream before it, "

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from featcircuits.dictionaries.decomposition import precision
 from featcircuits.model.architecture import INPUTS, Architecture, Fused
 from featcircuits.model.placement import device_of
-from featcircuits.model.sites import EMBED, KINDS, Site
+from featcircuits.model.sites import EMBED, Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,7 +78,7 @@ def taps_of(model: PreTrainedModel, architecture: Architecture) -> dict[Point, T
         inner = {"enter": Tap(block, True)}
         for number, name in enumerate(query_key_modules(architecture)):
             inner[f"projection{number}"] = Tap(f"{block}.{name}")
-        for kind in KINDS[1:]:
+        for kind in architecture.kinds:
             module = architecture.module(model, Site(layer, kind))
             inner[kind] = Tap(names[id(module)], kind in INPUTS)
         inner["gate"], inner["activation"] = (Tap(f"{block}.{family.activation}", enters) for enters in (True, False))

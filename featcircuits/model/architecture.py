@@ -9,14 +9,14 @@ from torch import nn
 
 from featcircuits.errors import InputError
 from featcircuits.model.families import FAMILIES, Family, Fused, OwnAttention
-from featcircuits.model.sites import Site
+from featcircuits.model.sites import KINDS, Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = ["FAMILIES", "INPUTS", "Architecture", "Family", "Fused", "OwnAttention", "architecture_of", "not_supported"]
 
-INPUTS = ("attn_z", "mlp_in")
+INPUTS = ("attn_z", "resid_mid", "mlp_in")
 """The kinds of sites that are the input of their module; all others are its output."""
 
 
@@ -32,6 +32,11 @@ class Architecture:
     sequential: bool
     """Whether a layer's MLP reads its attention's output (GPT-NeoX's parallel blocks do not)."""
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of sites of a layer, in forward order; parallel blocks have no stream between their parts."""
+        return tuple(kind for kind in KINDS if kind != "embed" and (self.sequential or kind != "resid_mid"))
+
     def layers(self, model: PreTrainedModel) -> list[nn.Module]:
         """The model's layers, in forward order."""
         return list(model.get_submodule(self.family.layers).children())
@@ -46,12 +51,23 @@ class Architecture:
             return model.get_input_embeddings()
         if not 0 <= site.layer < self.n_layers:
             raise InputError(f"site {site}: the model has {self.n_layers} layers, 0 to {self.n_layers - 1}")
+        if site.kind == "resid_mid" and not self.sequential:
+            raise InputError(
+                f"site {site}: {self.model_type!r} computes attention and MLP of a layer in parallel, so there is no "
+                "stream between them"
+            )
         layer, family = self.layers(model)[site.layer], self.family
         inner = {
-            "attn_z": family.projection, "attn": family.attn, "mlp_in": family.mlp_module, "mlp": family.mlp,
-            "resid": "",
+            "attn_z": family.projection, "attn": family.attn, "resid_mid": self.mlp_norm or family.mlp_module,
+            "mlp_in": family.mlp_module, "mlp": family.mlp, "resid": "",
         }[site.kind]  # fmt: skip
         return layer.get_submodule(inner)
+
+    @property
+    def mlp_norm(self) -> str | None:
+        """The norm before an MLP, named from its layer; None if the MLP reads the stream itself."""
+        before = [name for name in self.family.norms if name not in (self.family.attn, self.family.mlp)]
+        return before[-1] if before else None
 
     def attention_write(self, model: PreTrainedModel, layer: int) -> nn.Module:
         """The map from the heads' outputs (attn_z) to what the attention adds to the stream (attn)."""

@@ -40,15 +40,32 @@ _STEP = {"resid": Through.SKIP, "mlp": Through.MLP, "attn": Through.MLP, "attn_z
 
 
 def connections(
-    sites: Sequence[Site], n_layers: int, sequential: bool, bypassed: Collection[Site] = ()
+    sites: Sequence[Site],
+    n_layers: int,
+    sequential: bool,
+    bypassed: Collection[Site] = (),
+    without_norm: Collection[Site] = (),
 ) -> list[Connection]:
-    """Every direct connection among `sites` and to the metric, in forward order; paths go on past `bypassed` sites."""
-    present = set(sites)
-    found = [c for site in sites for c in _from(site, present, present - set(bypassed), n_layers, sequential)]
+    """Every direct connection among `sites` and to the metric, in forward order; paths go on past `bypassed` sites.
+
+    `without_norm`: those of the sites whose transcoders read the stream itself, before the MLP's norm.
+    """
+    graph = _Graph(set(sites), set(sites) - set(bypassed), set(without_norm), n_layers, sequential)
+    found = [connection for site in sites for connection in _from(site, graph)]
     return sorted(found, key=lambda c: (c.downstream is None, c.downstream or c.upstream, c.upstream))
 
 
-def _from(source: Site, present: set[Site], ends: set[Site], n_layers: int, sequential: bool) -> Iterator[Connection]:
+class _Graph(NamedTuple):
+    present: set[Site]
+    ends: set[Site]
+    """The present sites where paths end."""
+    without_norm: set[Site]
+    n_layers: int
+    sequential: bool
+
+
+def _from(source: Site, graph: _Graph) -> Iterator[Connection]:
+    present, ends, without_norm, n_layers, sequential = graph
     reached: dict[Site, Through] = {source: Through.SKIP}
     for site in all_sites(n_layers, _STEP):
         if site not in reached or (site in ends and site != source):
@@ -56,7 +73,7 @@ def _from(source: Site, present: set[Site], ends: set[Site], n_layers: int, sequ
         # a bypass is a linear map of each position, but not the identity
         so_far = max(reached[site], Through.MLP) if site in present and site != source else reached[site]
         for reader in _readers(site, n_layers, sequential):
-            through = max(so_far, _STEP[reader.kind])
+            through = max(so_far, Through.SKIP if reader in without_norm else _STEP[reader.kind])
             reached[reader] = max(reached.get(reader, Through.SKIP), through)
     for site, through in reached.items():
         if site in present and site != source:

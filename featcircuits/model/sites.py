@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import total_ordering
 
-from featcircuits.errors import InputError, shortened
+from featcircuits.errors import InputError, known, shortened
 
 EMBED_LAYER = -1
 """The layer of the embedding, which comes before layer 0."""
 
-KINDS = ("embed", "attn_z", "attn", "mlp_in", "mlp", "resid")
-"""The kinds of sites in the order of a forward pass. `mlp_in` is only read, by transcoders at `mlp`."""
+KINDS = ("embed", "attn_z", "attn", "resid_mid", "mlp_in", "mlp", "resid")
+"""The kinds of sites in the order of a forward pass."""
+
+MLP_IN, RESID_MID = "mlp_in", "resid_mid"
+
+READ_ONLY: Mapping[str, str] = {
+    RESID_MID: "the stream between attention and MLP, before the MLP's norm",
+    MLP_IN: "the MLP's input, after the norm",
+}
+"""The kinds that no dictionary explains, and that transcoders at `mlp` of their layer may read."""
 
 STREAM = ("embed", "resid")
 """The kinds whose activation is the residual stream itself."""
 
 _LAYER = "0|[1-9][0-9]{0,4}"
-_NAME = re.compile(rf"(attn_z|attn|mlp_in|mlp|resid)_({_LAYER})")
+_NAME = re.compile(rf"(attn_z|attn|resid_mid|mlp_in|mlp|resid)_({_LAYER})")
 _LAYERS = re.compile(rf"({_LAYER})-({_LAYER})")
 
 
@@ -28,7 +36,8 @@ _LAYERS = re.compile(rf"({_LAYER})-({_LAYER})")
 @dataclass(frozen=True)
 class Site:
     """A place in a model: `embed`, or for a layer `attn_z_3` (heads side by side, before the output projection),
-    the output of its attention, MLP or whole block (`attn_3`, `mlp_3`, `resid_3`), or the MLP's input (`mlp_in_3`).
+    the output of its attention, MLP or whole block (`attn_3`, `mlp_3`, `resid_3`), the MLP's input (`mlp_in_3`), or
+    the stream between attention and MLP, before the MLP's norm (`resid_mid_3`).
 
     Sites sort in forward order.
     """
@@ -61,6 +70,12 @@ class Site:
 
     def __str__(self) -> str:
         return "embed" if self.kind == "embed" else f"{self.kind}_{self.layer}"
+
+
+def check_reads(reads: object) -> None:
+    """Raise `InputError` for anything but a kind of place that transcoders read."""
+    if not isinstance(reads, str) or reads not in READ_ONLY:
+        raise InputError(f"a transcoder reads {shortened(reads)}; {known(READ_ONLY, str(reads))}")
 
 
 EMBED = Site(EMBED_LAYER, "embed")

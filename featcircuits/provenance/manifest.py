@@ -78,6 +78,7 @@ def dictionaries_of(spliced: SplicedModel, identity: Identity | None = None) -> 
             "kind": d.kind,
             "n_features": d.n_features,
             "fingerprint": marks[str(site)],
+            **({"reads": d.reads} if d.transcodes else {}),
             "sha256": files.get(str(site)),
             **origins.get(str(site), {}),
             **_stated_place(spliced, site),

@@ -12,17 +12,27 @@ if TYPE_CHECKING:
     from featcircuits.sources.files import check_hash
     from featcircuits.sources.hooks import site_of_hook
     from featcircuits.sources.hub import from_hub
-    from featcircuits.sources.load import describe, load_source, read_source, sha256, source_kinds
+    from featcircuits.sources.load import (
+        checked_source,
+        describe,
+        is_source,
+        load_source,
+        read_source,
+        sha256,
+        source_kinds,
+    )
     from featcircuits.sources.releases import describe_release, from_release
     from featcircuits.sources.source import SourceInfo
 
 _HOMES = {
     "SourceInfo": "source",
     "check_hash": "files",
+    "checked_source": "load",
     "describe": "load",
     "describe_release": "releases",
     "from_hub": "hub",
     "from_release": "releases",
+    "is_source": "load",
     "load_source": "load",
     "read_source": "load",
     "sha256": "load",
@@ -31,8 +41,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "SourceInfo", "check_hash", "describe", "describe_release", "from_hub", "from_release", "load_source",
-    "read_source", "sha256", "site_of_hook", "source_kinds",
+    "SourceInfo", "check_hash", "checked_source", "describe", "describe_release", "from_hub", "from_release",
+    "is_source", "load_source", "read_source", "sha256", "site_of_hook", "source_kinds",
 ]  # fmt: skip
 
 

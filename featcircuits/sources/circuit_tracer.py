@@ -33,14 +33,22 @@ CONFIG = "config.yaml"
 
 _MATRICES = ("W_enc", "b_enc", "W_dec", "b_dec")
 _THRESHOLD = "activation_function.threshold"
+_CROSS_LAYER = re.compile(r"W_(enc|dec)_\d{1,6}\.safetensors")
 _LAYER = re.compile(r"layer_(\d{1,6})\.safetensors")
 
 
 def recognises(path: Path) -> bool:
-    """Whether the file's name and a config fit, or, without a config, the transposed encoder."""
+    """Whether the file's name and a config fit, or, without a config, the transposed encoder; or it is cross-layer."""
+    if _crosses_layers(path):
+        return True
     if not path.is_file() or not _LAYER.fullmatch(path.name):
         return False
     return (path.parent / CONFIG).is_file() or _lies_on_its_side(shapes(path))
+
+
+def _crosses_layers(path: Path) -> bool:
+    """Whether it is a cross-layer transcoder: files `W_enc_3.safetensors` and `W_dec_3.safetensors` for each layer."""
+    return any(_CROSS_LAYER.fullmatch(file.name) for file in (path.iterdir() if path.is_dir() else [path]))
 
 
 def _lies_on_its_side(tensors: Mapping[str, Tensor]) -> bool:
@@ -53,6 +61,8 @@ def _lies_on_its_side(tensors: Mapping[str, Tensor]) -> bool:
 
 def read(path: Path, load: Load) -> Found:
     """The transcoder of one file, with the settings of the config beside it."""
+    if _crosses_layers(path):
+        refuse("cross_layer_transcoder")
     config = read_yaml(path.parent / CONFIG) if (path.parent / CONFIG).is_file() else {}
     kind = setting(config, "model_kind", str) or "transcoder_set"
     if kind != "transcoder_set":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from featcircuits.errors import InputError, shortened
-from featcircuits.model.sites import EMBED, Site, resid
+from featcircuits.model.sites import EMBED, MLP_IN, RESID_MID, Site, resid
 
 _TRANSFORMER_LENS = re.compile(r"blocks\.(\d{1,6})\.(.+)")
 _OUTSIDE_BLOCKS = re.compile(r"hook_\w+|ln_final\.\w+")
@@ -30,15 +30,19 @@ _MODULES = {
     "mlp": "mlp",
     "post_feedforward_layernorm": "mlp",
 }
-_MLP_INPUTS = ("ln2.hook_normalized", "mlp.hook_in", "pre_feedforward_layernorm", "mlp.input", "mlp")
-"""The hooks that a transcoder may read, without the block's number."""
+_READS = {
+    "hook_resid_mid": RESID_MID,
+    "pre_feedforward_layernorm.input": RESID_MID,
+    **dict.fromkeys(("ln2.hook_normalized", "mlp.hook_in", "pre_feedforward_layernorm", "mlp.input", "mlp"), MLP_IN),
+}
+"""The hooks that a transcoder may read, without the block's number -> the kind of place."""
 
 
 def site_of_hook(hook_name: str, hook_name_out: str | None = None) -> Site:
     """The site of a dictionary that reads `hook_name` and, if it is a transcoder, explains `hook_name_out`.
 
-    Raises `InputError` for places that are not sites: the stream between attention and MLP, single
-    heads, queries, keys and values, the inputs of norms. `blocks.0.hook_resid_pre` is `embed`; in a
+    Raises `InputError` for places that are not sites: the stream between attention and MLP (which only transcoders
+    read), single heads, queries, keys and values, the inputs of norms. `blocks.0.hook_resid_pre` is `embed`; in a
     model that adds learned positions (GPT-2) the hook is after this sum and the site before it.
     """
     if hook_name_out is not None:
@@ -68,10 +72,10 @@ def hook_of_site(site: Site) -> str:
 def _transcoder(hook_name: str, hook_name_out: str) -> Site:
     site = site_of_hook(hook_name_out)
     layer, place = _split(hook_name)
-    if site.kind != "mlp" or place not in _MLP_INPUTS:
+    if site.kind != "mlp" or place not in _READS:
         raise InputError(
             f"a transcoder from {shortened(hook_name)} to {shortened(hook_name_out)} has no site: it must read an "
-            "MLP's input, after the norm, and explain the same MLP's output"
+            "MLP's input, or the stream before the MLP's norm (hook_resid_mid), and explain the same MLP's output"
         )
     if layer != site.layer:
         raise InputError(
@@ -79,6 +83,12 @@ def _transcoder(hook_name: str, hook_name_out: str) -> Site:
             "of the same layer's MLP can be explained"
         )
     return site
+
+
+def read_of_hook(hook_name: str) -> str | None:
+    """The kind of place that a transcoder of this hook reads; None for hooks that no transcoder reads."""
+    match = _TRANSFORMER_LENS.fullmatch(hook_name) or _HUGGING_FACE.fullmatch(hook_name)
+    return None if match is None else _READS.get(_without_output(match[2] or ""))
 
 
 def is_transformer_lens(hook_name: str) -> bool:

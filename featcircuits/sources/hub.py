@@ -11,15 +11,16 @@ from featcircuits.errors import InputError, first_line, shortened
 from featcircuits.sources.load import SOURCES, load_source
 
 
-def from_hub(repo: str, path: str, revision: str | None = None) -> Affine:
+def from_hub(repo: str, path: str, revision: str | None = None, reads: str | None = None) -> Affine:
     """Load the dictionary of a folder or file, from the cache or, if it is not there, from the hub.
 
     Only the files that are read are downloaded. `HF_HUB_OFFLINE=1` forbids the network. Raises
     `InputError` if the repository, revision or path does not exist or cannot be loaded.
+    `reads`: as for `load_source`.
     """
     local = fetch(repo, path, revision)
     try:
-        return load_source(local)
+        return load_source(local, reads=reads)
     except InputError as error:
         raise InputError(f"{repo}/{path}: {error}") from None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from featcircuits.dictionaries import Affine
 from featcircuits.errors import InputError, first_line, shortened
 from featcircuits.files.containment import check_links
+from featcircuits.model.sites import check_reads
 from featcircuits.sources.circuit_tracer import CIRCUIT_TRACER
 from featcircuits.sources.dictionary_learning import DICTIONARY_LEARNING
 from featcircuits.sources.files import Load, compare_hash, mapped, shapes
@@ -17,7 +19,7 @@ from featcircuits.sources.files import sha256 as file_sha256
 from featcircuits.sources.gemma_scope import GEMMA_SCOPE, GEMMA_SCOPE_2
 from featcircuits.sources.plain import PLAIN
 from featcircuits.sources.sae_lens import SAE_LENS
-from featcircuits.sources.source import Found, Source, SourceInfo, checked, info_of
+from featcircuits.sources.source import Found, Source, SourceInfo, assumed, checked, info_of, unsaid
 from featcircuits.sources.sparsify import SPARSIFY
 
 SOURCES = (SAE_LENS, GEMMA_SCOPE_2, GEMMA_SCOPE, SPARSIFY, DICTIONARY_LEARNING, CIRCUIT_TRACER, PLAIN)
@@ -29,22 +31,35 @@ def source_kinds() -> Mapping[str, tuple[str, ...]]:
     return {source.name: source.files for source in SOURCES}
 
 
-def load_source(path: str | Path, sha256: str | None = None) -> Affine:
+def load_source(path: str | Path, sha256: str | None = None, reads: str | None = None) -> Affine:
     """The dictionary of a file or folder, with its numbers checked, and its hash if one is given.
 
+    `reads`: what a transcoder reads, "mlp_in" or "resid_mid"; None for what the files say. If they say nothing, it is
+    the MLP's input, with a warning.
     Raises `InputError` that names the file and what is wrong with it. Warns if the files lack
     something that the features depend on.
     """
+    dictionary = checked_source(path, sha256, reads)
+    if reads is None and unsaid(dictionary):
+        layer = dictionary.origin.layer
+        warnings.warn(assumed(str(path), "an mlp site" if layer is None else f"mlp_{layer}"), stacklevel=2)
+    return dictionary
+
+
+def checked_source(path: str | Path, sha256: str | None = None, reads: str | None = None) -> Affine:
+    """The same without the warning about what a transcoder reads."""
     path = Path(path)
     _check_exists(path)
+    if reads is not None:
+        check_reads(reads)
     if sha256:
         compare_hash(path, hash_of(path), sha256)
-    return checked(_found(path, mapped), str(path))
+    return checked(_found(path, mapped, reads), str(path))
 
 
-def read_source(path: str | Path) -> Affine:
+def read_source(path: str | Path, reads: str | None = None) -> Affine:
     """A dictionary that was checked before; its weights are memory-mapped if the format allows it."""
-    return _found(Path(path), mapped).dictionary
+    return _found(Path(path), mapped, reads).dictionary
 
 
 def describe(path: str | Path) -> SourceInfo:
@@ -69,6 +84,11 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def is_source(path: Path) -> bool:
+    """Whether there is a dictionary at the path."""
+    return any(source.recognises(path) for source in SOURCES)
+
+
 def _check_exists(path: Path) -> None:
     if not os.path.isfile(path) and not os.path.isdir(path):  # these raise if the text cannot be a path
         raise InputError(f"{shortened(path, 300)}: no such file; the suite is incomplete")
@@ -86,12 +106,12 @@ def _source_of(path: Path) -> Source:
     )
 
 
-def _found(path: Path, load: Load) -> Found:
+def _found(path: Path, load: Load, reads: str | None = None) -> Found:
     """The source's reading of a path; its errors name the path that the user gave."""
     try:
         source = _source_of(path)
         check_links(path if path.is_dir() else path.parent, (name for name in source.files if name != path.name))
-        found = source.read(path, load).placed()
+        found = source.read(path, load).placed(reads)
         # a transcoder that does not belong to an MLP would be spliced in at the wrong place
         if found.dictionary.transcodes:
             _ = info_of("", found).site

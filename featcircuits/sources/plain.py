@@ -18,6 +18,7 @@ from torch import Tensor
 from featcircuits.dictionaries import Affine, gated, jumprelu, relu, topk
 from featcircuits.errors import InputError
 from featcircuits.sources.files import Load, check_floats, k_of, metadata_of, names_of, number_of, transposed
+from featcircuits.sources.refused import refuse
 from featcircuits.sources.source import Found, Origin, Source
 
 _MATRICES = frozenset({"W_enc", "b_enc", "W_dec", "b_dec"})
@@ -41,6 +42,8 @@ def recognises(path: Path) -> bool:
 def read(path: Path, load: Load) -> Found:
     """The dictionary of one safetensors file."""
     tensors = load(path)
+    if any(name.lower().startswith("w_dec") and tensor.dim() == 3 for name, tensor in tensors.items()):
+        refuse("cross_layer_transcoder")  # one matrix for each layer that features write to
     make = KINDS.get(frozenset(tensors) - _OPTIONAL)
     if make is None:
         known = " or ".join(sorted(str(sorted(names)) for names in KINDS))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from featcircuits.errors import InputError
 
 REASONS = {
-    "cross_layer_transcoder": "each feature writes to the MLPs of all later layers, and a site explains one activation",
+    "cross_layer_transcoder": "each feature writes to the MLPs of all later layers, and a dictionary "
+    "explains one activation; use the per-layer transcoders of the same model, where there are any",
     "crosscoder": "it reads and explains several layers at once, and a site is one activation",
     "temporal": "its features depend on earlier tokens, so a position cannot be patched on its own",
     "matching_pursuit": "its features are chosen one after another, so they are not affine where they are active",

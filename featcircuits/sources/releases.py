@@ -25,17 +25,17 @@ _OWN_READERS = ("gemma_3", "sparsify")
 _REFUSED = {"mntss_clt_layer_transcoder": "cross_layer_transcoder", "temporal": "temporal"}
 
 
-def from_release(release: str, sae_id: str) -> Affine:
+def from_release(release: str, sae_id: str, reads: str | None = None) -> Affine:
     """A dictionary by SAELens release and id; `release` may also be a repository that is in no release.
 
-    Features equal those of SAELens, with a known normalisation factor folded in. `HF_HUB_OFFLINE=1`
-    forbids the network. Raises `InputError` for an unknown release or id, for files that cannot be loaded,
-    and for kinds that cannot be spliced in.
+    Features equal those of SAELens, with a known normalisation factor folded in. `HF_HUB_OFFLINE=1` forbids the
+    network. `reads`: as for `load_source`. Raises `InputError` for an unknown release or id, for files that cannot be
+    loaded, and for kinds that cannot be spliced in.
     """
     record = _record(release, sae_id)
     if record.get("conversion_func") in _OWN_READERS:
-        return from_hub(record["repo_id"], record["path"])
-    return checked(_found(release, sae_id), f"{release}, {sae_id}")
+        return from_hub(record["repo_id"], record["path"], reads=reads)
+    return checked(_found(release, sae_id, reads), f"{release}, {sae_id}")
 
 
 def describe_release(release: str, sae_id: str) -> SourceInfo:
@@ -64,10 +64,10 @@ def _record(release: str, sae_id: str) -> Mapping[str, Any]:
     return {"repo_id": entry["repo_id"], "conversion_func": entry.get("conversion_func"), "path": ids[sae_id]["path"]}
 
 
-def _found(release: str, sae_id: str) -> Found:
+def _found(release: str, sae_id: str, reads: str | None = None) -> Found:
     config, tensors = _loaded(release, sae_id)
     try:
-        return own.build(config, tensors).placed()
+        return own.build(config, tensors).placed(reads)
     except InputError as error:
         raise InputError(f"{release}, {sae_id}: {error}") from None
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from featcircuits.dictionaries import Affine, Origin
+from featcircuits.dictionaries import Affine, Dictionary, Origin
 from featcircuits.dictionaries.affine import check_numbers
 from featcircuits.errors import InputError
-from featcircuits.model.sites import Site
+from featcircuits.model.sites import MLP_IN, READ_ONLY, RESID_MID, Site
 from featcircuits.sources.files import Load
-from featcircuits.sources.hooks import site_of_hook
+from featcircuits.sources.hooks import read_of_hook, site_of_hook
 
 
 class Found(NamedTuple):
@@ -24,9 +24,32 @@ class Found(NamedTuple):
     warning: str | None = None
     """A warning that the user needs before trusting the features, or None."""
 
-    def placed(self) -> Found:
-        """The same, with the origin stored in the dictionary."""
-        return self._replace(dictionary=replace(self.dictionary, origin=self.origin))
+    def placed(self, reads: str | None = None) -> Found:
+        """The same, with the origin stored in the dictionary, and what a transcoder reads.
+
+        `reads`: what that is; None for what the files say, or else the MLP's input.
+        """
+        said = None if self.origin.hook_name is None else read_of_hook(self.origin.hook_name)
+        return self._replace(dictionary=replace(self.dictionary, origin=self.origin, reads=reads or said or MLP_IN))
+
+
+def unsaid(dictionary: Dictionary) -> bool:
+    """Whether it is a transcoder whose files do not say what it reads."""
+    return dictionary.transcodes and dictionary.origin.hook_name is None
+
+
+def assumed(files: str, sites: str) -> str:
+    """The notice about transcoders that are taken to read the MLP's input, because their files say nothing."""
+    return (
+        f"{files}: not said what the transcoder at {sites} reads; taken to read {READ_ONLY[MLP_IN]}. Say reads = "
+        f'"{MLP_IN}", or "{RESID_MID}" if it reads {READ_ONLY[RESID_MID]}: beside its source in suite.toml, in a '
+        f"config.yaml beside circuit-tracer's files (feature_input_hook: {HOOKS[RESID_MID]}), or in Python with "
+        "load_source(path, reads=...)"
+    )
+
+
+HOOKS: Mapping[str, str] = {RESID_MID: "hook_resid_mid", MLP_IN: "mlp.hook_in"}
+"""What transcoders read -> the name of it in circuit-tracer's configs."""
 
 
 class Source(NamedTuple):
@@ -65,6 +88,7 @@ class SourceInfo:
     read_width: int
     n_features: int
     transcodes: bool
+    reads: str
     has_bypass: bool
     normalisation: str | None
     hook_name: str | None
@@ -94,8 +118,8 @@ def info_of(source: str, found: Found) -> SourceInfo:
     d, origin = found.dictionary, found.origin
     normalisation = None if d.normalisation is None else d.normalisation.name
     return SourceInfo(
-        source, d.kind, d.width, d.read_width, d.n_features, d.transcodes, d.has_bypass, normalisation,
-        origin.hook_name, origin.hook_name_out, origin.model_name,
+        source, d.kind, d.width, d.read_width, d.n_features, d.transcodes, d.reads,
+        d.has_bypass, normalisation, origin.hook_name, origin.hook_name_out, origin.model_name,
     )  # fmt: skip
 
 

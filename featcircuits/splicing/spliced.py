@@ -38,6 +38,11 @@ ReadingEdit = Callable[[Site, Tensor, Tensor], Tensor]
 """(site, activation, what its dictionary reads [row, slot, read_width]) -> the activation to continue with."""
 
 
+def read_by(dictionary: Dictionary, site: Site) -> Site:
+    """The site that a dictionary reads if it explains `site`: one before the MLP for a transcoder, else `site`."""
+    return Site(site.layer, dictionary.reads) if dictionary.transcodes else site
+
+
 class Arrival(NamedTuple):
     """The activation that arrives at a site [row, slot, width], and what its dictionary reads (it may be the same)."""
 
@@ -77,8 +82,8 @@ class SplicedModel:
         return device_of(self.model.get_input_embeddings())
 
     def read_site(self, site: Site) -> Site:
-        """The site that the dictionary at `site` reads: the MLP's input for a transcoder, else `site` itself."""
-        return Site(site.layer, "mlp_in") if self.dictionaries[site].transcodes else site
+        """The site that the dictionary at `site` reads: before the MLP for a transcoder, else `site` itself."""
+        return read_by(self.dictionaries[site], site)
 
     def with_reads(self, sites: Iterable[Site]) -> tuple[Site, ...]:
         """The sites, and the sites that their dictionaries read."""

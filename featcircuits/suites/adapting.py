@@ -83,9 +83,8 @@ def centred(dictionary: Affine) -> Affine:
 
 def mlp_gain(model: PreTrainedModel, architecture: Architecture, site: Site) -> Tensor:
     """The gain [width] of the RMSNorm before a site's MLP, in float32 on the CPU."""
-    family = architecture.family
-    before = [name for name in family.norms if name not in (family.attn, family.mlp)]
-    norm = architecture.layers(model)[site.layer].get_submodule(before[-1]) if before else None
+    name = architecture.mlp_norm
+    norm = None if name is None else architecture.layers(model)[site.layer].get_submodule(name)
     if norm is None or isinstance(norm, nn.LayerNorm):
         there = "none there" if norm is None else "a LayerNorm there"
         raise InputError(

@@ -10,7 +10,7 @@ from torch import nn
 from featcircuits.dictionaries import Dictionary
 from featcircuits.errors import InputError, shortened
 from featcircuits.model.sites import STREAM, Site
-from featcircuits.sources.hooks import is_transformer_lens, layer_of, module_of, site_of_hook
+from featcircuits.sources.hooks import is_transformer_lens, layer_of, module_of, read_of_hook, site_of_hook
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,6 +32,7 @@ def check_places(
     for site, dictionary in dictionaries.items():
         if not records.get(str(site), {}).get("check_place", True):
             continue
+        _check_read(site, dictionary)
         said = elsewhere(site, dictionary, model, architecture)
         if said is not None:
             raise InputError(
@@ -39,6 +40,18 @@ def check_places(
                 f"accept it with check_place = false for {site} in suite.toml, check_place=False in Python or "
                 "--no-check-place"
             )
+
+
+def _check_read(site: Site, dictionary: Dictionary) -> None:
+    """Raise `InputError` for a transcoder whose files name another input than the one that it is given."""
+    hook = dictionary.origin.hook_name
+    said = read_of_hook(hook) if dictionary.transcodes and hook is not None else None
+    if said not in (None, dictionary.reads):
+        raise InputError(
+            f"site {site}: the transcoder is to read {dictionary.reads}_{site.layer}, but its files say "
+            f"{shortened(hook)}, which is {said}; leave reads out, or accept it with check_place = false for {site} in "
+            "suite.toml, check_place=False in Python or --no-check-place"
+        )
 
 
 def elsewhere(

@@ -15,7 +15,7 @@ from featcircuits.errors import InputError, known, shortened
 from featcircuits.files.containment import inside, link_in
 from featcircuits.files.reading import read_toml
 from featcircuits.inputs.names import check_name
-from featcircuits.model.sites import Site
+from featcircuits.model.sites import MLP_IN, Site, check_reads
 
 FORMAT = 1
 
@@ -48,6 +48,7 @@ _SITE: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys([*SOURCES, *_BELONGS, "kind", "dtype"], str),
     **dict.fromkeys(["width", "n_features"], int),
     **dict.fromkeys(_FIGURES, (int, float)),
+    "reads": str,
     "before_gain": bool,
     "processed": bool,
     "check_place": bool,
@@ -220,9 +221,20 @@ def _check_site(where: str, entry: Record) -> None:
         raise InputError(f"{where}dictionary is {shortened(entry[source])}; {known(BASES, entry[source])}")
     if source == "dictionary" and entry.get("kind", entry[source]) != entry[source]:
         raise InputError(f"{where}kind is {shortened(entry['kind'])}, but the dictionary is {entry[source]!r}")
+    _check_reads(where, entry)
     for name, pattern in _ON_HUB.items():
         if name in entry and (not pattern.fullmatch(entry[name]) or ".." in entry[name].split("/")):
             raise InputError(f"{where}{name} is {shortened(entry[name])}, which is not a {name} of the hub")
+
+
+def _check_reads(where: str, entry: Record) -> None:
+    reads = entry.get("reads", MLP_IN)
+    check_reads(reads)
+    if reads != MLP_IN and entry.get("before_gain"):
+        raise InputError(
+            f"{where}before_gain is true, but the transcoder reads {reads}, which is before the whole norm; remove one "
+            "of the two"
+        )
 
 
 _ON_HUB = {

@@ -42,6 +42,11 @@ class Suite:
 
         No other folder of this machine is read because a suite names it; the user has to name it.
         """
+        if not self.model["source"]:
+            raise InputError(
+                f"{shortened(self.folder, 300)}: these dictionaries do not name their model; name it, with --model or "
+                "fc.load(model=...)"
+            )
         source, local = self.model["source"], self.folder / self.model["source"]
         if os.path.isdir(local) and inside(self.folder, local) is not None:
             check_links(local, (path.name for path in local.iterdir()))
@@ -96,7 +101,7 @@ class Suite:
         off for that site.
         """
         from featcircuits.suites.places import check_places
-        from featcircuits.suites.weights import dictionary_at
+        from featcircuits.suites.weights import dictionary_at, notice_assumed
 
         sites = {Site.parse(name): record for name, record in self.sites.items()}
         found: dict[Site, Dictionary] = {}
@@ -104,6 +109,7 @@ class Suite:
             found[site] = dictionary_at(self.folder, site, record, offload, adapting)
             if check_place:
                 check_places({site: found[site]}, self.sites)
+        notice_assumed(found, self.sites)
         return found
 
     def only(self, sites: str | Iterable[str]) -> Suite:
@@ -133,16 +139,23 @@ def named_suites() -> dict[str, Path]:
 
 
 def load_suite(suite: str | Path) -> Suite:
-    """Read a suite by name or folder; raises `InputError` that names what is missing or unknown."""
+    """Read a suite by name or folder; raises `InputError` that names what is missing or unknown.
+
+    A folder without a suite.toml may hold one dictionary per layer (`layer_0.safetensors`, `layer_1/`) or site.
+    """
     if not isinstance(suite, (str, Path)):
         raise InputError(f"a suite is a name or a folder, found {type(suite).__name__} {shortened(suite)}")
     folder = Path(suite)
     if not os.path.isfile(folder / "suite.toml"):  # raises if the text is not a path
         named = named_suites()
+        if str(suite) not in named and os.path.isdir(suite):
+            from featcircuits.suites.folder import sites_in
+
+            return Suite(folder, folder.resolve().name, "", *sites_in(folder))
         if str(suite) not in named:
             raise InputError(
-                f"unknown suite {shortened(str(suite))}: no folder with a suite.toml, and the named suites are "
-                f"{known(sorted(named), suite).removeprefix('known: ')}"
+                f"unknown suite {shortened(str(suite))}: no folder with a suite.toml or with one dictionary per layer, "
+                f"and the named suites are {known(sorted(named), suite).removeprefix('known: ')}"
             )
         folder = named[str(suite)]
     record = read_record(folder / "suite.toml")

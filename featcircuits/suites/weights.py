@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,9 +13,10 @@ from featcircuits.dictionaries import Affine, Dictionary, identity, whole
 from featcircuits.dictionaries.affine import check_numbers
 from featcircuits.dictionaries.offloaded import offloaded
 from featcircuits.errors import InputError, shortened
-from featcircuits.model.sites import Site
-from featcircuits.sources import describe, describe_release, from_release, load_source, read_source
+from featcircuits.model.sites import MLP_IN, Site, in_ranges
+from featcircuits.sources import checked_source, describe, describe_release, from_release, read_source
 from featcircuits.sources.hub import fetch
+from featcircuits.sources.source import assumed, unsaid
 from featcircuits.suites.record import path_in
 
 Reader = Callable[[], Affine]
@@ -41,7 +43,8 @@ def dictionary_at(
     dictionary = first()
     _check_record(site, record, dictionary)
     if adapting is not None:
-        before_gain = dictionary.transcodes and _reads_before_gain(folder, site, record)
+        reads_input = dictionary.transcodes and dictionary.reads == MLP_IN
+        before_gain = reads_input and _reads_before_gain(folder, site, record)
         adapt = adapting(site, before_gain, record.get("processed", False))
         dictionary, again = adapt(dictionary), partial(_adapted, again, adapt)
         check_numbers(dictionary)  # dividing by a gain near 0 can make weights infinite
@@ -54,10 +57,25 @@ def dictionary_at(
 def _readers(folder: Path, site: Site, record: Mapping[str, Any]) -> tuple[Reader, Reader]:
     """Functions for the first reading, which checks the file, and for later ones."""
     if "release" in record:
-        read = partial(from_release, record["release"], record["id"])
+        read = partial(from_release, record["release"], record["id"], said_to_read(record))
         return read, read
-    path = _path(folder, site, record)
-    return partial(load_source, path, record.get("sha256")), partial(read_source, path)
+    path, reads = _path(folder, site, record), said_to_read(record)
+    return partial(checked_source, path, record.get("sha256"), reads), partial(read_source, path, reads)
+
+
+def said_to_read(record: Mapping[str, Any]) -> str | None:
+    """What the record says that a transcoder reads; what is before or after a gain is the MLP's input."""
+    return record.get("reads") or (MLP_IN if "before_gain" in record else None)
+
+
+def notice_assumed(found: Mapping[Site, Dictionary], records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Warn once of all transcoders of which neither the record nor their files say what they read."""
+    sites = [site for site, d in found.items() if unsaid(d) and said_to_read(records[str(site)]) is None]
+    if sites:
+        first = records[str(sites[0])]
+        files = str(first.get("source") or first.get("path") or first.get("id"))
+        more = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
+        warnings.warn(assumed(f"{shortened(files, 300)[1:-1]}{more}", in_ranges(sites)), stacklevel=3)
 
 
 def _path(folder: Path, site: Site, record: Mapping[str, Any]) -> Path:
