@@ -157,7 +157,8 @@ def chosen_nodes(spliced: SplicedModel, task: fc.Task, count: int = 3) -> list[N
     [
         ("relu", None),
         ("relu", ["embed", "mlp_0", "attn_1", "resid_1", "mlp_2"]),
-        *((kind, ["embed", "attn_z_0", "mlp_0", "attn_z_1", "attn_1", "mlp_1", "resid_1"]) for kind in KINDS[3:]),
+        *((kind, ["embed", "attn_z_0", "mlp_0", "attn_z_1", "attn_1", "mlp_1", "resid_1"]) for kind in KINDS[3:-1]),
+        (KINDS[-1], ["attn_1", "mlp_1"]),
     ],
 )
 def test_exact_edges_equal_one_patch_at_a_time(family: str, kind: str, sites: list[str] | None) -> None:
