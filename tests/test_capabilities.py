@@ -61,6 +61,8 @@ def queries_alone(config: Any) -> Tensor:
     return torch.arange(3 * config.hidden_size) < config.hidden_size
 
 
+PRE_NORMS = ("input_layernorm", "pre_feedforward_layernorm")
+
 WRONG_ROWS = [
     ("llama", {"attn": "self_attention"}, r"no module 'model.layers.0.self_attention' \(attn\).*model-family.md"),
     ("llama", {"final_norm": "model.layers.0.input_layernorm"}, r"final .*does not read resid_2"),
@@ -73,9 +75,9 @@ WRONG_ROWS = [
     ("gemma3_text", {"mlp": "mlp"}, r"resid_0 .*not the sum of .* mlp_0 \(output of model.layers.0.mlp\)"),
     ("gpt_neo", {"tuples": False}, r"resid_0 .*the block returns a tuple, and the row has tuples=False"),
     ("llama", {"tuples": True}, r"resid_0 .*the block returns a tensor, and the row has tuples=True"),
-    ("gpt_neox_parallel", {"sequential": lambda config: True}, r"an edit of attn_0 .*does not reach mlp_in_0"),
+    ("gpt_neox_parallel", {"sequential": lambda config: True}, r"resid_mid_0 .*not the sum of the stream .* attn_0"),
     ("gpt_neox_sequential", {"sequential": lambda config: False}, r"an edit of attn_0 .* moves mlp_in_0 .*at slot 2"),
-    ("olmo2", {"norms": ("self_attn",)}, r"norm model.layers.0.self_attn: .*neither a LayerNorm"),
+    ("llama", {"norms": ("self_attn", "post_attention_layernorm")}, r"norm .*0.self_attn: .*neither a LayerNorm"),
     ("gpt2", {"norms": ("ln_1", "attn.resid_dropout")}, r"norm transformer.h.0.attn.resid_dropout: Dropout is neither"),
     ("gpt2", {"activation": "mlp.c_fc"}, r"activation_0 \(output of transformer.h.0.mlp.c_fc\): not elementwise"),
     ("gpt2", {"activation": "ln_2"}, r"an edit of mlp_in_0 .*does not reach gate_0 \(input of transformer.h.0.ln_2\)"),
@@ -87,7 +89,8 @@ WRONG_ROWS = [
     ("llama", {"branch": "mlp.up"}, r"no module 'model.layers.0.mlp.up' \(branch\)"),
     ("qwen3", {"qk_norms": ()}, r"0.self_attn.k_norm \(Qwen3RMSNorm\): its mul is not linear.*q_norm"),
     ("olmo2", {"qk_norms": ("self_attn.q_norm",)}, r"0.self_attn.k_norm \(Olmo2RMSNorm\): its mul is not linear"),
-    ("gemma3_text", {"norms": ("input_layernorm",)}, r"layers.0.post_attention_layernorm .*: its mul is not linear"),
+    ("gemma3_text", {"norms": PRE_NORMS}, r"layers.0.post_attention_layernorm .*: its mul is not linear"),
+    ("gemma3_text", {"norms": ("input_layernorm",)}, r"resid_mid_0 .*not the sum of the stream .* attn_0"),
     ("llama", {"queries_keys": ("self_attn.q_proj", "self_attn.v_proj")}, r"v_proj\) at all .* moves attn_z_0 .* 0"),
     ("gpt2", {"queries_keys": Fused("attn.c_attn", queries_alone)}, r"c_attn\).* moves attn_z_0 .*slot 0"),
     ("llama", {"queries_keys": ("self_attn.o_proj",)}, r"an edit of attn_z_0 .*moves projection0_0 .*slot 2"),

@@ -165,7 +165,8 @@ def test_a_config_that_names_two_layers_is_refused(tmp_path: Path) -> None:
 def test_the_number_of_a_circuit_tracers_file_counts_without_hooks(tmp_path: Path) -> None:
     path = copied("circuit_tracer_topk", tmp_path)
     (path.parent / "config.yaml").write_text("k: 32\n")
-    d = load_source(path)
+    with pytest.warns(UserWarning, match="not said what the transcoder at mlp_1 reads"):
+        d = load_source(path)
     assert d.origin == Origin(layer=1)
     assert elsewhere(Site.parse("mlp_2"), d) == "layer 1"
 

@@ -14,7 +14,6 @@ import featcircuits as fc
 from featcircuits.dictionaries import Dictionary, abstopk, gated, groupmax, jumprelu, relu, topk
 from featcircuits.dictionaries.affine import Options
 from featcircuits.dictionaries.normalisation import ConstantNorm, LayerNorm
-from featcircuits.model.architecture import architecture_of
 from featcircuits.model.sites import Site, all_sites
 from featcircuits.model.tokens import Tokens
 from featcircuits.splicing.spliced import SplicedModel
@@ -142,7 +141,7 @@ def spliced_model(
 ) -> SplicedModel:
     """Random dictionaries at the given sites, or at the embedding and each layer's attn, mlp and resid."""
     names = sites if sites is not None else [str(site) for site in all_sites(LAYERS)]
-    if not architecture_of(model).sequential:
+    if getattr(model.config, "use_parallel_residual", False):
         kind = kind.removeprefix("stream_")
 
     def at(name: str) -> str:
