@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from featcircuits.checks.illusion import illusion
     from featcircuits.checks.patching import patch
     from featcircuits.checks.paths import explained_effect
+    from featcircuits.checks.reliability import reliability
     from featcircuits.circuit.circuit import Circuit
     from featcircuits.circuit.influence import influence, pruned_by_influence
     from featcircuits.dossiers.dossiers import Dossiers
@@ -99,6 +100,7 @@ _HOMES = {
     "probe_outside": "featcircuits.validation.outside",
     "promote_suppress": "featcircuits.readouts.splits",
     "pruned_by_influence": "featcircuits.circuit.influence",
+    "reliability": "featcircuits.checks.reliability",
     "select": "featcircuits.selection.select",
     "selectivity": "featcircuits.readouts.selectivity",
     "shift": "featcircuits.probes.shift",
@@ -156,6 +158,7 @@ __all__ = [
     "probe_outside",
     "promote_suppress",
     "pruned_by_influence",
+    "reliability",
     "select",
     "selectivity",
     "shift",
