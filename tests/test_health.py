@@ -24,7 +24,6 @@ from featcircuits.health.check import site_fits
 from featcircuits.health.figures import measure, with_site_at
 from featcircuits.health.fit import unexplained
 from featcircuits.health.trace import _clean, check_states
-from featcircuits.model.sites import KINDS as SITE_KINDS
 from featcircuits.model.sites import Site, all_sites
 from featcircuits.model.tokens import Tokens
 from featcircuits.splicing.sinks import bos_ids, limit_of, usual_anywhere
@@ -92,7 +91,7 @@ def loss_and_states(
                     edited[:, slot] = x[:, slot]
             return edited
 
-        logits = spliced.run(tokens, edit, sites=all_sites(spliced.architecture.n_layers, SITE_KINDS[1:]))
+        logits = spliced.run(tokens, edit, sites=all_sites(spliced.architecture.n_layers, spliced.architecture.kinds))
         total += cross_entropy(logits[0, :-1], torch.tensor(row[1:]), reduction="sum").item() if row[1:] else 0.0
         count += len(row) - 1
         before += len(row)
@@ -387,7 +386,7 @@ def test_a_wrong_transcoder_layer_is_named() -> None:
     model = tiny_model("gpt_neox_parallel")
     spliced = replace(spliced_model(model, sites=["embed"]), dictionaries={})
     tokens = Tokens.pad([list(range(1, 13)), list(range(13, 25))], 0)
-    _, seen = spliced.record(tokens, all_sites(3, SITE_KINDS[1:]))
+    _, seen = spliced.record(tokens, all_sites(3, spliced.architecture.kinds))
     read, written = (seen[Site(2, kind)].flatten(0, 1) for kind in ("mlp_in", "mlp"))
     both = torch.cat([read, torch.ones(len(read), 1)], 1)
     solved = torch.linalg.lstsq(both, written).solution  # 17 unknowns a dimension, 24 tokens: nearly exact
@@ -397,6 +396,24 @@ def test_a_wrong_transcoder_layer_is_named() -> None:
     fits = site_fits(replace(spliced, dictionaries={Site(0, "mlp"): bent}), [list(range(1, 13)), list(range(13, 25))])
     assert fits[Site(0, "mlp")].other == Site(2, "mlp")
     assert fits[Site(0, "mlp")].misplaced
+
+
+@pytest.mark.parametrize(("given", "right"), [("mlp_in", "resid_mid"), ("resid_mid", "mlp_in")])
+def test_a_transcoder_that_reads_another_place_is_told_so(given: str, right: str) -> None:
+    """A linear one that is exact if it reads the other place before its MLP."""
+    spliced = replace(spliced_model(tiny_model("gpt2"), sites=["embed"]), dictionaries={})
+    rows, mlp = [list(range(1, 13)), list(range(13, 25))], Site(1, "mlp")
+    _, seen = spliced.record(Tokens.pad(rows, 0), [mlp, Site(1, right)])
+    read, written = (seen[site].flatten(0, 1) for site in (Site(1, right), mlp))
+    solved = torch.linalg.lstsq(torch.cat([read, torch.ones(len(read), 1)], 1), written).solution
+    W_dec = torch.zeros(1, WIDTH, dtype=torch.float64)
+    bent = Affine("skip", torch.zeros(WIDTH, 1).double(), torch.zeros(1).double(), W_dec, solved[-1], ReLU(),
+                  W_skip=solved[:-1], transcodes=True, reads=given)  # fmt: skip
+    fit = site_fits(replace(spliced, dictionaries={mlp: bent}), rows)[mlp]
+    assert fit.other == Site(1, right)
+    assert f"it leaves much less if it reads {right}_1 (" in fit.fault
+    assert f'reads = "{right}" for its site' in fit.fault
+    assert not site_fits(replace(spliced, dictionaries={mlp: replace(bent, reads=right)}), rows)[mlp].fault
 
 
 def test_health_is_plain_json_with_the_recorded_figures() -> None:

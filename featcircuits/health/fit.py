@@ -30,7 +30,10 @@ REMEDY = "use the suite's own model and sites, or go on anyway with check_fit=Fa
 
 
 class Fit(NamedTuple):
-    """How well a dictionary fits its site, and the other site that it explains best (None if none was compared)."""
+    """How well a dictionary fits its site, and the other site that it explains best (None if none was compared).
+
+    For a transcoder `other` may also be a place that it does not read, for its own MLP's output.
+    """
 
     unexplained: float
     other: Site | None = None
@@ -44,6 +47,11 @@ class Fit(NamedTuple):
     @property
     def fault(self) -> str:
         """What is wrong, or an empty text."""
+        if self.misplaced and self.other is not None and self.other.kind in READ_ONLY:
+            return (
+                f"it leaves much less if it reads {self.other} ({percent(self.unexplained_there)}), as it does with "
+                f'reads = "{self.other.kind}" for its site'
+            )
         if self.misplaced:
             return f"it explains {self.other} much better ({percent(self.unexplained_there)}) and seems to belong there"
         return "it belongs to another model or site, or to inputs of another scale" if self.unexplained > ABSURD else ""
@@ -67,13 +75,25 @@ def fit_at(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor]) -> Fi
     """The fit of the dictionary of `site` at its own site and at all others that it could be meant for.
 
     `seen`: activations [token, width] by site. An autoencoder is tried at every site of its width, and
-    a transcoder at every MLP whose input and output are both in `seen`.
+    a transcoder at every MLP whose input and output are both in `seen`, and at its own on what else is before it.
     """
     errors = errors_at(spliced, site, seen)
     fits = {there: unexplained(seen[there], error) for there, error in errors.items()}
     own = fits.pop(site)
+    fits |= _by_other_inputs(spliced.dictionaries[site], site, seen)
     best = min(fits, key=lambda there: _known(fits[there]), default=None)
     return Fit(own) if best is None else Fit(own, best, fits[best])
+
+
+def _by_other_inputs(dictionary: Dictionary, site: Site, seen: Mapping[Site, Tensor]) -> dict[Site, float]:
+    """What a transcoder leaves unexplained at its own site if it reads what it is not given there."""
+    others = [Site(site.layer, kind) for kind in READ_ONLY if dictionary.transcodes and kind != dictionary.reads]
+    fits: dict[Site, float] = {}
+    for other in others:
+        if other in seen and seen[other].shape[1] == dictionary.read_width:
+            part = torch.cat([part for _, part in explained(dictionary, seen[other])])
+            fits[other] = unexplained(seen[site], seen[site] - part)
+    return fits
 
 
 def errors_at(spliced: SplicedModel, site: Site, seen: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
