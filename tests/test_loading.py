@@ -246,7 +246,8 @@ def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "suite.toml").unlink()
     message = refusal(model_of(), tmp_path)
     assert str(tmp_path) in message
-    assert "no folder with a suite.toml" in message
+    assert "sites: holds 3 dictionaries" in message
+    assert "write a suite.toml" in message
 
 
 def test_a_missing_site_file_is_refused(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def _dictionaries(folder: Path) -> Iterator[Path]:
                 names = ", ".join(inner.name for inner in inside[:3])
                 raise InputError(
                     f"{shortened(path, 300)}: holds {len(inside)} dictionaries ({names}), and a layer's folder must "
-                    "hold one; leave one of them there, or write a suite.toml"
+                    "hold one; if they are of several layers or sites, give this folder itself, or write a suite.toml"
                 )
             yield from inside
 
