@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featcircuits.circuit.circuit import Circuit
+from featcircuits.circuit.shares import error_shares, shares_line
 from featcircuits.cli.config import EvaluateConfig, TraceConfig
 from featcircuits.cli.controls import controls_of, show_controls
 from featcircuits.cli.labels import labels_for
@@ -84,6 +85,7 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
         say(line)
     if line := graph_line(result.circuit):
         say(line)
+    say(shares_line(error_shares(result.ranking)))
     say(f"circuit of {result.circuit.n_nodes} nodes and {result.circuit.n_edges} edges in {output}, {since(began)}")
 
 
@@ -207,6 +209,7 @@ def _evaluated(config: EvaluateConfig, run: Path, sizes: list[int] | None) -> tu
     spliced, task = model_and_task(trace, config.device, evaluated_part(config, trace), Task.check_places)
     for note in compared(circuit.manifest, task, spliced.tokenizer).notes:
         say(note)
+    say(shares_line(error_shares(ranking)))
     task = judged(spliced, task, config, console.print)
     start_layer = start_of(config, trace)
     with watching(console) as progress:

@@ -11,6 +11,7 @@ import torch
 from featcircuits.circuit.circuit import Circuit
 from featcircuits.circuit.influence import influence_in
 from featcircuits.circuit.pruning import ByInfluence, PruningRule, beginning, chosen_edges, reachable
+from featcircuits.circuit.shares import error_shares
 from featcircuits.effects.direct import arcs_of
 from featcircuits.effects.edges import edge_effects
 from featcircuits.effects.nodes import node_effects
@@ -183,8 +184,9 @@ def traced(
 
 
 def _counted(counts: Counts, circuit: Circuit, ranking: Circuit) -> Trace:
-    """The trace with its counts in the circuit's manifest."""
-    return Trace(replace(circuit, manifest={**circuit.manifest, "counts": counts.record}), ranking, counts)
+    """The trace with its counts in the circuit's manifest, and how much of all |effect| errors carry."""
+    told = {"counts": counts.record, "error_share": error_shares(ranking)}
+    return Trace(replace(circuit, manifest={**circuit.manifest, **told}), ranking, counts)
 
 
 def _check_nodes(ranking: Circuit, kept: Circuit, rule: PruningRule) -> None:
