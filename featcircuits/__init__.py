@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from featcircuits.model.nodes import Node
     from featcircuits.model.sites import Site
     from featcircuits.probes.shift import shift
+    from featcircuits.probes.target import toward
     from featcircuits.readouts.back_patch import back_patch
     from featcircuits.readouts.patchscope import patchscope
     from featcircuits.readouts.selectivity import selectivity
@@ -109,6 +110,7 @@ _HOMES = {
     "stability": "featcircuits.tracing.stability",
     "steered": "featcircuits.interventions.steering",
     "symmetric_replacement": "featcircuits.tasks.corruption",
+    "toward": "featcircuits.probes.target",
     "trace": "featcircuits.tracing.trace",
     "train_suite": "featcircuits.training",
     "validate": "featcircuits.validation.validate",
@@ -168,6 +170,7 @@ __all__ = [
     "stability",
     "steered",
     "symmetric_replacement",
+    "toward",
     "trace",
     "train_suite",
     "validate",

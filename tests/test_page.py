@@ -176,6 +176,15 @@ def test_a_click_shows_the_node_with_its_own_figures(opened: Any, circuit: fc.Ci
 
 
 @needs_browser
+def test_a_feature_can_be_taken_as_the_target_of_another_trace(opened: Any, circuit: fc.Circuit) -> None:
+    name = next(str(node) for node in circuit.nodes if not node.is_error)
+    click(opened, name)
+    opened.evaluate("copy = (text) => { window.copied = text; }")
+    opened.click("#why")
+    assert opened.evaluate("window.copied") == f"--target {name}"
+
+
+@needs_browser
 def test_the_panel_has_the_dossier(opened: Any, circuit: fc.Circuit) -> None:
     known = Dossiers.open(fc.load(suite="grammar-4l").suite.folder)  # type: ignore[union-attr]
     node = next(node for node in circuit.nodes if not node.is_error and str(node.site) == "resid_2")

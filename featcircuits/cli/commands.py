@@ -25,6 +25,7 @@ from featcircuits.cli.tables import (
     stability_line,
 )
 from featcircuits.cli.tasks import (
+    aimed,
     check_choice,
     evaluated_part,
     judged,
@@ -104,7 +105,7 @@ def _loaded(config: TraceConfig, plan: Plan, device: str | None) -> tuple[Plan, 
     """Model and task; the task comes first, so what it lacks for the plan is refused before the model is loaded."""
     task, tokenizer = wanted_task(config, traced_part(config, config.limit))
     plan = plan.for_task(task)
-    spliced = load_for(config, device, tokenizer)
+    spliced, task = aimed(config, load_for(config, device, tokenizer), task)
     return plan, spliced, judged(spliced, task, config, console.print)
 
 

@@ -91,6 +91,9 @@ class TraceConfig(Config):
     edges: str = option(
         "same", "Estimator of edge effects: same, another that has edges (options too), or 'none' for nodes alone."
     )
+    target: str | None = option(
+        None, "Explain a feature in place of the answers: resid_2/303@5; several of one site and place joined by +."
+    )
     baseline: str = option(
         "paired", "Where patched values come from: the corrupted run ('paired'), 'zero', 'mean' or 'noise'."
     )

@@ -18,6 +18,7 @@ from featcircuits.cli.config import (
 from featcircuits.cli.judgement import behaviour_table
 from featcircuits.errors import InputError
 from featcircuits.loading.load import load, load_tokenizer
+from featcircuits.probes.target import toward
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.suites import load_suite
 from featcircuits.tasks.behaviour import behaviour_of, only_right
@@ -76,6 +77,11 @@ def start_of(config: EvaluateConfig | EdgesConfig, traced: TraceConfig) -> int:
 
 def traced_on(spliced: SplicedModel, traced: TraceConfig) -> Task:
     """The prompts that a run was traced on."""
+    if traced.target is not None:
+        raise InputError(
+            f"the run explains {traced.target}, and nonsense answers and the other controls are made for answers; "
+            "evaluate it without --full and --controls"
+        )
     task, _ = wanted_task(traced, traced_part(traced, traced.limit))
     if traced.only_right:
         task = only_right(task, behaviour_of(spliced, task))
@@ -89,7 +95,13 @@ def model_and_task(
     task, tokenizer = wanted_task(config, wanted)
     if check is not None:
         check(task)
-    return load_for(config, device, tokenizer), task
+    return aimed(config, load_for(config, device, tokenizer), task)
+
+
+def aimed(config: Settings, spliced: SplicedModel, task: Task) -> tuple[SplicedModel, Task]:
+    """Model and task, aimed at the target that a trace has, if it has one."""
+    target = config.target if isinstance(config, TraceConfig) else None
+    return (spliced, task) if target is None else toward(spliced, task, [part.strip() for part in target.split("+")])
 
 
 def wanted_task(config: Settings, wanted: Wanted) -> tuple[Task, Any]:
@@ -136,6 +148,9 @@ def _is_name(task: str) -> bool:
 
 def judged(spliced: SplicedModel, task: Task, config: Judged, show: Callable[[Any], None]) -> Task:
     """The task to continue with, after printing what the model does on it; raises `InputError` if too few are right."""
+    if spliced.readout is not None:
+        show(f"{len(task)} prompts in which the target is active")
+        return task.with_options(keep_wrong=True)
     found = behaviour_of(spliced, task)
     kept = only_right(task, found) if config.only_right else task
     show(behaviour_table(found, spliced.tokenizer, dropped=len(task) - len(kept)))

@@ -59,7 +59,10 @@ def identity_of(spliced: SplicedModel) -> Identity:
 
 def _with_readout(mark: str, readout: Readout) -> str:
     """Another mark, since a model with a readout has other effects."""
-    parts = {f"{mark} {readout.site} {readout.skip} weight": readout.weight, "bias": readout.bias}
+    parts = {
+        f"{mark} {readout.site} {readout.skip}{' last' if readout.last else ''} weight": readout.weight,
+        "bias": readout.bias,
+    }
     return fingerprint_of(parts.items())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from featcircuits.dictionaries.decomposition import wide
@@ -13,9 +14,10 @@ from featcircuits.model.tokens import Tokens
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """A linear map of a site's activation, averaged over each prompt's own tokens: one number per class.
+    """A linear map of a site's activation: one number per class.
 
-    `weight` [class, width], `bias` [class]; the first `skip` tokens of each prompt do not count. A model with a
+    The activation is averaged over each prompt's own tokens, the first `skip` left out; with `last` it is that of the
+    last token. `weight` [class, width], `bias` [class]. A model with a
     readout gives these numbers where it would give the logits at the last token, so that whatever is computed from
     logits is computed from them: metrics, effects by every estimator, interventions.
     """
@@ -24,10 +26,16 @@ class Readout:
     weight: Tensor
     bias: Tensor
     skip: int = 0
+    last: bool = False
 
     def __call__(self, x: Tensor, tokens: Tokens) -> Tensor:
         """The classes' numbers [row, class] from the activation [row, slot, width]; those of `tokens.vocabulary`."""
+        if self.last:
+            slots = tokens.last.to(x.device)
+            return self._classes(wide(x[torch.arange(len(slots), device=x.device), slots]), tokens)
         own = (tokens.mask * (tokens.mask.cumsum(-1) > self.skip)).to(x.device)[..., None]
-        mean = wide((x * own).sum(1)) / own.sum(1)
-        classes = mean @ self.weight.to(mean).T + self.bias.to(mean)
+        return self._classes(wide((x * own).sum(1)) / own.sum(1), tokens)
+
+    def _classes(self, x: Tensor, tokens: Tokens) -> Tensor:
+        classes = x @ self.weight.to(x).T + self.bias.to(x)
         return classes if tokens.vocabulary is None else classes[:, tokens.vocabulary.to(x.device)]
