@@ -151,14 +151,17 @@ def chosen_nodes(spliced: SplicedModel, task: fc.Task, count: int = 3) -> list[N
     return nodes
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+SOME = ["embed", "attn_z_0", "mlp_0", "attn_z_1", "attn_1", "mlp_1", "resid_1"]
+
+
 @pytest.mark.parametrize(
-    ("kind", "sites"),
+    ("family", "kind", "sites"),
     [
-        ("relu", None),
-        ("relu", ["embed", "mlp_0", "attn_1", "resid_1", "mlp_2"]),
-        *((kind, ["embed", "attn_z_0", "mlp_0", "attn_z_1", "attn_1", "mlp_1", "resid_1"]) for kind in KINDS[3:-1]),
-        (KINDS[-1], ["attn_1", "mlp_1"]),
+        *((family, "relu", None) for family in FAMILIES),
+        *((family, "relu", ["embed", "mlp_0", "attn_1", "resid_1", "mlp_2"]) for family in FAMILIES),
+        # each kind in some families, each family with some kinds
+        *((family, kind, SOME) for turn, kind in enumerate(KINDS[3:-1]) for family in FAMILIES[turn % 4 :: 4]),
+        *((family, KINDS[-1], ["embed", "attn_1", "mlp_1"]) for family in FAMILIES[::2]),
     ],
 )
 def test_exact_edges_equal_one_patch_at_a_time(family: str, kind: str, sites: list[str] | None) -> None:

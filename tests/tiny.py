@@ -141,7 +141,7 @@ def spliced_model(
 ) -> SplicedModel:
     """Random dictionaries at the given sites, or at the embedding and each layer's attn, mlp and resid."""
     names = sites if sites is not None else [str(site) for site in all_sites(LAYERS)]
-    if getattr(model.config, "use_parallel_residual", False):
+    if getattr(getattr(model, "config", None), "use_parallel_residual", False):
         kind = kind.removeprefix("stream_")
 
     def at(name: str) -> str:

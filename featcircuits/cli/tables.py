@@ -34,7 +34,8 @@ def node_table(circuit: Circuit, count: int = 15, labels: Mapping[str, str] | No
     table.add_column("node", no_wrap=True)
     table.add_column("effect", justify="right", no_wrap=True)
     table.add_column("± s.e.", justify="right", no_wrap=True)
-    flow, shares = influence_in(circuit), stable_nodes(circuit.manifest)
+    flow = influence_in(circuit) if _pruned_by_influence(circuit) else None
+    shares = stable_nodes(circuit.manifest)
     if flow:
         table.add_column("influence", justify="right", no_wrap=True)
     if shares:
@@ -48,6 +49,13 @@ def node_table(circuit: Circuit, count: int = 15, labels: Mapping[str, str] | No
         stable = [f"{shares[str(node)]:.0%}" if str(node) in shares else ""] if shares else []
         table.add_row(str(node), _signed(score.effect), spread, *influence, *stable, _on_one_line(what))
     return table
+
+
+def _pruned_by_influence(circuit: Circuit) -> bool:
+    """Whether the circuit's rules go by influence; else the column's room is better spent on labels."""
+    settings = circuit.manifest.get("settings")
+    found = settings if isinstance(settings, Mapping) else {}
+    return any(str(found.get(name, "")).startswith("influence") for name in ("keep_nodes", "keep_edges"))
 
 
 def graph_line(circuit: Circuit) -> str | None:
