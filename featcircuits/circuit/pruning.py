@@ -18,6 +18,7 @@ import numpy as np
 from featcircuits.circuit.circuit import Circuit, Endpoint
 from featcircuits.errors import InputError, shortened
 from featcircuits.inputs.ranges import MOST, Range, check_kind, check_number, read_number
+from featcircuits.inputs.variants import read_options, written_options
 from featcircuits.model.nodes import METRIC
 
 _LARGEST = 1e30
@@ -103,10 +104,7 @@ class ByInfluence(PruningRule):
         return np.arange(len(sizes)) < self.of
 
     def __str__(self) -> str:
-        options = (
-            f":{option.name}={getattr(self, option.name)}" for option in fields(self)[1:] if _differs(self, option)
-        )
-        return f"influence={self.share}" + "".join(options).replace("False", "false")
+        return ":".join([f"influence={self.share}", *written_options(self, fields(self)[1:])])
 
     def nodes_of(self, circuit: Circuit) -> Circuit:
         """The circuit of the most influential nodes, its tokens, and the edges among them."""
@@ -123,10 +121,6 @@ class ByInfluence(PruningRule):
         inputs = {edge for edge in circuit.edges if isinstance(edge[0], str)}
         chosen = {edge: weight for edge, weight in circuit.edges.items() if edge in edges or edge in inputs}
         return _with(kept, replace(circuit, edges=chosen))
-
-
-def _differs(rule: ByInfluence, option: Field[Any]) -> bool:
-    return getattr(rule, option.name) != option.default
 
 
 PRUNING_RULES: Mapping[str, tuple[Callable[..., PruningRule], type]] = {
@@ -157,30 +151,16 @@ def parse_pruning(text: str | PruningRule) -> PruningRule:
         raise InputError(f"unknown pruning rule {shortened(text)}; known: {_KNOWN}")
     make, kind = PRUNING_RULES[name]
     shown = f"pruning rule {shortened(text)}"
-    return make(read_number(f"{shown}: {name}", value, kind), **_options(shown, make, others))
+    parts = ["=".join(piece.strip() for piece in part.split("=", 1)) for part in others]
+    options = read_options(shown, parts, lambda key: _option(shown, make, key))
+    return make(read_number(f"{shown}: {name}", value, kind), **options)
 
 
-def _options(shown: str, make: Any, parts: Sequence[str]) -> dict[str, Any]:
-    """The options after colons, `of=1000`."""
+def _option(shown: str, make: Any, key: str) -> Field[Any]:
     known: dict[str, Field[Any]] = {option.name: option for option in fields(make)[1:]}
-    found: dict[str, Any] = {}
-    for part in parts:
-        name, _, value = (piece.strip() for piece in part.partition("="))
-        if name not in known or name in found:
-            which = (
-                "is given twice" if name in found else f"is not an option; its options: {', '.join(known) or 'none'}"
-            )
-            raise InputError(f"{shown}: {shortened(name)} {which}")
-        found[name] = _read(f"{shown}: {name}", value, type(known[name].default))
-    return found
-
-
-def _read(what: str, text: str, kind: type) -> Any:
-    if kind is not bool:
-        return read_number(what, text, kind)
-    if text not in ("true", "false"):
-        raise InputError(f"{what} is {shortened(text)}; give true or false")
-    return text == "true"
+    if key not in known:
+        raise InputError(f"{shown}: {shortened(key)} is not an option; its options: {', '.join(known) or 'none'}")
+    return known[key]
 
 
 def choose(effects: Sequence[float], rule: PruningRule) -> list[int]:

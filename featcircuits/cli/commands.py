@@ -86,7 +86,7 @@ def trace_run(config: TraceConfig, output: Path, top: int) -> None:
         say(line)
     if line := graph_line(result.circuit):
         say(line)
-    say(shares_line(error_shares(result.ranking)))
+    say(shares_line(result.circuit.manifest["error_share"]))
     say(f"circuit of {result.circuit.n_nodes} nodes and {result.circuit.n_edges} edges in {output}, {since(began)}")
 
 

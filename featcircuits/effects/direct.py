@@ -28,7 +28,7 @@ from featcircuits.effects.products import NUMBERS, Edges, Products, contracted
 from featcircuits.effects.targets import Targets, targets_of
 from featcircuits.model.connections import Connection, Through, connections
 from featcircuits.model.frozen import frozen
-from featcircuits.model.sites import Site
+from featcircuits.model.sites import RESID_MID, Site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import States
 
@@ -96,7 +96,7 @@ def arcs_of(spliced: SplicedModel) -> list[Connection]:
     """Every direct connection of the model's sites."""
     architecture, dictionaries = spliced.architecture, spliced.dictionaries
     bypassed = [site for site, dictionary in dictionaries.items() if dictionary.has_bypass]
-    without_norm = [site for site in dictionaries if spliced.read_site(site).kind == "resid_mid"]
+    without_norm = [site for site in dictionaries if spliced.read_site(site).kind == RESID_MID]
     return connections(spliced.sites, architecture.n_layers, architecture.sequential, bypassed, without_norm)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from featcircuits.dictionaries import Dictionary
 from featcircuits.effects.ends import SiteEnds
 from featcircuits.splicing.spliced import Arrival
+from featcircuits.states.contraction import passed_back
 from featcircuits.states.states import SiteState
 
 
@@ -41,8 +42,7 @@ def targets_of(
     beside_error = ends.target_errors[state.row] & state.active
     entries = (ends.target_entries | beside_error).nonzero()[:, 0]
     row, feature = state.row[entries], state.feature[entries]
-    c_d = state.scaled(dictionary.gradient_at(c, row, feature), row)
-    v = dictionary.pull(read[row], c_d[:, None] * dictionary.encoder_rows(feature))
+    v = passed_back(dictionary, state, c, entries)
 
     # sum over active i of v_i + c B, at the rows of errors
     passed_by_others = torch.zeros_like(read).index_add_(0, row, v * beside_error[entries, None])[error_row]

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from featcircuits.dictionaries import Dictionary
@@ -25,6 +24,7 @@ from featcircuits.propagation.features import through
 from featcircuits.propagation.rules import Handle, Rule, entered
 from featcircuits.splicing.hooks import editing
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.contraction import passed_back
 from featcircuits.states.states import SiteState, States
 
 _NUMBERS = 1 << 24
@@ -55,12 +55,9 @@ def replaced_mlps(spliced: SplicedModel, states: States) -> Rule:
 
 def _passed(dictionary: Dictionary, state: SiteState, gradient: Tensor) -> Tensor:
     """What active features and the bypass pass back to where a transcoder reads [example, slot, read_width]."""
-    c, read = (t.flatten(0, 1).to(state.change.dtype) for t in (gradient, state.read))
-    passed = torch.zeros_like(read)
-    entries = state.active.nonzero()[:, 0]
-    for part in entries.split(max(1, _NUMBERS // read.shape[1])):
-        row, feature = state.row[part], state.feature[part]
-        c_d = state.scaled(dictionary.gradient_at(c, row, feature), row)
-        passed.index_add_(0, row, dictionary.pull(read[row], c_d[:, None] * dictionary.encoder_rows(feature)))
+    c = gradient.flatten(0, 1).to(state.change.dtype)
+    passed = c.new_zeros(len(c), state.read.shape[-1])
+    for part in state.active.nonzero()[:, 0].split(max(1, _NUMBERS // passed.shape[1])):
+        passed.index_add_(0, state.row[part], passed_back(dictionary, state, c, part))
     past = dictionary.pull_bypass(c)
     return (passed if past is None else passed + past).view(state.read.shape)

@@ -65,6 +65,17 @@ def check_kind(what: str, value: Any, *kinds: type) -> None:
     raise InputError(f"{what} is {shortened(value)}, but must be of type {kinds[0].__name__}: give {named}")
 
 
+def read_value(what: str, text: str, kind: type) -> Any:
+    """The value that a text writes: the text itself, `true` or `false`, or a number as `read_number` takes it."""
+    if kind is str:
+        return text
+    if kind is not bool:
+        return read_number(what, text, kind)
+    if text not in ("true", "false"):
+        raise InputError(f"{what} is {shortened(text)}; give true or false")
+    return text == "true"
+
+
 def read_number(what: str, text: str, kind: type = int) -> Any:
     """The number that a text writes in plain digits.
 

@@ -6,13 +6,13 @@ dataclass that derives from `Variant`. Text is parsed once, where it enters; aft
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, fields
 from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
 
 from featcircuits.errors import InputError, known, shortened
-from featcircuits.inputs.ranges import MOST, Range, check_kind, check_number, read_number
+from featcircuits.inputs.ranges import MOST, Range, check_kind, check_number, read_value
 from featcircuits.inputs.renamed import told
 
 V = TypeVar("V")
@@ -67,14 +67,7 @@ class Table(Mapping[str, type[V]], Generic[V]):
             return value  # type: ignore[return-value]
         check_kind(self.what, value, str)
         name, *parts = (part.strip() for part in str(value).split(":"))
-        options: dict[str, Any] = {}
-        for part in parts:
-            key, _, text = part.partition("=")
-            option = self._option(name, key)
-            if key in options:
-                raise InputError(f"{self.what} {shortened(value)}: {key} is given twice")
-            kind = type(option.default)
-            options[key] = text if kind is str else read_number(f"{self.what} {shortened(value)}: {key}", text, kind)
+        options = read_options(f"{self.what} {shortened(value)}", parts, lambda key: self._option(name, key))
         return self.named(name)(**options)
 
     def _option(self, name: str, key: str) -> Field[Any]:
@@ -111,15 +104,31 @@ class Variant:
 
     def __str__(self) -> str:
         """The text that describes it: its name, and the options that differ from their defaults."""
-        options = {option.name: getattr(self, option.name) for option in fields(self) if _differs(self, option)}  # type: ignore[arg-type]
-        return ":".join([self.name, *(f"{key}={_written(value)}" for key, value in options.items())])
+        return ":".join([self.name, *written_options(self, fields(self))])  # type: ignore[arg-type]
 
 
-def _differs(variant: Variant, option: Field[Any]) -> bool:
-    return getattr(variant, option.name) != option.default
+def read_options(what: str, parts: Iterable[str], option_of: Callable[[str], Field[Any]]) -> dict[str, Any]:
+    """The options that parts such as `steps=5` give; `option_of` finds each by name, or raises `InputError`."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        key, _, text = part.partition("=")
+        option = option_of(key)
+        if key in found:
+            raise InputError(f"{what}: {key} is given twice")
+        found[key] = read_value(f"{what}: {key}", text, type(option.default))
+    return found
+
+
+def written_options(value: object, options: Iterable[Field[Any]]) -> Iterator[str]:
+    """The options of a value that differ from their defaults, as `read_options` reads them."""
+    for option in options:
+        if (own := getattr(value, option.name)) != option.default:
+            yield f"{option.name}={_written(own)}"
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return "+".join(value) if isinstance(value, tuple) else str(value)
 
 

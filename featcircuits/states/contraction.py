@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from featcircuits.dictionaries import Dictionary
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.states import SiteState
@@ -28,6 +29,17 @@ def contract(state: SiteState, spliced: SplicedModel, site: Site, coefficient: T
     c = coefficient.to(state.change.dtype)
     c_d = spliced.dictionaries[site].gradient_at(c.flatten(0, 1), state.row, state.feature)
     return SiteEffects(state.step * c_d, (state.error_change * c).sum(-1), coefficient)
+
+
+def passed_back(dictionary: Dictionary, state: SiteState, coefficient: Tensor, entries: Tensor) -> Tensor:
+    """(c . d_i) e_i of feature entries [n]: what each passes back to where the dictionary reads [n, read_width].
+
+    `coefficient`: c at what the dictionary explains [example * slots, width]; d_i, e_i: decoder and encoder rows.
+    """
+    row, feature = state.row[entries], state.feature[entries]
+    c_d = state.scaled(dictionary.gradient_at(coefficient, row, feature), row)
+    read = state.read.flatten(0, 1)[row].to(state.change.dtype)
+    return dictionary.pull(read, c_d[:, None] * dictionary.encoder_rows(feature))
 
 
 def nodewise(function: Callable[..., Tensor], *effects: SiteEffects) -> SiteEffects:

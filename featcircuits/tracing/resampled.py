@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from featcircuits.circuit.pruning import PruningRule
+from featcircuits.circuit.pruning import PruningRule, choose
 from featcircuits.effects.direct import arcs_of
 from featcircuits.effects.edges import STAGE as EDGES
 from featcircuits.effects.edges import edge_effects, name_of_arc
@@ -53,22 +52,6 @@ class Resampled:
     edges: Sequence[tuple[Endpoint, Endpoint]]
     choices: Sequence[Choice]
 
-    @cached_property
-    def _node_numbers(self) -> dict[Node, int]:
-        return {node: number for number, node in enumerate(self.nodes)}
-
-    @cached_property
-    def _edge_numbers(self) -> dict[tuple[Endpoint, Endpoint], int]:
-        return {edge: number for number, edge in enumerate(self.edges)}
-
-    def node_number(self, node: Node) -> int | None:
-        """The number of a node; None if no weights keep it."""
-        return self._node_numbers.get(node)
-
-    def edge_number(self, edge: tuple[Endpoint, Endpoint]) -> int | None:
-        """The number of an edge; None if it is not among the candidates."""
-        return self._edge_numbers.get(edge)
-
 
 def resampled(
     spliced: SplicedModel, task: Task, plan: Plan, weights: np.ndarray, ledger: Ledger, progress: Progress
@@ -77,16 +60,16 @@ def resampled(
 
     Edges are computed among the nodes that some row keeps; each row chooses among the edges between its own nodes.
     """
-    ledger = _OfExamples(ledger)
+    ledger, weights = _OfExamples(ledger), weights / weights.sum(1, keepdims=True)
     table = _node_table(spliced, task, plan, ledger, progress)
     order = ORDERS[plan.select.name]
-    kept = [_first(table, order, plan.keep_nodes, row / row.sum()) for row in weights]
+    kept = [_first(table, order, plan.keep_nodes, row) for row in weights]
     candidates = np.unique(np.concatenate(kept)) if kept else np.zeros(0, dtype=int)
     nodes, numbers = table.named(candidates), [np.searchsorted(candidates, own) for own in kept]
     if plan.edges is None or not nodes:
         return Resampled(nodes, [], [Choice(np.sort(own), None) for own in numbers])
     edges = _edge_table(spliced, task, plan, nodes, table.values[:, candidates], ledger, progress)
-    choices = [edges.chosen(own, plan.keep_edges, row / row.sum()) for own, row in zip(numbers, weights, strict=True)]
+    choices = [edges.chosen(own, plan.keep_edges, row) for own, row in zip(numbers, weights, strict=True)]
     return Resampled(nodes, edges.names, choices)
 
 
@@ -192,8 +175,7 @@ class _Edges:
         within[[*nodes, self.count, -1]] = True
         means = self.values.T @ weights
         alive = np.flatnonzero(within[self.source] & within[self.target] & (means != 0))
-        order = alive[np.argsort(-np.abs(means[alive]), kind="stable")]
-        kept = order[rule(np.abs(means[order]))] if len(order) else order
+        kept = alive[np.array(choose(means[alive], rule), dtype=int)]
         reached = np.zeros(self.count + 2, dtype=bool)
         reached[self.count] = True
         while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,8 +117,8 @@ def stability(
     overlaps = [_overlap(*pair) for pair in zip(halved[:halves], halved[halves:], strict=True)]
     by_case = zip(cases, others[: len(cases)], others[len(cases) :], strict=True)
     return Stability(
-        _shares([*circuit.nodes], chosen[:resamples], found.node_number, lambda choice: choice.nodes),
-        _shares([*circuit.edges], chosen[:resamples], found.edge_number, lambda choice: choice.edges),
+        _shares([*circuit.nodes], found.nodes, [choice.nodes for choice in chosen[:resamples]]),
+        _shares([*circuit.edges], found.edges, [choice.edges for choice in chosen[:resamples]]),
         Overlap(_mean([pair.nodes for pair in overlaps]), _mean([pair.edges for pair in overlaps])),  # type: ignore[arg-type]
         {name: _overlap(own, rest) for name, own, rest in by_case},
         resamples,
@@ -171,18 +171,14 @@ def _cases(task: Task) -> dict[str, np.ndarray]:
     return {name or "no case": np.array([one == name for one in names], dtype=float) for name in distinct}
 
 
-def _shares(
-    own: Sequence[Any],
-    choices: Sequence[Choice],
-    number: Callable[[Any], int | None],
-    chosen: Callable[[Choice], np.ndarray | None],
-) -> dict[Any, float]:
-    """How often each of `own` is among what was chosen."""
-    sets = [set(at.tolist()) for choice in choices if (at := chosen(choice)) is not None]
-    if not sets:
+def _shares(own: Sequence[Any], candidates: Sequence[Any], choices: Sequence[np.ndarray | None]) -> dict[Any, float]:
+    """How often each of `own` is among what was chosen, given as numbers of candidates; none without choices."""
+    chosen = [numbers for numbers in choices if numbers is not None]
+    if not chosen:
         return {}
-    numbers = {one: number(one) for one in own}
-    return {one: sum(at in kept for kept in sets) / len(sets) for one, at in numbers.items()}
+    times = np.bincount(np.concatenate(chosen), minlength=len(candidates)) / len(chosen)
+    shares = dict(zip(candidates, times.tolist(), strict=True))
+    return {one: shares.get(one, 0.0) for one in own}
 
 
 def _overlap(first: Choice, second: Choice) -> Overlap:
