@@ -257,6 +257,15 @@ def test_prepended_ends_of_texts_are_no_unknown_words(gpt: Any) -> None:
     assert encoder.unknown_words(prompt) == ()
 
 
+def test_a_separator_of_documents_that_no_word_becomes_can_be_prepended() -> None:
+    """SmolLM2's tokenizer: bytes, chat markers as BOS and EOS, and the separator named as the unknown word."""
+    chat = byte_level(bos_token="<|im_start|>", eos_token="<|im_end|>")
+    assert chat.unk_token == END
+    assert unknown_id(chat) is None
+    assert Encoder.of(chat).prompt("The author", prepend=END).ids[0] == chat.unk_token_id
+    assert unknown_id(sentence_pieces()) is not None
+
+
 # pairs that are the same
 
 

@@ -59,7 +59,7 @@ class Encoder:
 
     @property
     def unknown(self) -> int | None:
-        """The id of words outside the vocabulary; None if it also marks the ends of texts (GPT-2)."""
+        """The id of words outside the vocabulary; None if no word can be outside it (`unknown_id`)."""
         return unknown_id(self.tokenizer)
 
     def rendered(self, prefix: str | Messages) -> str:
@@ -228,10 +228,21 @@ def _entry(line: Line, encoder: Encoder, prepend: str) -> Entry:
     return Entry(line, clean, corrupted, example)
 
 
+_RARE = "\ua66e \U00012000 \U00010380"
+"""Letters that no vocabulary has whole: a tokenizer spells them in bytes, or they are unknown."""
+
+
 def unknown_id(tokenizer: Any) -> int | None:
-    """The id of words outside the vocabulary; None if there is none, or if it also begins or ends texts (GPT-2)."""
-    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    return None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
+    """The id of words outside the vocabulary; None if no word can be outside it.
+
+    Tokenizers that spell everything in bytes often name a token for unknown words all the same, which then stands for
+    something else: it begins or ends texts (GPT-2), or parts documents while chat markers begin and end texts (SmolLM2).
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return None
+    (rare,) = _bare(tokenizer, [_RARE])
+    return unknown if not rare or unknown in rare else None
 
 
 def _bare(tokenizer: Any, texts: list[str]) -> list[Ids]:
