@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from featcircuits.checks.reliability import reliability
     from featcircuits.circuit.circuit import Circuit
     from featcircuits.circuit.influence import influence, pruned_by_influence
+    from featcircuits.comparison.compare import compare
     from featcircuits.dossiers.dossiers import Dossiers
     from featcircuits.dossiers.features import features
     from featcircuits.effects.edges import edge_effects
@@ -79,6 +80,7 @@ _HOMES = {
     "behaviour_of": "featcircuits.tasks.behaviour",
     "bound_missed": "featcircuits.checks.bound",
     "check_suite": "featcircuits.health",
+    "compare": "featcircuits.comparison.compare",
     "control_curves": "featcircuits.validation.controls",
     "edge_curve": "featcircuits.checks.edge_curve",
     "edge_effects": "featcircuits.effects.edges",
@@ -133,6 +135,7 @@ __all__ = [
     "behaviour_of",
     "bound_missed",
     "check_suite",
+    "compare",
     "control_curves",
     "dictionaries",
     "edge_curve",

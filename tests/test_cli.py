@@ -834,3 +834,16 @@ def test_the_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert isinstance(report, Report)
     assert report.faithfulness > 0.5
     assert Circuit.load(tmp_path / "circuit.safetensors") == names["circuit"]
+
+
+def test_a_run_compared_with_itself_has_distance_0(command: Command, traced: Path, tmp_path: Path) -> None:
+    result = command("compare", traced, traced, "--json", "-o", tmp_path / "compared", "--to", "gexf,heatmap.svg")
+    assert result.code == 0, result.err
+    (pair,) = json.loads(result.out)["pairs"]
+    assert (pair["first"], pair["second"]) == ("traced", "traced (2)")
+    assert pair["nodes"]["distance"] == pair["edges"]["distance"] == 0
+    written = {path.name for path in (tmp_path / "compared").iterdir()}
+    assert written == {"comparison.json", "distances.png", "union.gexf", "heatmap.svg"}
+    shown = command("compare", traced, traced, "--places", "sum", "--top", "3").out
+    assert "Edges in common" in shown
+    assert re.search(r"Strongest 3 of \d+ shared nodes", shown)

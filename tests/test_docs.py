@@ -223,3 +223,12 @@ def test_the_page_of_readouts_runs_from_top_to_bottom(monkeypatch: pytest.Monkey
     assert all(cell.F["own"] == names["grid"].F for cell in names["grid"].cells if cell.source == cell.target)
     assert all(len(one.ids) == 1 for one in names["read"])
     assert all(names["found"].loss[a][a] > 0 for a in (0, 1))
+
+
+def test_the_page_of_comparing_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    nodes = {(pair.first, pair.second): pair.nodes.weighted for pair in names["found"].pairs}
+    assert max(nodes, key=nodes.__getitem__) == ("agreement_rc", "agreement_simple")

@@ -14,9 +14,10 @@
 | node | group | the name of its group; left out if it is in none |
 | node | influence | how much of the metric flows through it along all paths; left out if no edge leads to it |
 | node | stability | the share of resampled prompts from which it is chosen; left out if it is not known |
+| node | membership | which circuits of a union have it; left out elsewhere |
 | node | label | the text for viewers: the circuit's own label, else the node's name (for inputs with their words) |
 | edge | weight, sign | mean effect of the edge; 1 or -1 |
-| edge | stability | as of nodes |
+| edge | stability, membership | as of nodes |
 | graph | aggregate, places, manifest | JSON texts |
 """
 
@@ -29,6 +30,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featcircuits.circuit.circuit import Circuit, NodeScore
+from featcircuits.circuit.membership import add_membership
 from featcircuits.errors import InputError, shortened
 from featcircuits.files.reading import parse_json
 from featcircuits.model.nodes import METRIC, Node, endpoint
@@ -66,6 +68,7 @@ def graph_of(circuit: Circuit) -> nx.DiGraph:
         if end != METRIC:
             graph.nodes[str(end)]["influence"] = value
     _add_stability(graph, circuit.manifest)
+    add_membership(graph, circuit.manifest)
     return graph
 
 

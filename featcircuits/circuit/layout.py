@@ -14,6 +14,7 @@ from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featcircuits.circuit.circuit import Circuit
+from featcircuits.circuit.membership import KEY, colours_in
 from featcircuits.files.palette import sign_colour
 from featcircuits.inputs.arguments import expect
 from featcircuits.model.nodes import METRIC
@@ -66,18 +67,20 @@ def laid_out(graph: nx.DiGraph, spacing: Spacing | None = None) -> nx.DiGraph:
     """The graph, with the attributes of `circuit.to_networkx()`, and with positions, sizes and colours added.
 
     Nodes get `x`, `y`, `size` (a diameter) and `color` ("#0072b2"), edges `thickness` and `color`. Areas of nodes
-    and widths of edges grow with |effect|.
+    and widths of edges grow with |effect|. Colours are those of signs, in a union those of memberships.
     """
     nodes, edges = graph.nodes(data=True), graph.edges(data=True)
     strongest = max((abs(data["effect"]) for _, data in nodes), default=0.0)
     heaviest = max((abs(data["weight"]) for *_, data in edges), default=0.0)
     positions = _positions(graph, spacing or Spacing())
+    colours = colours_in(json.loads(graph.graph["manifest"]))
     for name, data in nodes:
         x, y = positions[name]
         size = _scaled(data["effect"], strongest, _SMALLEST, _LARGEST)
-        data.update(x=x, y=y, size=size, color=sign_colour(data["effect"]))
+        data.update(x=x, y=y, size=size, color=colours.get(data.get(KEY, ""), sign_colour(data["effect"])))
     for _, _, data in edges:
-        data.update(thickness=_scaled(data["weight"], heaviest, _THIN, _THICK), color=sign_colour(data["weight"]))
+        colour = colours.get(data.get(KEY, ""), sign_colour(data["weight"]))
+        data.update(thickness=_scaled(data["weight"], heaviest, _THIN, _THICK), color=colour)
     return graph
 
 

@@ -111,7 +111,7 @@ class ByInfluence(PruningRule):
         from featcircuits.circuit.influence import influential_nodes  # scipy takes its time
 
         kept = influential_nodes(circuit, self.share, first_position=self.first_position)
-        return _with(kept, circuit)
+        return among(kept, circuit)
 
     def edges_of(self, circuit: Circuit, whole: Circuit) -> Circuit:
         """The circuit of the edges of largest score, without nodes that then lead nowhere or come from nowhere."""
@@ -120,7 +120,7 @@ class ByInfluence(PruningRule):
         kept, edges = influential_edges(circuit, self.share, whole=whole, first_position=self.first_position)
         inputs = {edge for edge in circuit.edges if isinstance(edge[0], str)}
         chosen = {edge: weight for edge, weight in circuit.edges.items() if edge in edges or edge in inputs}
-        return _with(kept, replace(circuit, edges=chosen))
+        return among(kept, replace(circuit, edges=chosen))
 
 
 PRUNING_RULES: Mapping[str, tuple[Callable[..., PruningRule], type]] = {
@@ -174,14 +174,14 @@ def beginning(ranking: Circuit, rule: PruningRule) -> Circuit:
     """The nodes of a ranking that a rule keeps, taken in the ranking's order, for a circuit without edges."""
     sizes = np.abs(np.array([score.effect for score in ranking.nodes.values()], dtype=np.float64))
     kept = rule(sizes).tolist() if len(sizes) else []
-    return _with({node for node, keep in zip(ranking.nodes, kept, strict=True) if keep}, ranking)
+    return among({node for node, keep in zip(ranking.nodes, kept, strict=True) if keep}, ranking)
 
 
 def strongest(circuit: Circuit, count: int) -> Circuit:
     """The nodes of largest |effect| and the edges among them, with or without a path to the metric."""
     listed = list(circuit.nodes)
     kept = choose([score.effect for score in circuit.nodes.values()], Top(count))
-    return _with({listed[number] for number in kept}, circuit)
+    return among({listed[number] for number in kept}, circuit)
 
 
 def prune(circuit: Circuit, *, nodes: PruningRule | None = None, edges: PruningRule | None = None) -> Circuit:
@@ -192,7 +192,7 @@ def prune(circuit: Circuit, *, nodes: PruningRule | None = None, edges: PruningR
     elif nodes is not None:
         listed = list(circuit.nodes)
         kept = choose([score.effect for score in circuit.nodes.values()], nodes)
-        circuit = _with({listed[number] for number in kept}, circuit)
+        circuit = among({listed[number] for number in kept}, circuit)
     if edges is not None:
         circuit = chosen_edges(circuit, edges, whole)
     return reachable(circuit) if circuit.edges else circuit
@@ -221,10 +221,10 @@ def reachable(circuit: Circuit) -> Circuit:
         if end not in found:
             found.add(end)
             waiting.extend(readers.get(end, []))
-    return _with(found, circuit)
+    return among(found, circuit)
 
 
-def _with(kept: Collection[Endpoint], circuit: Circuit) -> Circuit:
+def among(kept: Collection[Endpoint], circuit: Circuit) -> Circuit:
     """The circuit with only these nodes, the edges between kept ends, and their labels; the metric and inputs stay."""
 
     def stays(end: Endpoint) -> bool:

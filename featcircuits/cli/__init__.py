@@ -350,6 +350,39 @@ def generate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders written by `featcircuits trace`.")],
+    places: Annotated[
+        str, typer.Option(help="'keep': a feature at two places is two nodes; 'sum': one, wherever it is.")
+    ] = "keep",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for comparison.json and distances.png.")
+    ] = None,
+    to: Annotated[
+        str, typer.Option(help="Formats of the union of all circuits, comma-separated, as for export; needs -o.")
+    ] = "",
+    top: Annotated[int, typer.Option(min=0, help="How many shared nodes to print.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    check: Annotated[bool, typer.Option(help="Refuse circuits whose dictionaries differ.")] = True,
+) -> None:
+    """Compare the circuits of several runs: what do they share, in nodes and in edges?
+
+    It prints Jaccard indices, plain and weighted by effects, how many shared nodes and edges have the same sign, and
+    the rank correlation of their effects, for every pair; for two runs also by layer and kind of site. The union of all
+    circuits says of each node and edge which runs have it, as a colour and an attribute in every format.
+
+    Examples:
+
+        featcircuits compare runs/rc runs/ioi --places sum
+
+        featcircuits compare runs/a runs/b runs/c -o runs/compared --to gexf,svg
+    """
+    from featcircuits.cli.comparing import compare_run
+
+    compare_run(runs, places, output, to, top, as_json, check)
+
+
+@app.command()
 @with_settings(AgreeConfig)
 def agree(
     config: AgreeConfig,

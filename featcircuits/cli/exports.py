@@ -21,7 +21,7 @@ from featcircuits.runs import folder as runs
 def export_run(run: Path, formats: str, top: int | None, overwrite: bool, grouped: bool, state: Path | None) -> None:
     """Write a run's circuit, or its strongest nodes, in all of the formats; files appear together or not at all."""
     runs.check_run(run)
-    paths = {name: run / EXPORTERS[name].file for name in _names(formats)}
+    paths = {name: run / EXPORTERS[name].file for name in format_names(formats)}
     folders = {name: path for name, path in paths.items() if EXPORTERS[name].folder}
     files = {name: path for name, path in paths.items() if name not in folders}
     for path in files.values():
@@ -53,7 +53,8 @@ def _write(exporter: Exporter, run: Path, whole: Circuit, grouped: bool, top: in
     exporter.write(shown.grouped() if grouped and not exporter.of_ranking else shown, path)
 
 
-def _names(formats: str) -> list[str]:
+def format_names(formats: str) -> list[str]:
+    """The formats of a list with commas; raises `InputError` for an unknown one, and for none."""
     names = list(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
     if unknown := [name for name in names if name not in EXPORTERS]:
         raise InputError(f"unknown export format {shortened(unknown[0])}; {known(EXPORTERS, unknown[0])}")

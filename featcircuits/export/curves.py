@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from featcircuits.files.palette import sign_colour
-
 if TYPE_CHECKING:
     import networkx as nx
     from matplotlib.axes import Axes
@@ -22,9 +20,9 @@ Point = tuple[float, float]
 def draw_edges(axes: Axes, graph: nx.DiGraph, width: float, heaviest: float) -> None:
     """Draw all edges between boxes of this width, the light ones first."""
     starts, ends = (_ends(graph, width, heaviest, out) for out in (True, False))
-    edges = sorted(graph.edges(data="weight"), key=lambda edge: abs(edge[2]))
-    for source, target, weight in edges:
-        _draw(axes, starts[source, target], ends[source, target], weight, heaviest)
+    edges = sorted(graph.edges(data=True), key=lambda edge: abs(edge[2]["weight"]))
+    for source, target, data in edges:
+        _draw(axes, starts[source, target], ends[source, target], data, heaviest)
 
 
 def thickness(weight: float, heaviest: float) -> float:
@@ -48,7 +46,7 @@ def _ends(graph: nx.DiGraph, width: float, heaviest: float, out: bool) -> dict[t
     return found
 
 
-def _draw(axes: Axes, start: Point, end: Point, weight: float, heaviest: float) -> None:
+def _draw(axes: Axes, start: Point, end: Point, data: Mapping[str, Any], heaviest: float) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -57,10 +55,11 @@ def _draw(axes: Axes, start: Point, end: Point, weight: float, heaviest: float) 
         [start, (start[0], start[1] + bend), (end[0], end[1] - bend), end],
         [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4],
     )
+    weight = data["weight"]
     share = abs(weight) / heaviest if heaviest else 0.0
     axes.add_patch(
         PathPatch(
-            curve, fill=False, capstyle="butt", edgecolor=sign_colour(weight), zorder=1,
+            curve, fill=False, capstyle="butt", edgecolor=data["color"], zorder=1,
             linewidth=thickness(weight, heaviest), alpha=0.25 + 0.5 * share**0.5,
         )
     )  # fmt: skip

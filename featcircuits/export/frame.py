@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from featcircuits.circuit.membership import KEY, colours_in
 from featcircuits.export.boxes import LEADING, SIZE, wrapped
 from featcircuits.export.boxes import width as text_width
 from featcircuits.export.curves import thickness
@@ -104,13 +106,7 @@ def _flowing(entries: Sequence[Entry], width: float) -> Iterator[tuple[Entry, fl
 def entries_of(graph: nx.DiGraph, heaviest: float, note: str) -> list[Entry]:
     """The legend: what the picture has, and nothing that it has not; `note` comes last."""
     nodes = [data for _, data in graph.nodes(data=True) if data["site"]]
-    found = (
-        [Entry("carries the behaviour (darker: more)", _filled(POSITIVE))]
-        if any(data["effect"] > 0 for data in nodes)
-        else []
-    )
-    if any(data["effect"] < 0 for data in nodes):
-        found.append(Entry("works against it", _filled(NEGATIVE)))
+    found = _memberships(graph) or _signs(nodes)
     if any(data["kind"] == "error" for data in nodes):
         found.append(Entry("error of a dictionary", _bordered("solid")))
     if any(map(uncertain, nodes)):
@@ -119,6 +115,23 @@ def entries_of(graph: nx.DiGraph, heaviest: float, note: str) -> list[Entry]:
         weight = float(f"{share * heaviest:.2g}")
         found.append(Entry(f"edge of weight {weight:g}", _line(thickness(weight, heaviest))))
     return [*found, Entry(note)]
+
+
+def _signs(nodes: Sequence[Mapping[str, Any]]) -> list[Entry]:
+    found = []
+    if any(data["effect"] > 0 for data in nodes):
+        found.append(Entry("carries the behaviour (darker: more)", _filled(POSITIVE)))
+    if any(data["effect"] < 0 for data in nodes):
+        found.append(Entry("works against it", _filled(NEGATIVE)))
+    return found
+
+
+def _memberships(graph: nx.DiGraph) -> list[Entry]:
+    """What a union's colours mean, those that the picture has; none for another circuit."""
+    rows = [*(data for _, data in graph.nodes(data=True)), *(data for *_, data in graph.edges(data=True))]
+    shown = {data.get(KEY) for data in rows}
+    colours = colours_in(json.loads(graph.graph["manifest"]))
+    return [Entry(f"in {drawable(name)}", _filled(colour)) for name, colour in colours.items() if name in shown]
 
 
 def _filled(colour: str) -> Mark:

@@ -2,7 +2,8 @@
 
 Each node is a box with its number, its effect and its label, where the layout has it: layers upwards, places from left
 to right, inputs at the bottom, the metric on top. Blue carries the behaviour, orange works against it, the darker the
-more; error nodes are hollow. The width of an edge is in proportion to its weight.
+more; in a union of circuits colours say which circuits have a node or edge. Error nodes are hollow. The width of an
+edge is in proportion to its weight.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from featcircuits.export.frame import (
     legend_height,
     uncertain,
 )
-from featcircuits.files.palette import INK, sign_colour, tint
+from featcircuits.files.palette import INK, tint
 from featcircuits.files.pictures import format_of, save, styled
 from featcircuits.inputs.ranges import MOST, Range, check_number
 from featcircuits.model.nodes import METRIC
@@ -108,7 +109,7 @@ def _draw_box(axes: Axes, data: Mapping[str, Any], box: Box, width: float, share
     from matplotlib.patches import FancyBboxPatch
 
     left, top = data["x"] - width / 2, data["y"] + box.height / 2
-    colour = sign_colour(data["effect"]) if data["site"] else INK
+    colour = data["color"] if data["site"] else INK
     hollow = data["kind"] == "error" or not data["site"]
     axes.add_patch(
         FancyBboxPatch(

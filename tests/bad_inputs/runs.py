@@ -111,6 +111,8 @@ RUNS: dict[str, tuple[Any, ...]] = {
     "sizes that are no numbers": ("evaluate", "--sizes", "few"),
     "a billion random circuits": ("evaluate", "--draws", "1000000000"),
     "a layer before the first": ("evaluate", "--start-layer", "-1"),
+    "a run compared with nothing": ("compare",),
+    "a union to export to nowhere": ("compare", "run", "--to", "gexf"),
     "an unknown format to export to": ("export", "--to", "gexf,dot"),
 }
 
