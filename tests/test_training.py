@@ -29,6 +29,7 @@ from featcircuits.suites import load_suite
 from featcircuits.tasks.token_rows import Rows, token_batches
 from featcircuits.training import Recipe, activations, sample_rows, suite_record, train, train_suite, trainer
 from featcircuits.training.activations import collect, opened, shape_at, shuffled
+from featcircuits.training.text import parted
 from tests.tiny import VOCABULARY, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # sae_lens's own, on import
@@ -207,6 +208,54 @@ def share_left(tensors: dict[str, Tensor], x: Tensor) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("n_dead", [0, 3, 20])
+@pytest.mark.parametrize("name", ["BatchTopK", "MatryoshkaBatchTopK"])
+def test_a_sparse_step_has_the_loss_and_the_gradients_of_sae_lens(name: str, n_dead: int) -> None:
+    import sae_lens
+    from sae_lens.saes.sae import TrainStepInput
+
+    from featcircuits.training import sparse
+
+    widths: dict[str, Any] = {} if name == "BatchTopK" else {"matryoshka_widths": [10, 20, 40]}
+    config = getattr(sae_lens, f"{name}TrainingSAEConfig")(
+        d_in=16, d_sae=40, k=3.5, device="cpu", dtype="float64", topk_threshold_lr=0.05, **widths
+    )
+    torch.manual_seed(0)
+    theirs = getattr(sae_lens, f"{name}TrainingSAE")(config)
+    ours = (sparse.SparseBatchTopK if name == "BatchTopK" else sparse.SparseMatryoshka)(config)
+    with torch.no_grad():
+        theirs.W_dec.mul_(torch.rand(40, 1) + 0.5)
+        theirs.b_enc.normal_(0, 0.1)
+        theirs.b_dec.normal_()
+    ours.load_state_dict(theirs.state_dict())
+    step = TrainStepInput(
+        sae_in=torch.randn(64, 16, dtype=torch.float64), coefficients={}, n_training_steps=0, is_logging_step=False,
+        dead_neuron_mask=torch.arange(40) < n_dead,
+    )  # fmt: skip
+    found = []
+    for sae in (theirs, ours):
+        out = sae.training_forward_pass(step)
+        out.loss.backward()
+        numbers = (out.loss, out.feature_acts.to_dense(), out.sae_out, sae.topk_threshold)
+        found.append((*numbers, *(weight.grad for weight in sae.parameters())))
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+    assert all(weight.grad.abs().max() > 0.1 for weight in theirs.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [0.0, 0.5, 5.0])
+def test_the_largest_activations_do_not_depend_on_where_the_search_begins(bound: float) -> None:
+    from featcircuits.training.sparse import largest
+
+    acts = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+    for count in (7, 100, 500):
+        found, values = largest(acts, count, bound), acts.flatten().topk(count).values
+        assert torch.equal(acts[found.token, found.feature].sort(descending=True).values, values[values > 0])
+        assert torch.equal((found.token * 30 + found.feature).sort().values, found.token * 30 + found.feature)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["batchtopk", "jumprelu", "matryoshka"])
 def test_every_architecture_learns_sparse_features(architecture: str) -> None:
     """Sums of 3 of 24 directions: explained by about 3 features per token."""
@@ -250,6 +299,33 @@ def test_one_pass_collects_every_site(family: str, tmp_path: Path) -> None:
         alone = [bare.record(Tokens.pad([row], 0), [site])[1][site][0] for row in ordered]
         assert torch.allclose(found, torch.cat(alone), atol=1e-4), site
         assert (tmp_path / "x" / str(site)).stat().st_size == found.numel() * 4
+
+
+def test_the_pass_ends_at_the_last_site_that_is_needed(tmp_path: Path) -> None:
+    bare, rows = bare_model(), random_rows(30)
+    ran: list[int] = []
+    for number, layer in enumerate(bare.architecture.layers(bare.model)):
+        layer.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
+    collect(bare, rows, parse_all(["embed", "mlp_1"]), tmp_path / "x", silent)
+    assert ran == [0, 1]
+
+
+def test_a_bounded_part_of_the_text_is_held_out_and_no_more_is_read_than_steps_use() -> None:
+    bare, rows = bare_model(), [[i % 9 + 1] * 4 for i in range(400)]
+    bare.model.config.bos_token_id = 2
+    for recipe, used, held in (
+        (replace(RECIPE, steps=100), 360, 40),
+        (replace(RECIPE, steps=100, held_out=30), 393, 7),
+        (replace(RECIPE, steps=10, held_out=2), 90, 1),
+    ):
+        seen, held_out = parted(bare, rows, recipe, "text")
+        assert held_out == rows[-held:]
+        n_tokens = sum(4 - (row[0] == 2) for row in seen)
+        if recipe.steps == 10:
+            assert 320 <= n_tokens < 324
+            assert abs(len(seen) - used) < 10
+        else:
+            assert seen == rows[:used]
 
 
 @pytest.mark.parametrize("keep_sinks", [False, True])

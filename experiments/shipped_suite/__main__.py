@@ -46,7 +46,7 @@ LAYERS, WIDTH, HEADS = 4, 128, 4
 SENTENCES, SENTENCES_SAES, SENTENCES_HELD_OUT = 460_800, 40_000, 4_000
 PAIRS = 400
 MODEL_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "weight_decay": 0.1}
-SAES = Recipe(features=512, k=10, steps=2000, seed=SEED)
+SAES = Recipe(features=512, k=10, steps=2000, seed=SEED, held_out=1 << 20)
 SENTENCES_DOSSIERS = 12_000
 DOSSIERS = Options(contexts=8, samples=4, before=14, after=6, tokens=8, logits=8, coactive=6)
 STEPS = ("tasks", "model", "saes", "dossiers", "card")

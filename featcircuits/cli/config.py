@@ -336,6 +336,7 @@ class TrainConfig(Config):
     keep_sinks: bool = option(
         False, "Train on sink tokens (BOS, or over 10 times the median norm) and measure them like all others."
     )
+    held_out: int = option(8192, "Measure on the text's last tenth, but on at most this many tokens.", least=2)
     name: str | None = option(None, "The suite's name. Default: the folder's.")
     licence: str | None = option(None, "Licence to record, such as MIT.")
     device: str | None = option(None, "cpu, cuda or cuda:N. Default: where the model loads.")

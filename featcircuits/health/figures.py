@@ -21,7 +21,7 @@ from featcircuits.dictionaries.decomposition import decoded, precision, wide
 from featcircuits.model.sites import Site, resid
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
-from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.finite import check_activations
 from featcircuits.splicing.memory import rows_at_once
 from featcircuits.splicing.sinks import UsualTokens, usual_tokens
 from featcircuits.splicing.spliced import SplicedModel
@@ -148,8 +148,8 @@ def site_means(
     counts = dict.fromkeys(spliced.sites, 0)
     for tokens in progress(batches, "means", len(batches)):
         tokens = tokens.to(spliced.device)
-        logits, seen = spliced.record(tokens)
-        check_finite(logits, seen)
+        seen = spliced.activations(tokens, spliced.sites)
+        check_activations(seen)
         for site, x in seen.items():
             some = x[usual.at(site, x, tokens)]
             counts[site] += len(some)

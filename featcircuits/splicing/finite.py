@@ -18,8 +18,13 @@ _NAN_REMEDY = (
 
 def check_finite(logits: Tensor, activations: Mapping[Site, Tensor]) -> None:
     """Raise `InputError` for NaN or infinity, naming the first site that has it."""
+    check_activations(activations)
+    if not torch.isfinite(logits).all():
+        raise InputError(f"the model's logits hold NaN or infinity; {_NAN_REMEDY}")
+
+
+def check_activations(activations: Mapping[Site, Tensor]) -> None:
+    """Raise `InputError` for NaN or infinity in an activation, naming the first site that has it."""
     for site, x in activations.items():
         if not torch.isfinite(x).all():
             raise InputError(f"the model's activation at {site} holds NaN or infinity; {_NAN_REMEDY}")
-    if not torch.isfinite(logits).all():
-        raise InputError(f"the model's logits hold NaN or infinity; {_NAN_REMEDY}")

@@ -20,7 +20,7 @@ from featcircuits.dictionaries.decomposition import wide
 from featcircuits.model.sites import Site
 from featcircuits.model.tokens import Tokens
 from featcircuits.progress import Progress, silent
-from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.finite import check_activations
 from featcircuits.splicing.spliced import SplicedModel
 
 OUTLIER = 10.0
@@ -51,8 +51,8 @@ def usual_tokens(
     found: dict[Site, list[Tensor]] = {site: [] for site in sites}
     for tokens in progress(batches, "sink tokens", len(batches)):
         tokens = tokens.to(spliced.device)
-        logits, seen = spliced.record(tokens, sites)
-        check_finite(logits, seen)
+        seen = spliced.activations(tokens, sites)
+        check_activations(seen)
         some = usual_anywhere(tokens, bos)
         for site, x in seen.items():
             found[site].append(norms(x)[some])

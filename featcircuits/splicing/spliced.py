@@ -10,7 +10,7 @@ the model's own tensor in place. The unedited splice is therefore exact to the l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -190,9 +190,24 @@ class SplicedModel:
             logits = self.run(tokens, keep, sites=sites, answers_only=True)
         return logits, seen
 
+    def activations(self, tokens: Tokens, sites: Iterable[Site]) -> dict[Site, Tensor]:
+        """The activation at each site of an unedited forward pass without gradients, which ends at the last of them."""
+        seen: dict[Site, Tensor] = {}
+        sites = tuple(sites)
+
+        def keep(site: Site, x: Tensor) -> Tensor:
+            seen[site] = x
+            if len(seen) == len(sites):
+                raise _Arrived(x, x)
+            return x
+
+        with torch.no_grad(), suppress(_Arrived):
+            self.run(tokens, keep, sites=sites, answers_only=True)
+        return {site: seen[site] for site in sites}
+
 
 class _Arrived(Exception):
-    """Ends a forward pass at the requested site."""
+    """Ends a forward pass at the last requested site."""
 
     def __init__(self, x: Tensor, read: Tensor) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from featcircuits.files.checksums import intact, seal
 from featcircuits.files.writing import check_space, whole_folder
 from featcircuits.model.sites import Site
 from featcircuits.progress import Progress
-from featcircuits.splicing.finite import check_finite
+from featcircuits.splicing.finite import check_activations
 from featcircuits.splicing.memory import rows_at_once
 from featcircuits.splicing.sinks import bos_ids, limit_of, norms, usual_anywhere
 from featcircuits.splicing.spliced import SplicedModel
@@ -65,8 +65,8 @@ def _fill(
     batches = token_batches(rows, rows_at_once(spliced, max(map(len, rows)), most=ROWS))
     done = 0
     for tokens in progress(batches, "activations", len(batches)):
-        logits, seen = spliced.record(tokens, list(files))
-        check_finite(logits, seen)
+        seen = spliced.activations(tokens, files)
+        check_activations(seen)
         usual = usual_anywhere(tokens, bos)
         count = int(usual.sum())
         for site, file in files.items():

@@ -18,6 +18,7 @@ class Recipe:
     `k`: the mean number of active features per token; batchtopk and matryoshka select exactly that many, and
     jumprelu approaches it by its sparsity loss.
     `keep_sinks`: train on sink tokens (`featcircuits.splicing.sinks`), and measure them, like all others.
+    `held_out`: the most tokens that the figures are measured on.
     """
 
     architecture: str = "batchtopk"
@@ -28,6 +29,7 @@ class Recipe:
     learning_rate: float = ranged(1e-3, 0, 10, above=True)
     seed: int = ranged(0, 0, LARGEST_SEED)
     keep_sinks: bool = False
+    held_out: int = ranged(8192, 2, MOST)
 
     def check(self) -> None:
         """Raise `InputError` for an unknown architecture or a number out of range."""
@@ -42,9 +44,11 @@ class Recipe:
 
 def _batchtopk(width: int, recipe: Recipe, device: str) -> Any:
     """Keeps the k * batch_size largest activations of a batch (Bussmann et al. 2024)."""
-    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from sae_lens import BatchTopKTrainingSAEConfig
 
-    return BatchTopKTrainingSAE(
+    from featcircuits.training.sparse import SparseBatchTopK
+
+    return SparseBatchTopK(
         BatchTopKTrainingSAEConfig(
             d_in=width, d_sae=recipe.features, k=recipe.k, topk_threshold_lr=_THRESHOLD_RATE, device=device
         )
@@ -53,10 +57,12 @@ def _batchtopk(width: int, recipe: Recipe, device: str) -> Any:
 
 def _matryoshka(width: int, recipe: Recipe, device: str) -> Any:
     """BatchTopK whose first 1/8, 1/4, 1/2 and all features each reconstruct alone (Bussmann et al. 2025)."""
-    from sae_lens import MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig
+    from sae_lens import MatryoshkaBatchTopKTrainingSAEConfig
+
+    from featcircuits.training.sparse import SparseMatryoshka
 
     widths = sorted({recipe.features // part for part in (8, 4, 2, 1)} - {0})
-    return MatryoshkaBatchTopKTrainingSAE(
+    return SparseMatryoshka(
         MatryoshkaBatchTopKTrainingSAEConfig(
             d_in=width, d_sae=recipe.features, k=recipe.k, topk_threshold_lr=_THRESHOLD_RATE, device=device,
             matryoshka_widths=widths,

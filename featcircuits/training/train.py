@@ -25,7 +25,6 @@ from featcircuits.runs import folder as runs
 from featcircuits.runs.on_disk import OnDisk
 from featcircuits.sources import sha256
 from featcircuits.sources.hooks import hook_of_site
-from featcircuits.splicing.sinks import bos_ids
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.suites import fingerprint
 from featcircuits.suites.record import FORMAT
@@ -34,6 +33,7 @@ from featcircuits.training.activations import collect, opened, shape_at, usable_
 from featcircuits.training.card import card
 from featcircuits.training.recipe import Recipe
 from featcircuits.training.suite_record import toml_text, versions
+from featcircuits.training.text import parted
 from featcircuits.training.trainer import train
 
 DEFAULT_SITES = "embed,attn,mlp,resid"
@@ -55,23 +55,16 @@ def train_suite(
     """Train and measure one dictionary per site, and write them as a suite to the folder `out`.
 
     Returns the record that it writes into suite.toml. `bare`: a model from `featcircuits.loading.load.load_bare`.
-    `rows`: token ids; the last tenth is held out to measure the figures. `sites`: names, kinds or patterns ("resid_3",
-    "resid", "attn_0-5"). `text`: a description of the rows for the card. Raises `InputError` for a folder that is
-    not empty, unknown sites or recipes, too little text and a full disk. If all features of a site die, it trains the
-    other sites first and then raises `InputError`.
+    `rows`: token ids; some at the end are held out to measure the figures (`recipe.held_out`). `sites`: names, kinds
+    or patterns ("resid_3", "resid", "attn_0-5"). `text`: a description of the rows for the card. Raises `InputError`
+    for a folder that is not empty, unknown sites or recipes, too little text and a full disk. If all features of a
+    site die, it trains the other sites first and then raises `InputError`.
     """
     out, recipe = Path(out), recipe or Recipe()
     recipe.check()
     runs.check_free(out)
     places = sites_named(bare, sites)
-    n_held_out = max(1, len(rows) // 10)
-    seen, held_out = rows[:-n_held_out], rows[-n_held_out:]
-    n_tokens = _count(bare, seen, recipe)
-    if n_tokens < recipe.batch_size or not any(len(row) > 1 for row in held_out):
-        raise InputError(
-            f"{text}: with the last tenth held out, {n_tokens} tokens in {len(seen)} rows are left to train on, "
-            f"and a batch has {recipe.batch_size}; give more text, or a smaller batch"
-        )
+    seen, held_out = parted(bare, rows, recipe, text)
     head = {
         "format": FORMAT,
         "name": name or out.resolve().name,
@@ -94,12 +87,6 @@ def train_suite(
         figures, together = measure(spliced, held_out, progress, keep_sinks=recipe.keep_sinks)
         with runs.new_run(out) as folder:
             return _write(folder, head, found, figures, together)
-
-
-def _count(bare: SplicedModel, rows: Rows, recipe: Recipe) -> int:
-    """The number of tokens to train on, without BOS tokens, which are sinks at every site."""
-    bos = frozenset() if recipe.keep_sinks else bos_ids(bare)
-    return sum(len(row) - len(bos.intersection(row[:1])) for row in rows)
 
 
 def spliced_with(bare: SplicedModel, dictionaries: Mapping[Site, Dictionary]) -> SplicedModel:
