@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from featcircuits.circuit.circuit import Circuit
     from featcircuits.circuit.influence import influence, pruned_by_influence
     from featcircuits.comparison.compare import compare
+    from featcircuits.comparison.matching import match_features
     from featcircuits.dossiers.dossiers import Dossiers
     from featcircuits.dossiers.features import features
     from featcircuits.effects.edges import edge_effects
@@ -94,6 +95,7 @@ _HOMES = {
     "joint_effects": "featcircuits.validation.joint",
     "load": "featcircuits.loading.load",
     "load_bare": "featcircuits.loading.load",
+    "match_features": "featcircuits.comparison.matching",
     "mib_areas": "featcircuits.checks.edge_areas",
     "node_effects": "featcircuits.effects.nodes",
     "nonsense_task": "featcircuits.validation.nonsense",
@@ -153,6 +155,7 @@ __all__ = [
     "labels",
     "load",
     "load_bare",
+    "match_features",
     "mib_areas",
     "node_effects",
     "nonsense_task",

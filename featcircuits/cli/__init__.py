@@ -9,6 +9,7 @@ import typer
 
 from featcircuits.cli.config import (
     AgreeConfig,
+    CompareConfig,
     EdgesConfig,
     EvaluateConfig,
     FeaturesConfig,
@@ -350,11 +351,10 @@ def generate(
 
 
 @app.command()
+@with_settings(CompareConfig)
 def compare(
+    config: CompareConfig,
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders written by `featcircuits trace`.")],
-    places: Annotated[
-        str, typer.Option(help="'keep': a feature at two places is two nodes; 'sum': one, wherever it is.")
-    ] = "keep",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for comparison.json and distances.png.")
     ] = None,
@@ -363,7 +363,6 @@ def compare(
     ] = "",
     top: Annotated[int, typer.Option(min=0, help="How many shared nodes to print.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
-    check: Annotated[bool, typer.Option(help="Refuse circuits whose dictionaries differ.")] = True,
 ) -> None:
     """Compare the circuits of several runs: what do they share, in nodes and in edges?
 
@@ -376,10 +375,12 @@ def compare(
         featcircuits compare runs/rc runs/ioi --places sum
 
         featcircuits compare runs/a runs/b runs/c -o runs/compared --to gexf,svg
+
+        featcircuits compare runs/a runs/other-suite --match decoder
     """
     from featcircuits.cli.comparing import compare_run
 
-    compare_run(runs, places, output, to, top, as_json, check)
+    compare_run(config, runs, output, to, top, as_json)
 
 
 @app.command()

@@ -178,6 +178,22 @@ class EdgesConfig(Config):
 
 
 @dataclass(frozen=True)
+class CompareConfig(Config):
+    """All settings that determine a comparison of runs."""
+
+    places: str = option("keep", "'keep': a feature at two places is two nodes; 'sum': one, wherever it is.")
+    match: str | None = option(
+        None,
+        "Match features of other dictionaries with those of the first run: by 'decoder' (cosine) or by 'activation' "
+        "(correlation on the first run's prompts).",
+    )
+    least: float = option(0.7, "The least cosine or correlation of a match.", above=True, most=1)
+    batch_size: int = option(0, "Examples per batch; 0: as many as fit.", most=MOST_ROWS)
+    device: str | None = option(None, "cpu, cuda, cuda:N, or auto (over all). Default: where the model loads.")
+    check: bool = option(True, "Refuse circuits whose dictionaries differ, unless they are matched.")
+
+
+@dataclass(frozen=True)
 class AgreeConfig(Config):
     """All settings that determine a comparison of estimators with exact patching."""
 

@@ -112,6 +112,7 @@ RUNS: dict[str, tuple[Any, ...]] = {
     "a billion random circuits": ("evaluate", "--draws", "1000000000"),
     "a layer before the first": ("evaluate", "--start-layer", "-1"),
     "a run compared with nothing": ("compare",),
+    "a way to match features that there is not": ("compare", "run", "--match", "label"),
     "a union to export to nowhere": ("compare", "run", "--to", "gexf"),
     "an unknown format to export to": ("export", "--to", "gexf,dot"),
 }
