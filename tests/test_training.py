@@ -27,7 +27,7 @@ from featcircuits.sources import sha256
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.suites import load_suite
 from featcircuits.tasks.token_rows import Rows, token_batches
-from featcircuits.training import Recipe, activations, sample_rows, suite_record, train, train_suite, trainer
+from featcircuits.training import Recipe, activations, rounds, sample_rows, suite_record, train, train_suite, trainer
 from featcircuits.training.activations import collect, opened, shape_at, shuffled
 from featcircuits.training.text import parted
 from tests.tiny import VOCABULARY, tiny_model
@@ -159,6 +159,60 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_long_text_is_trained_on_in_parts_that_are_each_collected_once(tmp_path: Path) -> None:
+    """Interrupted between two sites of the second part and within a site of the third; every row is read once."""
+    recipe, begun, read = replace(RECIPE, store_tokens=70, steps=14), [], []
+    bare, stages = bare_model(), ["embed", "mlp_1"]
+    handle = bare.model.register_forward_pre_hook(
+        lambda _, args, given: read.extend(given["attention_mask"].sum(1).tolist()), with_kwargs=True
+    )
+    for stage, after in (("mlp_1, part 2 of 3", 0), ("embed, part 3 of 3", 2)):
+        watch = interrupting(stage, after, begun)
+        with pytest.raises(InputError, match="interrupted"):
+            train_suite(bare, random_rows(), tmp_path / "mine", recipe, sites=stages, progress=watch)
+    again = interrupting("", 0, begun)
+    handle.remove()
+    train_suite(bare, random_rows(), tmp_path / "mine", recipe, sites=stages, progress=again)
+    rows, _ = parted(bare, random_rows(), recipe, "")
+    assert sorted(read) == sorted(map(len, rows))
+    assert begun[:9] == [
+        "activations", "embed, part 1 of 3", "mlp_1, part 1 of 3", "activations", "embed, part 2 of 3",
+        "mlp_1, part 2 of 3", "mlp_1, part 2 of 3", "activations", "embed, part 3 of 3",
+    ]  # fmt: skip
+    train_suite(bare, random_rows(), tmp_path / "at_once", recipe, sites=stages, name="mine")
+    train_suite(bare, random_rows(), tmp_path / "alone", recipe, sites=["mlp_1"])
+    assert files(tmp_path / "mine") == files(tmp_path / "at_once")
+    assert files(tmp_path / "alone")["sites/mlp_1.safetensors"] == files(tmp_path / "mine")["sites/mlp_1.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "at_once", "mine"]
+    found = rounds.rounds_of(rows, recipe)
+    assert [part.steps for part in found] == [range(4), range(4, 9), range(9, 14)]
+    with pytest.raises(InputError, match="a part of the text has .* tokens, and a batch 32; store more"):
+        rounds.rounds_of(rows, replace(recipe, store_tokens=20))
+
+
+@pytest.mark.parametrize(("scale", "part"), [(1e-8, "too small"), (1e6, "too large")])
+def test_activations_that_half_precision_cannot_hold_are_refused(tmp_path: Path, scale: float, part: str) -> None:
+    bare = bare_model()
+    with torch.no_grad():
+        bare.model.get_input_embeddings().weight *= scale
+    with pytest.raises(InputError, match=f"embed: activations of mean norm .* are {part} for float16; .*--store"):
+        train_suite(bare, random_rows(), tmp_path / "mine", RECIPE, sites=["embed"])
+
+
+@pytest.mark.slow
+def test_half_precision_costs_no_quality() -> None:
+    x = sparse_sums(4000)
+    recipe = Recipe(features=32, k=3, steps=400, batch_size=128, learning_rate=5e-3)
+    left = [share_left(trained_on(stored, recipe), x) for stored in (x, x.half())]
+    assert left[1] == pytest.approx(left[0], rel=0.2)  # another seed differs as much
+
+
+def trained_on(x: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    tensors = trainer.train(x, recipe)
+    assert tensors is not None
+    return tensors
+
+
 def test_a_site_whose_features_all_die_costs_none_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +231,7 @@ def test_a_site_whose_features_all_die_costs_none_of_the_others(
             "threshold": none.clone(),
         }
 
-    monkeypatch.setattr(train, "train", fake)
+    monkeypatch.setattr(rounds, "train", fake)
     out = tmp_path / "mine"
     with pytest.raises(
         InputError, match="every feature died in training at attn_1; repeat the call without these sites"
@@ -261,7 +315,7 @@ def test_every_architecture_learns_sparse_features(architecture: str) -> None:
     """Sums of 3 of 24 directions: explained by about 3 features per token."""
     x = sparse_sums(4000)
     recipe = Recipe(architecture, features=32, k=3, steps=400, batch_size=128, learning_rate=5e-3)
-    tensors = trainer.train(x, recipe)
+    tensors = trained_on(x, recipe)
     dictionary = jumprelu(**tensors)
     features = dictionary.encode(x)
     assert share_left(tensors, x) < 0.25
@@ -386,7 +440,7 @@ def test_without_sinks_the_other_tokens_are_explained_far_better() -> None:
     x = sparse_sums(4000)
     sinks = 300 * torch.nn.functional.normalize(torch.randn(400, 16, generator=torch.Generator().manual_seed(1)))
     recipe = Recipe(features=32, k=3, steps=400, batch_size=128, learning_rate=5e-3)
-    left = [share_left(trainer.train(text, recipe), x) for text in (torch.cat([x, sinks]), x)]
+    left = [share_left(trained_on(text, recipe), x) for text in (torch.cat([x, sinks]), x)]
     assert left[1] < 0.25 < 0.5 < left[0]
 
 
@@ -403,7 +457,7 @@ def test_batches_are_permutations_and_can_be_skipped() -> None:
 def test_a_disk_without_room_is_refused_before_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 5, 5))
-    with pytest.raises(InputError, match=r"0.1 MB, and the disk of .* 0.0 MB free; give less text, fewer sites"):
+    with pytest.raises(InputError, match=r"0.1 MB, and the disk of .* 0.0 MB free; store fewer tokens at once"):
         train_suite(bare_model(), random_rows(), tmp_path / "mine", RECIPE)
     assert list(tmp_path.iterdir()) == []
 
@@ -415,6 +469,7 @@ def test_a_disk_without_room_is_refused_before_the_pass(tmp_path: Path, monkeypa
         ({"k": 25}, {}, "k is 25; .* number of features, 24"),
         ({"k": 0}, {}, "k is 0"),
         ({"steps": 0}, {}, "steps is 0"),
+        ({"store": "float8"}, {}, "unknown store 'float8'; known: float16, float32"),
         ({"learning_rate": 0.0}, {}, "learning_rate is 0.0"),
         ({"batch_size": 4096}, {}, "tokens in 36 rows are left to train on, and a batch has 4096"),
         ({}, {"sites": ["resid_3"]}, "no site fits 'resid_3'"),

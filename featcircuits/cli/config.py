@@ -353,6 +353,10 @@ class TrainConfig(Config):
         False, "Train on sink tokens (BOS, or over 10 times the median norm) and measure them like all others."
     )
     held_out: int = option(8192, "Measure on the text's last tenth, but on at most this many tokens.", least=2)
+    store: str = option("float16", "Precision of the stored activations: float16 or float32.")
+    store_tokens: int = option(
+        500_000, "Train on a longer text in parts of this many tokens, one after another.", least=1
+    )
     name: str | None = option(None, "The suite's name. Default: the folder's.")
     licence: str | None = option(None, "Licence to record, such as MIT.")
     device: str | None = option(None, "cpu, cuda or cuda:N. Default: where the model loads.")

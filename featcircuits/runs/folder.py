@@ -43,8 +43,8 @@ GROUPS = "groups.json"
 
 LOCK, ADDING = "lock", ".featcircuits.lock"
 """The names of lock files: for a folder in the making, and in a finished one."""
-ACTIVATIONS, CHECKPOINTS = "activations", "checkpoints"
-"""The folders that a training keeps next to its finished dictionaries."""
+ACTIVATIONS, CHECKPOINTS = "activations-", "checkpoints"
+"""How the names of the folders begin that a training keeps next to its finished dictionaries."""
 
 
 def check_free(output: Path) -> None:
@@ -147,7 +147,7 @@ def adding(path: Path, settings: Mapping[str, Any]) -> Iterator[None]:
 
 def begun(folder: Path) -> bool:
     """Whether anything is finished from which a repeated command can resume."""
-    return bool(batches(folder)) or (folder / ACTIVATIONS).exists()
+    return bool(batches(folder)) or any(folder.glob(f"{ACTIVATIONS}*"))
 
 
 @contextmanager
@@ -161,8 +161,8 @@ def _owned(lock: Path, output: Path, settings: Mapping[str, Any]) -> Iterator[No
 
 def _clear(folder: Path) -> None:
     """Remove what a ledger and a training wrote; a folder with anything else stays, with a warning."""
-    for name in (ACTIVATIONS, CHECKPOINTS):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in [*folder.glob(f"{ACTIVATIONS}*"), folder / CHECKPOINTS]:
+        shutil.rmtree(path, ignore_errors=True)
     for path in [*batches(folder), *folder.glob("request.json"), *folder.glob("*.damaged")]:
         path.unlink(missing_ok=True)
 

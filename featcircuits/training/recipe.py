@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
+
 from featcircuits.errors import InputError
 from featcircuits.inputs.ranges import LARGEST_SEED, MOST, check_number, ranged
 
@@ -19,6 +21,9 @@ class Recipe:
     jumprelu approaches it by its sparsity loss.
     `keep_sinks`: train on sink tokens (`featcircuits.splicing.sinks`), and measure them, like all others.
     `held_out`: the most tokens that the figures are measured on.
+    `store`: how activations are stored, a name in `STORES`. float16 halves the disk space; it rounds to 11 bits, which
+    adds less than 1e-6 to the variance unexplained of a site whose mean is not far larger than its deviations.
+    `store_tokens`: the most tokens whose activations are stored at once; a longer text is read and trained on in parts.
     """
 
     architecture: str = "batchtopk"
@@ -30,11 +35,15 @@ class Recipe:
     seed: int = ranged(0, 0, LARGEST_SEED)
     keep_sinks: bool = False
     held_out: int = ranged(8192, 2, MOST)
+    store: str = "float16"
+    store_tokens: int = ranged(500_000, 1, MOST)
 
     def check(self) -> None:
         """Raise `InputError` for an unknown architecture or a number out of range."""
         if self.architecture not in ARCHITECTURES:
             raise InputError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
+        if self.store not in STORES:
+            raise InputError(f"unknown store {self.store!r}; known: {', '.join(STORES)}")
         for option in fields(self):
             if "range" in option.metadata:
                 check_number(option.name, getattr(self, option.name), option.metadata["range"], type(option.default))
@@ -89,6 +98,9 @@ def _jumprelu(width: int, recipe: Recipe, device: str) -> Any:
 
 _THRESHOLD_RATE = 0.05
 """How fast the threshold for inference follows the smallest activation that training kept."""
+
+STORES: Mapping[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
+"""Name -> precision of stored activations."""
 
 ARCHITECTURES: Mapping[str, Callable[[int, Recipe, str], Any]] = {
     "batchtopk": _batchtopk,

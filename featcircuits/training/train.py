@@ -7,13 +7,10 @@ and ends with the same bytes. The suite's own folder appears whole or not at all
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from featcircuits.dictionaries import Dictionary, jumprelu
 from featcircuits.dictionaries.decomposition import precision
@@ -22,19 +19,17 @@ from featcircuits.health import Figures, Losses, measure
 from featcircuits.model.sites import Site, all_sites, chosen
 from featcircuits.progress import Progress, silent
 from featcircuits.runs import folder as runs
-from featcircuits.runs.on_disk import OnDisk
 from featcircuits.sources import sha256
 from featcircuits.sources.hooks import hook_of_site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.suites import fingerprint
 from featcircuits.suites.record import FORMAT
 from featcircuits.tasks.token_rows import Rows, sha256_of
-from featcircuits.training.activations import collect, opened, shape_at, usable_at
 from featcircuits.training.card import card
 from featcircuits.training.recipe import Recipe
+from featcircuits.training.rounds import Trained, rounds_of, trained
 from featcircuits.training.suite_record import toml_text, versions
 from featcircuits.training.text import parted
-from featcircuits.training.trainer import train
 
 DEFAULT_SITES = "embed,attn,mlp,resid"
 
@@ -81,7 +76,7 @@ def train_suite(
         },
     }
     with runs.resumable(out, head) as work:
-        found = _trained(bare, seen, places, recipe, work, progress)
+        found = trained(bare, rounds_of(seen, recipe), places, recipe, work, progress)
         dictionaries = {site: jumprelu(**one.tensors) for site, one in found.items()}
         spliced = spliced_with(bare, dictionaries)
         figures, together = measure(spliced, held_out, progress, keep_sinks=recipe.keep_sinks)
@@ -104,66 +99,10 @@ def sites_named(bare: SplicedModel, patterns: str | Iterable[str]) -> list[Site]
     return [Site.parse(name) for name in found]
 
 
-class _Trained(NamedTuple):
-    """A site's dictionary, and how many tokens were left out of its training as sinks."""
-
-    sinks: int
-    tensors: dict[str, Any]
-
-
-_SINKS = "sinks"
-"""The name under which the ledger stores that number next to the tensors."""
-
-
-def _trained(
-    bare: SplicedModel, rows: Rows, sites: Sequence[Site], recipe: Recipe, work: OnDisk, progress: Progress
-) -> dict[Site, _Trained]:
-    """Every site's dictionary; those that an earlier call finished are read. Each site is one stage."""
-    todo = [site for site in sites if work.todo(str(site), 1)]
-    activations, checkpoints = work.folder / runs.ACTIVATIONS, work.folder / runs.CHECKPOINTS
-    if not all(usable_at(activations, site) for site in todo):
-        work.begin()
-        shutil.rmtree(activations, ignore_errors=True)
-        collect(bare, rows, todo, activations, progress, keep_sinks=recipe.keep_sinks)
-    _check_enough(bare, rows, todo, recipe, activations)
-    dead = []
-    for site in todo:
-        n_tokens, width = shape_at(bare, rows, site)
-        x = opened(activations, site, width)
-        tensors = train(
-            x, recipe, device=bare.device, checkpoints=checkpoints / str(site), progress=progress, name=f"{site}"
-        )
-        if len(tensors["b_enc"]):
-            work.put(str(site), 0, {**tensors, _SINKS: torch.tensor(n_tokens - len(x))})
-        else:
-            dead.append(site)
-        shutil.rmtree(checkpoints / str(site), ignore_errors=True)
-        (activations / str(site)).unlink()  # save disk space
-    if dead:
-        raise InputError(
-            f"every feature died in training at {', '.join(map(str, dead))}; repeat the call without these sites to "
-            "keep the others, which are trained, or give more text or steps, or a lower learning rate"
-        )
-    parts = {site: dict(work.parts(str(site), 1)[0]) for site in sites}
-    return {site: _Trained(int(tensors.pop(_SINKS)), tensors) for site, tensors in parts.items()}
-
-
-def _check_enough(bare: SplicedModel, rows: Rows, sites: Sequence[Site], recipe: Recipe, activations: Path) -> None:
-    """Raise `InputError` for a site where fewer tokens than one batch are left without the sinks."""
-    for site in sites:
-        n_tokens, width = shape_at(bare, rows, site)
-        left = len(opened(activations, site, width))
-        if left < recipe.batch_size:
-            raise InputError(
-                f"{site}: only {left} of {n_tokens} tokens are not attention sinks, and a batch has "
-                f"{recipe.batch_size}; give more text, a smaller batch, or keep_sinks=True (--keep-sinks)"
-            )
-
-
 def _write(
     folder: Path,
     head: Mapping[str, Any],
-    trained: Mapping[Site, _Trained],
+    found: Mapping[Site, Trained],
     figures: Mapping[Site, Figures],
     together: Losses,
 ) -> dict[str, Any]:
@@ -172,7 +111,7 @@ def _write(
 
     (folder / "sites").mkdir()
     records = {}
-    for site, (sinks, tensors) in trained.items():
+    for site, (sinks, tensors) in found.items():
         source = f"sites/{site}.safetensors"
         (folder / source).write_bytes(save(tensors, {"hook_name": hook_of_site(site)}))
         records[str(site)] = {

@@ -17,7 +17,7 @@ from featcircuits.errors import InputError, first_line
 from featcircuits.files.checksums import intact, seal
 from featcircuits.files.writing import whole_folder
 from featcircuits.progress import Progress, silent
-from featcircuits.training.activations import shuffled
+from featcircuits.training.activations import shuffled, spread
 from featcircuits.training.recipe import ARCHITECTURES, Recipe
 
 FUSED = ("cpu", "cuda")
@@ -32,44 +32,58 @@ def train(
     activations: Tensor,
     recipe: Recipe,
     *,
+    steps: range | None = None,
     device: torch.device | str = "cpu",
     checkpoints: Path | None = None,
     progress: Progress = silent,
     name: str = "dictionary",
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor] | None:
     """Train on activations [token, width]; returns W_enc, b_enc, W_dec, b_dec, threshold.
 
     Activations are scaled to a mean norm of sqrt(width) for training, so that one learning rate suits
     every site; the scale is folded into the weights afterwards. With a folder of `checkpoints` an
     interrupted training resumes from the last one and ends with the same weights.
+    `steps`: only these of the recipe's steps, the earlier ones having been trained on other activations; if later
+    ones follow, the state is left in `checkpoints`, and the result is None.
     """
-    scale = (activations.shape[1] ** 0.5 / activations.norm(dim=1).mean()).item()
-    trainer = _trainer(activations, scale, recipe, str(device))
+    steps = steps or range(recipe.steps)
+    trainer = _trainer(activations, recipe, str(device))
     if checkpoints is not None:
         _restore(trainer, checkpoints)
     done = trainer.n_training_steps
-    batches = shuffled(activations, recipe.batch_size, recipe.seed, skip=done)
-    written = time.monotonic()
-    for _ in progress(range(done, recipe.steps), name, recipe.steps - done):
+    if done < steps.start:
+        raise InputError(
+            f"{checkpoints}: the training of {name} went on to step {steps.start}, and its state is missing or damaged "
+            "now; remove this folder and the finished parts beside it, and repeat the command"
+        )
+    batches = shuffled(activations, recipe.batch_size, recipe.seed + steps.start, skip=done - steps.start)
+    written, saved = time.monotonic(), done
+    for _ in progress(range(done, steps.stop), name, steps.stop - done):
         trainer.maybe_reset_sparsity()
-        trainer.step(next(batches) * scale)
+        trainer.step(next(batches))
         trainer.n_training_steps += 1
         if checkpoints is not None and time.monotonic() - written >= CHECKPOINT_SECONDS:
             _save(trainer, checkpoints)
-            written = time.monotonic()
-    trainer.sae.fold_activation_norm_scaling_factor(scale)
+            written, saved = time.monotonic(), trainer.n_training_steps
+    if steps.stop < recipe.steps:
+        if checkpoints is not None and saved < steps.stop:
+            _save(trainer, checkpoints)
+        return None
+    trainer.sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
     return without_dead(plain_tensors(_inference_weights(trainer.sae)), activations, device)
 
 
-def _trainer(activations: Tensor, scale: float, recipe: Recipe, device: str) -> Any:
+def _trainer(activations: Tensor, recipe: Recipe, device: str) -> Any:
     """sae_lens's trainer. `train` calls its steps one by one, so it reads no data itself."""
     from sae_lens import SAETrainer
     from sae_lens.config import SAETrainerConfig
 
     torch.manual_seed(recipe.seed)
-    sae = ARCHITECTURES[recipe.architecture](activations.shape[1], recipe, device)
+    width = activations.shape[1]
+    sae = ARCHITECTURES[recipe.architecture](width, recipe, device)
+    mean, norm = spread(activations)
     with torch.no_grad():
-        sae.b_dec.copy_(activations.mean(0) * scale)
+        sae.b_dec.copy_(mean * (width**0.5 / norm))
     config = SAETrainerConfig(
         total_training_samples=recipe.steps * recipe.batch_size,
         train_batch_size_samples=recipe.batch_size,
@@ -82,6 +96,7 @@ def _trainer(activations: Tensor, scale: float, recipe: Recipe, device: str) -> 
     )
     nothing: Iterator[Tensor] = iter(())
     trainer = SAETrainer(cfg=config, sae=sae, data_provider=nothing)
+    trainer.activation_scaler.scaling_factor = width**0.5 / norm
     for group in trainer.optimizer.param_groups:
         group["fused"] = torch.device(device).type in FUSED
     return trainer
@@ -114,11 +129,12 @@ def _save_state(trainer: Any, folder: Path) -> None:
 
 def _restore(trainer: Any, folder: Path) -> None:
     """Load the last undamaged checkpoint; damaged ones are removed, because training can start again without them."""
-    from sae_lens.constants import TRAINER_STATE_FILENAME
+    from sae_lens.constants import ACTIVATION_SCALER_CFG_FILENAME, TRAINER_STATE_FILENAME
     from safetensors.torch import load_file
 
+    files = ("weights", TRAINER_STATE_FILENAME, ACTIVATION_SCALER_CFG_FILENAME)
     for path in reversed(_steps(folder)):
-        if not all(intact(path, name) for name in ("weights", TRAINER_STATE_FILENAME)):
+        if not all(intact(path, name) for name in files):
             warnings.warn(f"{path} is damaged; the training goes on without it", stacklevel=2)
             shutil.rmtree(path)
             continue
@@ -174,7 +190,7 @@ def without_dead(
     W_enc, b_enc, threshold = (tensors[name].to(device) for name in ("W_enc", "b_enc", "threshold"))
     count = torch.zeros_like(threshold)
     for x in activations.split(8192):
-        count += (x.to(device) @ W_enc + b_enc > threshold).sum(0)
+        count += (x.to(device, W_enc.dtype) @ W_enc + b_enc > threshold).sum(0)
     alive = (count >= DEAD * len(activations)).cpu()
     kept = {"b_dec": tensors["b_dec"], "W_enc": tensors["W_enc"][:, alive].contiguous()}
     return {**kept, **{name: tensors[name][alive] for name in ("b_enc", "W_dec", "threshold")}}
