@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from featcircuits.circuit.circuit import Circuit
     from featcircuits.circuit.influence import influence, pruned_by_influence
     from featcircuits.comparison.compare import compare
+    from featcircuits.comparison.kernel import wl_kernel
     from featcircuits.comparison.matching import match_features
     from featcircuits.dossiers.dossiers import Dossiers
     from featcircuits.dossiers.features import features
@@ -119,6 +120,7 @@ _HOMES = {
     "train_suite": "featcircuits.training",
     "validate": "featcircuits.validation.validate",
     "vector_effect": "featcircuits.readouts.vector",
+    "wl_kernel": "featcircuits.comparison.kernel",
 }
 _MODULES = ("dictionaries", "export", "groups", "labels", "page", "sources")
 
@@ -181,6 +183,7 @@ __all__ = [
     "train_suite",
     "validate",
     "vector_effect",
+    "wl_kernel",
 ]
 
 
