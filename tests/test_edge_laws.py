@@ -44,19 +44,26 @@ def outgoing(effects: EdgeEffects) -> dict[Node, float]:
     return total
 
 
-@given(family=families, kind=kinds, names=some_sites, aggregate=st.sampled_from(["none", "sum"]), seed=seeds)
+@given(
+    family=families,
+    kind=kinds,
+    names=some_sites,
+    aggregate=st.sampled_from(["none", "sum"]),
+    seed=seeds,
+    estimator=st.sampled_from(["atp", "ig-conductance:steps=2"]),
+)
 @settings(max_examples=40, deadline=None)
 def test_outgoing_edges_add_up_to_the_nodes_effect(
-    family: str, kind: str, names: list[str], aggregate: str, seed: int
+    family: str, kind: str, names: list[str], aggregate: str, seed: int, estimator: str
 ) -> None:
-    """AtP, all downstream nodes kept; where a site is missing, its paths belong to the neighbouring edge.
+    """AtP and conductance, all downstream nodes kept; where a site is missing, its paths belong to the neighbouring edge.
 
     So do paths past the features of a skip transcoder.
     """
     spliced = spliced_model(tiny_model(family, seed), kind, names)
     task = random_task(2, 4, seed, aggregate=aggregate)
-    nodes = fc.node_effects(spliced, task, estimator="atp")
-    total = outgoing(fc.edge_effects(spliced, task, nodes, estimator="atp", node_threshold=0.0))
+    nodes = fc.node_effects(spliced, task, estimator=estimator)
+    total = outgoing(fc.edge_effects(spliced, task, nodes, estimator=estimator, node_threshold=0.0))
     scale = max(abs(mean) for _, mean, _ in nodes.nodes())
     for node, mean, _ in nodes.nodes():
         assert total.get(node, 0.0) == pytest.approx(mean, abs=tolerance(family) * scale)

@@ -10,7 +10,7 @@ from experiments.planted.motifs import Motif
 from experiments.planted.scores import average_precision, precision_recall
 from featcircuits.circuit.circuit import NodeScore
 from featcircuits.effects.results import NodeEffects
-from featcircuits.estimators import ESTIMATORS
+from featcircuits.estimators import parse_estimator
 from featcircuits.model.nodes import METRIC, Node
 from featcircuits.progress import silent
 from featcircuits.selection import parse_selection
@@ -36,7 +36,7 @@ def measured(motif: Motif, estimators: Iterable[str], rules: Sequence[str] = RUL
         known: Orders = {}
         for name in estimators:
             effects = fc.node_effects(motif.spliced, task, name)
-            edges = edges_of(motif, task, effects) if ESTIMATORS[name].has_edges else None
+            edges = edges_of(motif, task, effects) if parse_estimator(name).has_edges else None
             for rule in rules:
                 order = order_of(motif, task, effects, rule, known)
                 where = {"shape": motif.shape, "motif": motif.name, "direction": direction, "estimator": name}

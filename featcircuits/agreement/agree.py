@@ -17,7 +17,7 @@ from featcircuits.effects.nodes import check_error_effects, node_effects
 from featcircuits.effects.results import NodeEffects
 from featcircuits.errors import InputError
 from featcircuits.estimators import ESTIMATORS, parse_estimator
-from featcircuits.estimators.estimator import CoefficientEstimator, Estimator
+from featcircuits.estimators.estimator import Estimator
 from featcircuits.estimators.exact import ExactPatching
 from featcircuits.files.plain import plain
 from featcircuits.inputs.defaults import EDGE_NODES
@@ -229,7 +229,7 @@ def _edge_values(
     spliced: SplicedModel, task: Task, nodes: list[Node], compared: list[Compared], batch_size: int, check: bool
 ) -> Iterator[tuple[Compared | None, dict[Edge, float]]]:
     """The exact effects first (None), then those of every estimator that has edges."""
-    for one in (None, *(one for one in compared if isinstance(one.estimator, CoefficientEstimator))):
+    for one in (None, *(one for one in compared if one.estimator.has_edges and one.estimator != REFERENCE)):
         estimator = REFERENCE if one is None else one.estimator
         found = edge_effects(spliced, task, nodes, estimator, batch_size=batch_size, check=check)
         yield one, {(source, target): value for source, target, value in found.edges()}

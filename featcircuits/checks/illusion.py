@@ -38,6 +38,7 @@ from featcircuits.model.sites import Site
 from featcircuits.provenance.belonging import check_circuit, check_nodes, check_task
 from featcircuits.splicing.memory import rows_at_once
 from featcircuits.splicing.spliced import SplicedModel
+from featcircuits.states.contraction import contract_all
 from featcircuits.states.index import NodeIndex
 from featcircuits.states.states import States, states_of
 from featcircuits.tasks.task import Task
@@ -152,7 +153,7 @@ def _readers(spliced: SplicedModel, states: States) -> dict[Site, list[Tensor]]:
     the metric, active features and errors.
     """
     coefficients = AttributionPatching().coefficients(spliced, states)
-    ends, arcs = ends_above(spliced, states, coefficients, 0.0), arcs_of(spliced)
+    ends, arcs = ends_above(contract_all(states, spliced, coefficients), 0.0, states), arcs_of(spliced)
 
     # every reader with the row that it reads: the metric reads all rows, a node the rows that it is connected to
     rows: dict[Site, list[Tensor]] = {site: [] for site in spliced.sites}

@@ -9,8 +9,9 @@ With AtP the edges out of a node, to every downstream node and the metric, add u
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ from featcircuits.provenance.belonging import check_task, identity_of, request_o
 from featcircuits.runs.ledger import InMemory, Ledger, Part, Stamped, check_examples, columns
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline, check_baseline, mean_states
-from featcircuits.states.contraction import contract
+from featcircuits.states.contraction import contract, contract_all
 from featcircuits.states.index import NodeIndex, n_features_of
 from featcircuits.states.states import States, fitting_batch, states_of
 from featcircuits.states.tally import Tally
@@ -154,10 +155,13 @@ def edge_effects(
             assert fixed is not None
             found = batch_exact_edges(spliced, states, fixed, arcs, ROWS)
         else:
-            assert isinstance(estimator, CoefficientEstimator)
-            coefficients = kept if kept and same else estimator.coefficients(spliced, states)
-            ends = fixed.ends(states) if fixed else ends_above(spliced, states, coefficients, node_threshold or 0.0)
-            found = _estimated_edges(spliced, states, estimator, coefficients, ends, arcs)
+            coefficients = kept if kept and same else None
+            if coefficients is None and isinstance(estimator, CoefficientEstimator):
+                coefficients = estimator.coefficients(spliced, states)
+            ends_at = (
+                fixed.ends if fixed else _ends_above(spliced, states, estimator, coefficients, node_threshold or 0.0)
+            )
+            found = _estimated_edges(spliced, states, estimator, coefficients, ends_at, arcs)
         ledger.put(STAGE, number, _part(spliced, task, states, found, sources_per_target))
     parts = ledger.parts(STAGE, count)
     check_examples(parts, len(task))
@@ -243,20 +247,35 @@ def check_has_edges(estimator: Estimator) -> None:
         raise InputError(f"estimator {estimator.name!r} has no coefficients for edges; these have: {', '.join(able)}")
 
 
+def _ends_above(
+    spliced: SplicedModel,
+    states: States,
+    estimator: Estimator,
+    coefficients: Mapping[Site, Tensor] | None,
+    threshold: float,
+) -> Callable[[States], Ends]:
+    """states -> the ends whose effect exceeds the threshold."""
+    known = coefficients is not None
+    effects = contract_all(states, spliced, coefficients) if known else estimator.effects(spliced, states)
+    return partial(ends_above, effects, threshold)
+
+
 def _estimated_edges(
     spliced: SplicedModel,
     states: States,
-    estimator: CoefficientEstimator,
-    coefficients: Mapping[Site, Tensor],
-    ends: Ends,
+    estimator: Estimator,
+    coefficients: Mapping[Site, Tensor] | None,
+    ends_at: Callable[[States], Ends],
     arcs: list[Connection],
 ) -> Iterator[tuple[Connection, Edges]]:
-    if estimator.through_features:
-        transcoders = {site for site, dictionary in spliced.dictionaries.items() if dictionary.transcodes}
-        ends = {site: end.without_target_errors() if site in transcoders else end for site, end in ends.items()}
-    with estimator.propagation(spliced, states) as states:
-        yield from batch_edges(spliced, states, coefficients, ends, arcs, estimator.holds_attention)
-        yield from _metric_edges(spliced, states, coefficients, ends, arcs)
+    transcoders = {site for site, dictionary in spliced.dictionaries.items() if dictionary.transcodes}
+    without_errors = transcoders if estimator.through_features else set()
+    for at, slopes in estimator.linearised(spliced, states, coefficients):
+        ends = {
+            site: end.without_target_errors() if site in without_errors else end for site, end in ends_at(at).items()
+        }
+        yield from batch_edges(spliced, at, slopes, ends, arcs, estimator.holds_attention)
+        yield from _metric_edges(spliced, at, slopes, ends, arcs)
 
 
 def _metric_edges(

@@ -11,7 +11,7 @@ from torch import Tensor
 from featcircuits.model.nodes import Node, Place
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
-from featcircuits.states.contraction import contract
+from featcircuits.states.contraction import SiteEffects
 from featcircuits.states.index import NodeIndex
 from featcircuits.states.states import States
 
@@ -35,15 +35,15 @@ class SiteEnds(NamedTuple):
 Ends = Mapping[Site, SiteEnds]
 
 
-def ends_above(spliced: SplicedModel, states: States, coefficients: Mapping[Site, Tensor], threshold: float) -> Ends:
+def ends_above(effects: Mapping[Site, SiteEffects], threshold: float, states: States) -> Ends:
     """Targets are the nodes whose |effect| in their example and position exceeds `threshold`; sources are all nodes."""
     ends = {}
     for site, state in states.sites.items():
-        effects = contract(state, spliced, site, coefficients[site])
+        own = effects[site]
         ends[site] = SiteEnds(
             # an inactive feature passes on nothing, so no edge leads to it
-            target_entries=(effects.features.abs() > threshold) & state.active,
-            target_errors=(effects.errors.abs() > threshold).flatten(),
+            target_entries=(own.features.abs() > threshold) & state.active,
+            target_errors=(own.errors.abs() > threshold).flatten(),
             source_entries=torch.ones_like(state.active),
             source_errors=torch.ones_like(states.batch.places.flatten(), dtype=torch.bool),
         )

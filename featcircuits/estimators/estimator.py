@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -15,13 +15,21 @@ from featcircuits.inputs.variants import Variant
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline
-from featcircuits.states.contraction import SiteEffects, contract
+from featcircuits.states.contraction import SiteEffects, contract_all
 from featcircuits.states.states import States
 from featcircuits.tasks.corruption import Noise
 from featcircuits.tasks.task import Task
 
 ROWS = 512
 """The most rows of one forward pass, if memory allows so many."""
+
+
+class Linearised(NamedTuple):
+    """A run in which edges differentiate direct connections, and what each site's change is multiplied by there."""
+
+    states: States
+    coefficients: Mapping[Site, Tensor]
+    """The coefficient at every site [example, slot, width]."""
 
 
 class Estimator(Variant, ABC):
@@ -34,19 +42,6 @@ class Estimator(Variant, ABC):
     has_edges: ClassVar[bool] = False
     """Whether `fc.edge_effects` can use it."""
 
-    def check(self, task: Task, baseline: Baseline) -> None:
-        """Raise `InputError` if the task or baseline lacks something that the estimator needs; most need nothing."""
-
-    @abstractmethod
-    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
-        """The effects of the nodes of every site."""
-
-
-class CoefficientEstimator(Estimator):
-    """An estimator with a coefficient per site: a node's effect is its change times it. Edges need a coefficient."""
-
-    has_edges = True
-
     @property
     def holds_attention(self) -> bool:
         """Whether its backward passes hold attention patterns and norm scales, so that MLPs alone are not linear."""
@@ -56,6 +51,28 @@ class CoefficientEstimator(Estimator):
     def through_features(self) -> bool:
         """Whether its backward passes go through transcoders' features alone, so that errors there read nothing."""
         return False
+
+    def check(self, task: Task, baseline: Baseline) -> None:
+        """Raise `InputError` if the task or baseline lacks something that the estimator needs; most need nothing."""
+
+    @abstractmethod
+    def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
+        """The effects of the nodes of every site."""
+
+    def linearised(
+        self, spliced: SplicedModel, states: States, coefficients: Mapping[Site, Tensor] | None = None
+    ) -> Iterator[Linearised]:
+        """The runs whose edges, added up, are this estimator's; each is in force until the next one is asked for.
+
+        `coefficients`: those of the clean run, if they are known.
+        """
+        raise NotImplementedError(f"estimator {self.name!r} has no edges by gradients")
+
+
+class CoefficientEstimator(Estimator):
+    """An estimator with a coefficient per site: a node's effect is its change times it. Edges need a coefficient."""
+
+    has_edges = True
 
     @abstractmethod
     def coefficients(self, spliced: SplicedModel, states: States) -> dict[Site, Tensor]:
@@ -68,10 +85,17 @@ class CoefficientEstimator(Estimator):
         """
         return nullcontext(states)
 
+    def linearised(
+        self, spliced: SplicedModel, states: States, coefficients: Mapping[Site, Tensor] | None = None
+    ) -> Iterator[Linearised]:
+        """The clean run under the estimator's rules."""
+        found = self.coefficients(spliced, states) if coefficients is None else coefficients
+        with self.propagation(spliced, states) as between:
+            yield Linearised(between, found)
+
     def effects(self, spliced: SplicedModel, states: States) -> dict[Site, SiteEffects]:
         """Each node's change times the coefficient, by site."""
-        coefficients = self.coefficients(spliced, states)
-        return {site: contract(state, spliced, site, coefficients[site]) for site, state in states.sites.items()}
+        return contract_all(states, spliced, self.coefficients(spliced, states))
 
 
 def need_baseline(estimator: Estimator, baseline: Baseline, *known: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from featcircuits.dictionaries import Dictionary
 from featcircuits.model.sites import Site
 from featcircuits.splicing.spliced import SplicedModel
-from featcircuits.states.states import SiteState
+from featcircuits.states.states import SiteState, States
 
 
 class SiteEffects(NamedTuple):
@@ -29,6 +29,11 @@ def contract(state: SiteState, spliced: SplicedModel, site: Site, coefficient: T
     c = coefficient.to(state.change.dtype)
     c_d = spliced.dictionaries[site].gradient_at(c.flatten(0, 1), state.row, state.feature)
     return SiteEffects(state.step * c_d, (state.error_change * c).sum(-1), coefficient)
+
+
+def contract_all(states: States, spliced: SplicedModel, coefficients: Mapping[Site, Tensor]) -> dict[Site, SiteEffects]:
+    """change . coefficient for every node of every site."""
+    return {site: contract(state, spliced, site, coefficients[site]) for site, state in states.sites.items()}
 
 
 def passed_back(dictionary: Dictionary, state: SiteState, coefficient: Tensor, entries: Tensor) -> Tensor:
