@@ -56,8 +56,9 @@ def outgoing(effects: EdgeEffects) -> dict[Node, float]:
 def test_outgoing_edges_add_up_to_the_nodes_effect(
     family: str, kind: str, names: list[str], aggregate: str, seed: int, estimator: str
 ) -> None:
-    """AtP and conductance, all downstream nodes kept; where a site is missing, its paths belong to the neighbouring edge.
+    """AtP and conductance, all downstream nodes kept.
 
+    Where a site is missing, its paths belong to the neighbouring edge.
     So do paths past the features of a skip transcoder.
     """
     spliced = spliced_model(tiny_model(family, seed), kind, names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,8 @@ class Words(NamedTuple):
 Row = dict[str, Any]
 
 
-def _pair(clean: str, corrupted: str, right: str | list[str], wrong: str | list[str]) -> Row:
+def _pair(prompts: Iterable[str], right: str | list[str], wrong: str | list[str]) -> Row:
+    clean, corrupted = prompts
     return {"clean_prefix": clean, "patch_prefix": corrupted, "clean_answer": right, "patch_answer": wrong}
 
 
@@ -48,7 +49,7 @@ def capital(words: Words) -> Iterator[Row]:
         for other in countries:
             if one != other:
                 prompts = (f"The capital of {country} is" for country in (one, other))
-                yield _pair(*prompts, f" {CAPITALS[one]}", f" {CAPITALS[other]}")
+                yield _pair(prompts, f" {CAPITALS[one]}", f" {CAPITALS[other]}")
 
 
 def gender(words: Words) -> Iterator[Row]:
@@ -58,7 +59,7 @@ def gender(words: Words) -> Iterator[Row]:
             for text in WELCOMES:
                 sides = [(text.format(man), " he"), (text.format(woman), " she")]
                 for one, other in (sides, sides[::-1]):
-                    yield _pair(one[0], other[0], one[1], other[1])
+                    yield _pair((one[0], other[0]), one[1], other[1])
 
 
 def greater_than(words: Words) -> Iterator[Row]:
@@ -70,7 +71,7 @@ def greater_than(words: Words) -> Iterator[Row]:
                     prompts = [f"The {thing} lasted from {century}{tens}5 to {century}" for tens in (late, early)]
                     later = [str(tens) for tens in range(late, 10)]
                     between = [str(tens) for tens in range(early, late)]
-                    yield _pair(*prompts, later, between)
+                    yield _pair(prompts, later, between)
 
 
 def indirect_object(words: Words) -> Iterator[Row]:
@@ -81,7 +82,7 @@ def indirect_object(words: Words) -> Iterator[Row]:
             if a != b:
                 for text in GIFTS:
                     prompts = (text.format(a=a, b=b, s=giver) for giver in (a, b))
-                    yield _pair(*prompts, f" {b}", f" {a}")
+                    yield _pair(prompts, f" {b}", f" {a}")
 
 
 def _agreement(words: Words, texts: Callable[[str], Iterator[str]]) -> Iterator[Row]:
@@ -89,7 +90,7 @@ def _agreement(words: Words, texts: Callable[[str], Iterator[str]]) -> Iterator[
         for text in texts(one):
             sides = [(text.format(one), " is"), (text.format(SUBJECTS[one]), " are")]
             for first, second in (sides, sides[::-1]):
-                yield _pair(first[0], second[0], first[1], second[1])
+                yield _pair((first[0], second[0]), first[1], second[1])
 
 
 def agreement(words: Words) -> Iterator[Row]:

@@ -17,16 +17,18 @@ from pathlib import Path
 FORTUNES, HANDBOOK, WORDNET = "games/fortunes", "doc/debian-handbook/html/en-US", "wordnet"
 FEWEST = 60
 """Shorter texts, in characters, are left out."""
+GLOSSES = 6
+"""One in so many explanations of words is taken, since they are three times as much text as all the rest."""
 
 
 def english(root: Path = Path("/usr/share"), seed: int = 0) -> list[str]:
-    """All texts, one per line of the result, in random order. Raises SystemExit if a package is missing."""
+    """The texts in random order. Raises SystemExit if a package is missing."""
     if missing := [name for name in (FORTUNES, HANDBOOK, WORDNET) if not (root / name).is_dir()]:
         raise SystemExit(
             f"no folder {root / missing[0]}; run apt-get install fortunes debian-handbook wordnet-base, or give "
             "--text with a file of English text, one document a line"
         )
-    texts = [*_fortunes(root / FORTUNES), *_handbook(root / HANDBOOK), *_glosses(root / WORDNET)]
+    texts = [*_fortunes(root / FORTUNES), *_handbook(root / HANDBOOK), *list(_glosses(root / WORDNET))[::GLOSSES]]
     texts = [text for text in texts if len(text) >= FEWEST]
     random.Random(seed).shuffle(texts)
     return texts
@@ -35,29 +37,32 @@ def english(root: Path = Path("/usr/share"), seed: int = 0) -> list[str]:
 def _fortunes(folder: Path) -> Iterator[str]:
     for path in sorted(folder.iterdir()):
         if not path.suffix and path.is_file() and path.name not in ("ascii-art", "perl", "translate-me"):
-            for quotation in re.split(r"^%\s*$", path.read_text(encoding="utf-8", errors="replace"), flags=re.MULTILINE):
+            for quotation in re.split(
+                r"^%\s*$", path.read_text(encoding="utf-8", errors="replace"), flags=re.MULTILINE
+            ):
                 yield " ".join(quotation.split())
 
 
 class _Paragraphs(HTMLParser):
-    """The text of <p> elements."""
+    """The text of <div class="para"> elements; one inside another begins a text of its own."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
-        self.inside = 0
+        self.open: list[bool] = []
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag == "p":
-            self.inside += 1
-            self.found.append("")
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "div":
+            self.open.append(("class", "para") in attrs)
+            if self.open[-1]:
+                self.found.append("")
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "p":
-            self.inside = max(0, self.inside - 1)
+        if tag == "div" and self.open:
+            self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        if self.inside:
+        if self.open and self.open[-1]:
             self.found[-1] += data
 
 

@@ -1,21 +1,20 @@
 """The words that prompts are made of; those that are no single token of the tokenizer are left out."""
 
-CAPITALS = dict(
-    pair.split(":")
-    for pair in (
-        "Sweden:Stockholm Norway:Oslo Denmark:Copenhagen Finland:Helsinki Iceland:Reykjavik Ireland:Dublin France:Paris "
-        "Spain:Madrid Portugal:Lisbon Italy:Rome Austria:Vienna Germany:Berlin Belgium:Brussels Poland:Warsaw "
-        "Hungary:Budapest Greece:Athens Turkey:Ankara Russia:Moscow Ukraine:Kiev Romania:Bucharest Bulgaria:Sofia "
-        "Serbia:Belgrade Croatia:Zagreb Switzerland:Bern England:London Scotland:Edinburgh Wales:Cardiff Egypt:Cairo "
-        "Kenya:Nairobi Nigeria:Abuja Ethiopia:Addis Morocco:Rabat Tunisia:Tunis Algeria:Algiers Libya:Tripoli "
-        "Ghana:Accra Uganda:Kampala Zimbabwe:Harare Senegal:Dakar China:Beijing Japan:Tokyo Korea:Seoul India:New "
-        "Pakistan:Islamabad Bangladesh:Dhaka Nepal:Kathmandu Iran:Tehran Iraq:Baghdad Syria:Damascus Lebanon:Beirut "
-        "Israel:Jerusalem Jordan:Amman Afghanistan:Kabul Thailand:Bangkok Vietnam:Hanoi Indonesia:Jakarta "
-        "Philippines:Manila Malaysia:Kuala Cuba:Havana Jamaica:Kingston Canada:Ottawa Mexico:Mexico Peru:Lima "
-        "Chile:Santiago Argentina:Buenos Colombia:Bog Venezuela:Caracas Ecuador:Quito Bolivia:La Uruguay:Montevideo "
-        "Australia:Canberra"
-    ).split()
+_PAIRS = (
+    "Sweden:Stockholm Norway:Oslo Denmark:Copenhagen Finland:Helsinki Iceland:Reykjavik Ireland:Dublin "
+    "France:Paris Spain:Madrid "
+    "Portugal:Lisbon Italy:Rome Austria:Vienna Germany:Berlin Belgium:Brussels Poland:Warsaw "
+    "Hungary:Budapest Greece:Athens Turkey:Ankara Russia:Moscow Ukraine:Kiev Romania:Bucharest Bulgaria:Sofia "
+    "Serbia:Belgrade Croatia:Zagreb Switzerland:Bern England:London Scotland:Edinburgh Wales:Cardiff Egypt:Cairo "
+    "Kenya:Nairobi Nigeria:Abuja Ethiopia:Addis Morocco:Rabat Tunisia:Tunis Algeria:Algiers Libya:Tripoli "
+    "Ghana:Accra Uganda:Kampala Zimbabwe:Harare Senegal:Dakar China:Beijing Japan:Tokyo Korea:Seoul India:New "
+    "Pakistan:Islamabad Bangladesh:Dhaka Nepal:Kathmandu Iran:Tehran Iraq:Baghdad Syria:Damascus Lebanon:Beirut "
+    "Israel:Jerusalem Jordan:Amman Afghanistan:Kabul Thailand:Bangkok Vietnam:Hanoi Indonesia:Jakarta "
+    "Philippines:Manila Malaysia:Kuala Cuba:Havana Jamaica:Kingston Canada:Ottawa Mexico:Mexico Peru:Lima "
+    "Chile:Santiago Argentina:Buenos Colombia:Bog Venezuela:Caracas Ecuador:Quito Bolivia:La Uruguay:Montevideo "
+    "Australia:Canberra"
 )
+CAPITALS = {country: capital for country, _, capital in (pair.partition(":") for pair in _PAIRS.split())}
 MEN = (
     "William James John Robert Charles George Henry Thomas Edward Peter Paul David Michael Daniel Richard Joseph "
     "Frank Arthur Samuel Andrew Martin Philip Simon Stephen Walter Albert Jack Harry Adam Tom"

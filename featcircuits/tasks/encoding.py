@@ -236,7 +236,7 @@ def unknown_id(tokenizer: Any) -> int | None:
     """The id of words outside the vocabulary; None if no word can be outside it.
 
     Tokenizers that spell everything in bytes often name a token for unknown words all the same, which then stands for
-    something else: it begins or ends texts (GPT-2), or parts documents while chat markers begin and end texts (SmolLM2).
+    something else: it begins or ends texts (GPT-2), or parts documents, and chat markers begin and end texts (SmolLM2).
     """
     unknown = tokenizer.unk_token_id
     if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
