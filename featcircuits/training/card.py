@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from featcircuits.health import Losses
@@ -55,7 +56,7 @@ def card(suite: Mapping[str, Any], together: Losses) -> str:
     return CARD.format(
         name=suite["name"],
         description=suite["description"],
-        source=model["source"],
+        source=_shown(model["source"]),
         architecture=model["architecture"],
         layers=model["num_hidden_layers"],
         width=model["hidden_size"],
@@ -68,6 +69,11 @@ def card(suite: Mapping[str, Any], together: Losses) -> str:
         legend=LEGEND,
         recipe=table(("setting", "value"), ((f"`{k}`", f"{v}") for k, v in recipe.items())),
     )
+
+
+def _shown(source: str) -> str:
+    """A model's source as others may read it: a path of this machine means nothing to them, but its name does."""
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def site_table(sites: Mapping[str, Mapping[str, Any]]) -> str:
