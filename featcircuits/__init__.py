@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featcircuits import dictionaries, export, groups, labels, page, sources
     from featcircuits.agreement import agree
+    from featcircuits.attention.splits import attention_splits
     from featcircuits.checks.audit import audit
     from featcircuits.checks.bound import bound_missed
     from featcircuits.checks.edge_areas import mib_areas
@@ -77,6 +78,7 @@ _HOMES = {
     "Site": "featcircuits.model.sites",
     "Task": "featcircuits.tasks.task",
     "agree": "featcircuits.agreement",
+    "attention_splits": "featcircuits.attention.splits",
     "audit": "featcircuits.checks.audit",
     "back_patch": "featcircuits.readouts.back_patch",
     "behaviour_of": "featcircuits.tasks.behaviour",
@@ -134,6 +136,7 @@ __all__ = [
     "Site",
     "Task",
     "agree",
+    "attention_splits",
     "audit",
     "back_patch",
     "behaviour_of",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 import featcircuits as fc
 from featcircuits.attention.splits import attention_splits
@@ -26,8 +25,11 @@ def _chosen(edges: EdgeEffects, count: int = 6) -> dict:
     return {edge[:2]: edge.mean for own in by_arc.values() for edge in own[:count]}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("suite", SUITES)
+CASES = [(family, list(SUITES)[number % len(SUITES)]) for number, family in enumerate(FAMILIES)]
+"""Every family and every suite; in gpt2, which computes in float64, all suites."""
+
+
+@pytest.mark.parametrize(("family", "suite"), [*CASES, *(("gpt2", suite) for suite in SUITES)])
 def test_parts_add_up_to_the_edge(family: str, suite: str) -> None:
     spliced = spliced_model(tiny_model(family), "transcoder", SUITES[suite])
     task = random_task(2, 5)
@@ -42,3 +44,29 @@ def test_parts_add_up_to_the_edge(family: str, suite: str) -> None:
         assert split.edge == pytest.approx(expected[split.upstream, split.downstream], abs=bound)
         parts = sum(part.value for part in split.heads) + split.past_attention
         assert parts == pytest.approx(split.edge, abs=bound)
+
+
+def test_a_head_that_is_held_to_one_key_passes_on_from_there_alone() -> None:
+    """Between neighbouring residual sites the key is the upstream node's own position."""
+    spliced = spliced_model(tiny_model("gpt2"), "transcoder", ["resid_0", "resid_1"])
+    task = random_task(2, 5)
+    effects = fc.node_effects(spliced, task, "atp")
+    chosen = _chosen(fc.edge_effects(spliced, task, effects, node_threshold=0.0), 20)
+    split = [one for one in attention_splits(spliced, task, chosen, "atp") if one.heads]
+    assert split
+    assert {part.key == one.upstream.place for one in split for part in one.heads} == {True}
+    assert any(abs(one.through_scores) > 1e-6 * abs(one.edge) for one in split)  # AtP also moves patterns
+
+
+@pytest.mark.parametrize(
+    ("edges", "estimator", "message"),
+    [
+        ([("resid_0/1@2", "resid_1/1@2")], "exact", "no single run whose edges could be split"),
+        (["resid_0/1@2"], "atp", "is not an edge; give a pair"),
+        ([("resid_1/1@2", "resid_0/1@2")], "atp", "not directly connected"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(edges: list, estimator: str, message: str) -> None:
+    spliced = spliced_model(tiny_model("gpt2"), "transcoder", ["resid_0", "resid_1"])
+    with pytest.raises(fc.InputError, match=message):
+        attention_splits(spliced, random_task(2, 5), edges, estimator)

@@ -66,7 +66,11 @@ class EdgeSplit:
     past_attention: float
     """What passes no attention: along the stream, and through MLPs without a site."""
     through_scores: float
-    """The rest of the edge: what moves the patterns. 0 up to rounding under rules that hold them (relp with `ah`)."""
+    """The rest of the edge: what moves the patterns. 0 up to rounding under rules that hold them (relp with `ah`).
+
+    Estimators whose coefficient is a mean along a path (ig) also leave here, of edges into the metric, the difference
+    from the clean run's gradient.
+    """
 
     def by_head(self) -> dict[tuple[int, int], float]:
         """(layer, head) -> the sum over keys, strongest first."""
@@ -101,7 +105,9 @@ def attention_splits(
     estimator.check(task, baseline or "paired")
     task.check_places()
     if not isinstance(estimator, CoefficientEstimator):
-        raise InputError(f"estimator {estimator.name!r} patches edges and has no parts of them; use relp, atp or secant")
+        raise InputError(
+            f"estimator {estimator.name!r} has no single run whose edges could be split; use relp, atp or secant"
+        )
     asked = _edges_of(edges)
     _check_connected(asked, arcs_of(spliced))
     among = NodeSet({end for edge in asked for end in edge if isinstance(end, Node)}, spliced, task.places)
