@@ -31,7 +31,15 @@ from featcircuits.splicing.spliced import SplicedModel
 from tests.tiny import LAYERS, WIDTH, made_linear, random_task, spliced_model, tiny_model
 
 SEARCHING = ("iterated", "mask:steps=3", "greedy:pool=40")
-RULES = ("effect", "helpful", "ratio", "ratio:positive=0.9:consistency=0.5", "ranks:estimators=atp+relp", *SEARCHING)
+RULES = (
+    "effect",
+    "helpful",
+    "ratio",
+    "ratio:positive=0.9:consistency=0.5",
+    "ranks:estimators=atp+relp",
+    "random",
+    *SEARCHING,
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +105,16 @@ def test_the_start_layer_is_kept_with_a_trace_and_refused_where_there_is_none() 
 
 def test_every_rule_is_tried_here() -> None:
     assert {rule.partition(":")[0] for rule in RULES} == set(SELECTIONS)
+
+
+def test_a_random_order_is_that_of_its_seed_and_knows_no_effects(
+    traced: tuple[SplicedModel, fc.Task, NodeEffects],
+) -> None:
+    spliced, task, effects = traced
+    orders = [fc.select(*traced, "random", seed=seed) for seed in range(3)]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    other = {node: NodeScore(-2 * effect, 0.0) for node, effect, _ in effects.nodes()}
+    assert parse_selection("random").order(Evidence(spliced, task, effects, other, 2, silent)) == orders[2]
 
 
 @functools.cache

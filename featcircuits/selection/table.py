@@ -20,5 +20,6 @@ SELECTIONS: Table[SelectionRule] = Table(
         "iterated": "iterated.IteratedPruning",
         "mask": "mask.LearnedMask",
         "greedy": "greedy.Greedy",
+        "random": "random.RandomOrder",
     },
 )
