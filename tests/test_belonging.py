@@ -464,3 +464,9 @@ def test_sizes_out_of_range_are_refused(made: Made, call: Callable[..., Any], si
 def test_dictionaries_that_were_made_already_cannot_be_offloaded(made: Made) -> None:
     with pytest.raises(fc.InputError, match="dictionaries that were made already stay where they are"):
         fc.load(made.model.model, dict(made.model.dictionaries), offload="cpu")
+
+
+def test_a_metric_undoes_no_soft_cap_but_the_models() -> None:
+    model = spliced_model(tiny_model("llama"))
+    with pytest.raises(fc.InputError, match="undoes a final soft cap of 30, and the model has none; give cap=0"):
+        fc.node_effects(model, random_task(1, 4, metric="demeaned_logit:cap=30"), "atp")

@@ -153,10 +153,8 @@ class _Lifted(TorchFunctionMode):
 
 def _edges(case: _Case) -> Iterator[tuple[int, dict[Edge, float], dict[Endpoint, float]]]:
     """For each logit: its number, the edges of its own task, and its nodes' effects."""
-    vocabulary = case.spliced.model.config.vocab_size
     for number, logit in enumerate(case.file.tensors["logit/id"].tolist()):
-        others = tuple(id for id in range(vocabulary) if id != logit)
-        task = fc.Task.from_tokens(case.ids[None], None, [[logit]], [others], keep_wrong=True)
+        task = fc.Task.from_tokens(case.ids[None], None, [[logit]], metric="demeaned_logit", keep_wrong=True)
         effects = fc.node_effects(case.spliced, task, "relp:rules=with_ah", baseline="zero")
         found = fc.edge_effects(case.spliced, task, effects, node_threshold=0.0)
         edges = {(edge.upstream, edge.downstream): edge.mean for edge in found.edges()}
@@ -165,13 +163,12 @@ def _edges(case: _Case) -> Iterator[tuple[int, dict[Edge, float], dict[Endpoint,
 
 def _graph(case: _Case) -> tuple[dict[Edge, float], dict[Endpoint, float]]:
     """Edges in circuit-tracer's units, with each logit as a target, and the logits' probabilities."""
-    vocabulary = case.spliced.model.config.vocab_size
     active = _activations(case)
     graph: dict[Edge, float] = {}
     for number, edges, effects in _edges(case):
         for (source, target), value in edges.items():
             if target == METRIC:
-                graph[source, f"logit {number}"] = value * (vocabulary - 1) / vocabulary
+                graph[source, f"logit {number}"] = value
             elif number == 0 and target in active and effects[target]:
                 graph[source, target] = value * active[target] / effects[target]
             elif number == 0:

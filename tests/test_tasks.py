@@ -438,6 +438,16 @@ def test_logit_difference(clean: list[int], corrupted: list[int], expected: floa
     assert METRICS.parse("logit_difference")(LOGITS, answers(clean, corrupted)).item() == pytest.approx(expected)
 
 
+def test_a_demeaned_logit_before_the_soft_cap_is_that_without_a_cap() -> None:
+    before, judged = (3 * LOGITS).requires_grad_(), answers([2, 1], [0])
+    plain = METRICS.parse("demeaned_logit")(before, judged)
+    assert plain.item() == pytest.approx(3 * (LOGITS[0, [1, 2]].mean() - LOGITS.mean()).item())
+    undone = METRICS.parse("demeaned_logit:cap=30")(30 * torch.tanh(before / 30), judged)
+    slopes = [torch.autograd.grad(value, before)[0] for value in (plain, undone)]
+    torch.testing.assert_close(undone, plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("clean", [[2], [2, 1], [1, -1, -1], [0, 1, 2, 3]])
 def test_probability_and_its_logarithm(clean: list[int]) -> None:
     total = sum(softmax(LOGITS)[token] for token in clean if token >= 0)

@@ -154,7 +154,13 @@ def check_task(spliced: SplicedModel, task: Task, check: bool = True) -> None:
             f"{task.name}: prompts of different lengths are padded with id {task.pad_id}, which is not in the model's "
             f"vocabulary of {rows}; choose one that is, as by task.with_options(pad_id=0)"
         )
-    most = getattr(spliced.model.config.get_text_config(), "max_position_embeddings", None)
+    config = spliced.model.config.get_text_config()
+    most, cap = getattr(config, "max_position_embeddings", None), getattr(config, "final_logit_softcapping", None)
+    if task.F.final_cap not in (0, cap):
+        raise InputError(
+            f"{task.name}: metric {task.F} undoes a final soft cap of {task.F.final_cap:g}, and the model has "
+            f"{f'one of {cap:g}' if cap else 'none'}; give cap={cap or 0:g}"
+        )
     if isinstance(most, int) and 0 < most < task.longest:
         raise InputError(
             f"{task.name}: its longest prompt has {task.longest} tokens, and the model {most} positions; "

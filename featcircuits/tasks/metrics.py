@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from featcircuits.errors import InputError
+from featcircuits.inputs.ranges import ranged
 from featcircuits.inputs.variants import Variant
 from featcircuits.tasks.table import METRICS
 
@@ -54,6 +55,11 @@ class Metric(Variant, ABC):
     judges_answers: ClassVar[bool] = True
     """Whether it reads the answers at all, so that an example can be right or wrong."""
 
+    @property
+    def final_cap(self) -> float:
+        """The final soft cap that the metric undoes, which must be the model's own; 0 for none."""
+        return 0.0
+
     def check(self, example: Example) -> None:
         """Raise `InputError` if an example lacks something that the metric needs; most need nothing."""
         return
@@ -84,6 +90,27 @@ class LogitDifference(Metric):
     def __call__(self, logits: Tensor, answers: Answers) -> Tensor:
         """F of each row [row]."""
         return _mean(logits, answers.clean) - _mean(logits, answers.corrupted)
+
+
+@dataclass(frozen=True)
+class DemeanedLogit(Metric):
+    """The mean logit of the clean answers minus the mean logit of the whole vocabulary.
+
+    `cap`: that of the model's final soft cap, `logit = cap tanh(z / cap)`, to take z, the logits before it, in place of
+    the logits; 0 for these. This is the target of attribution graphs (Ameisen et al. 2025).
+    """
+
+    cap: float = ranged(0.0, 0, 1e6)
+
+    @property
+    def final_cap(self) -> float:
+        """The final soft cap that the metric undoes."""
+        return self.cap
+
+    def __call__(self, logits: Tensor, answers: Answers) -> Tensor:
+        """F of each row [row]."""
+        before = torch.atanh(logits / self.cap) * self.cap if self.cap else logits
+        return _mean(before, answers.clean) - before.mean(-1)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ METRICS: Table[Metric] = Table(
     "featcircuits.tasks",
     {
         "logit_difference": "metrics.LogitDifference",
+        "demeaned_logit": "metrics.DemeanedLogit",
         "log_probability": "metrics.LogProbability",
         "probability": "metrics.Probability",
         "probability_difference": "metrics.ProbabilityDifference",
