@@ -21,7 +21,7 @@ from experiments.real_model.circuits import STUDIED, circuits
 from experiments.real_model.dictionaries import dictionaries, spliced_model
 from experiments.real_model.model import model_file
 from experiments.real_model.pairs import BEHAVIOURS, task_of, write_pairs
-from experiments.real_model.places import places
+from experiments.real_model.places import TRAINED, places
 from experiments.real_model.tables import write_page
 from featcircuits.agreement.bases import in_basis
 from featcircuits.files.writing import write_json
@@ -61,11 +61,19 @@ def _circuits(options: argparse.Namespace) -> dict[str, Piece]:
 
 
 def _places(options: argparse.Namespace) -> dict[str, Piece]:
-    def of(behaviour: str) -> Piece:
-        held_out = task_of(options.bare, options.out / "tasks", behaviour, "test", 60)
-        return lambda _: places(in_basis(options.bare, "whole"), _task(options, behaviour, 40), held_out)
+    def held_out(behaviour: str) -> Any:
+        return task_of(options.bare, options.out / "tasks", behaviour, "test", 60)
 
-    return {f"places-{behaviour}": of(behaviour) for behaviour in STUDIED}
+    def whole(behaviour: str) -> Piece:
+        return lambda _: places(in_basis(options.bare, "whole"), _task(options, behaviour, 40), held_out(behaviour))
+
+    def trained(behaviour: str) -> Piece:
+        return lambda _: places(
+            spliced_model(options.model, options.out), _task(options, behaviour, 40), held_out(behaviour), TRAINED
+        )
+
+    made = {f"trained-{behaviour}": trained(behaviour) for behaviour in STUDIED}
+    return made | {f"places-{behaviour}": whole(behaviour) for behaviour in STUDIED}
 
 
 PARTS: Mapping[str, Callable[[argparse.Namespace], dict[str, Piece]]] = {

@@ -14,9 +14,10 @@ from featcircuits.model.sites import Site
 from featcircuits.runs.cost import measured
 from featcircuits.splicing.spliced import SplicedModel
 
-SIZES = (1, 2, 4, 7, 10, 15, 20, 30, 40, 60, 80, 120, 180, 270, 400, 600)
+SIZES = (1, 2, 4, 7, 10, 15, 20, 30, 40, 60, 80, 120, 180, 270, 400, 600, 900, 1350)
 REACHED = (0.5, 0.8)
-CHOICES: Mapping[str, Callable[[Site], bool]] = {
+Choices = Mapping[str, Callable[[Site], bool]]
+CHOICES: Choices = {
     "all": lambda site: True,
     "attention and MLPs": lambda site: site.kind != "resid",
     "stream": lambda site: site.kind in ("resid", "embed"),
@@ -24,13 +25,29 @@ CHOICES: Mapping[str, Callable[[Site], bool]] = {
     "attention, MLPs, stream at every 3rd layer": lambda site: site.kind != "resid" or site.layer % 3 == 2,
 }
 
+TRAINED: Choices = {
+    "all twelve": lambda site: True,
+    "attention and MLPs": lambda site: site.kind != "resid",
+    "stream": lambda site: site.kind == "resid",
+    "resid_8": lambda site: str(site) == "resid_8",
+    "resid_22": lambda site: str(site) == "resid_22",
+}
+"""Of the sites with dictionaries."""
+
 
 def places(
-    spliced: SplicedModel, task: fc.Task, held_out: fc.Task, ablations: Iterable[str] = ("paired",)
+    spliced: SplicedModel,
+    task: fc.Task,
+    held_out: fc.Task,
+    choices: Choices = CHOICES,
+    ablations: Iterable[str] = ("paired",),
 ) -> list[dict[str, Any]]:
-    """A row per choice of sites and ablation: sites, nodes for a faithfulness of .5 and .8, area, and the cost."""
+    """A row per choice of sites and ablation: sites, nodes for a faithfulness of .5 and .8, area, and the cost.
+
+    `cap`: the faithfulness of all features without error nodes.
+    """
     rows = []
-    for name, kept in CHOICES.items():
+    for name, kept in choices.items():
         chosen = {site: one for site, one in spliced.dictionaries.items() if kept(site)}
         scope = replace(spliced, dictionaries=chosen)
         with measured(scope, len(task) * task.longest) as cost:
@@ -44,11 +61,22 @@ def places(
             means = model.metric(held_out, [Subgraph(ranks, size) for size in (0, *sizes)]).mean(1).tolist()
             reference = Reference(float(metric_model(scope, held_out, 50).mean()), means[0])
             curve = [faithfulness(mean, reference) for mean in means[1:]]
+            cap = features_alone(scope, held_out, ablation)
             rows.append(
-                row | {"ablation": ablation, "curve": curve, "area": area(sizes, curve)}
+                row | {"ablation": ablation, "cap": cap, "curve": curve, "area": area(sizes, curve)}
                 | {f"nodes_{bound}": _first(sizes, curve, bound) for bound in REACHED}
             )  # fmt: skip
     return rows
+
+
+def features_alone(spliced: SplicedModel, task: fc.Task, ablation: str) -> float | None:
+    """Faithfulness of all features with every error ablated; None for whole outputs, which have no features."""
+    if not any(dictionary.n_features for dictionary in spliced.dictionaries.values()):
+        return None
+    nothing = Subgraph(ranks_of(spliced, task.places, []), 0)
+    model = ablated_model(spliced, task, Setting(ablation, "remove"), 0)
+    everything, empty = model.metric(task, [Subgraph(nothing.ranks, 0, complement=True), nothing]).mean(1).tolist()
+    return faithfulness(everything, Reference(float(metric_model(spliced, task, 50).mean()), empty))
 
 
 def _first(sizes: list[int], curve: list[float], bound: float) -> int | None:

@@ -153,17 +153,32 @@ def shares(pieces: Pieces) -> Table:
     return ["behaviour", *KINDS], lines
 
 
-def spliced_places(pieces: Pieces) -> Table:
+def spliced_places(part: str) -> Callable[[Pieces], Table]:
     """Nodes for a faithfulness of .5 and .8 by the sites that are spliced."""
-    header = ["behaviour", "sites", "number", "nodes for .5", "nodes for .8", "area", "CPU seconds"]
-    lines = []
-    for behaviour in BEHAVIOURS:
-        for row in pieces.get(f"places-{behaviour}", ()):
-            reached = [str(row[f"nodes_{bound}"] or "–") for bound in (0.5, 0.8)]
-            lines.append(
-                [behaviour, row["sites"], str(row["n_sites"]), *reached, figure(row["area"]), f"{row['cpu']:.1f}"]
-            )
-    return header, lines
+
+    def make(pieces: Pieces) -> Table:
+        header = [
+            "behaviour",
+            "sites",
+            "number",
+            "nodes for .5",
+            "nodes for .8",
+            "at most",
+            "area",
+            "cap",
+            "CPU seconds",
+        ]
+        lines = []
+        for behaviour in BEHAVIOURS:
+            for row in pieces.get(f"{part}-{behaviour}", ()):
+                reached = [str(row[f"nodes_{bound}"] or "–") for bound in (0.5, 0.8)]
+                lines.append(
+                    [behaviour, row["sites"], str(row["n_sites"]), *reached, str(row["sizes"][-1]),
+                     figure(row["area"]), figure(row["cap"]), f"{row['cpu']:.1f}"]
+                )  # fmt: skip
+        return header, lines
+
+    return make
 
 
 TABLES: Mapping[str, Callable[[Pieces], Table]] = {
@@ -175,5 +190,6 @@ TABLES: Mapping[str, Callable[[Pieces], Table]] = {
     "health": health,
     "circuits": circuits,
     "shares": shares,
-    "places": spliced_places,
+    "places": spliced_places("places"),
+    "trained": spliced_places("trained"),
 }
