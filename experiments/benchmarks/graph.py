@@ -26,7 +26,7 @@ import featcircuits as fc
 from experiments.benchmarks.one import peak_gigabytes, seconds
 from experiments.benchmarks.workload import CONFIGS, Shape
 from featcircuits.dictionaries import Dictionary
-from featcircuits.effects import direct, edges
+from featcircuits.effects import direct, estimated_edges
 from featcircuits.effects.ends import Ends, ends_above
 from featcircuits.effects.results import NodeEffects
 from featcircuits.splicing.spliced import SplicedModel
@@ -60,7 +60,7 @@ def all_edges(spliced: SplicedModel, task: fc.Task, effects: NodeEffects, errors
         ends = ends_above(*arguments)  # type: ignore[arg-type]
         return {site: end._replace(target_errors=torch.zeros_like(end.target_errors)) for site, end in ends.items()}
 
-    with mock.patch.object(edges, "ends_above", ends_above if errors else features_alone):
+    with mock.patch.object(estimated_edges, "ends_above", ends_above if errors else features_alone):
         return fc.edge_effects(spliced, task, effects, node_threshold=0.0)
 
 

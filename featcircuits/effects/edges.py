@@ -9,16 +9,16 @@ With AtP the edges out of a node, to every downstream node and the metric, add u
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from featcircuits.effects.direct import arcs_of, batch_edges, metric_gradients
-from featcircuits.effects.ends import Ends, NodeSet, ends_above
+from featcircuits.effects.direct import arcs_of
+from featcircuits.effects.ends import NodeSet
+from featcircuits.effects.estimated_edges import estimated_edges, strong_ends
 from featcircuits.effects.exact_edges import batch_exact_edges
 from featcircuits.effects.products import Edges
 from featcircuits.effects.results import NodeEffects, check_effects
@@ -36,7 +36,6 @@ from featcircuits.provenance.belonging import check_task, identity_of, request_o
 from featcircuits.runs.ledger import InMemory, Ledger, Part, Stamped, check_examples, columns
 from featcircuits.splicing.spliced import SplicedModel
 from featcircuits.states.baselines import Baseline, check_baseline, mean_states
-from featcircuits.states.contraction import contract, contract_all
 from featcircuits.states.index import NodeIndex, n_features_of
 from featcircuits.states.states import States, fitting_batch, states_of
 from featcircuits.states.tally import Tally
@@ -158,10 +157,9 @@ def edge_effects(
             coefficients = kept if kept and same else None
             if coefficients is None and isinstance(estimator, CoefficientEstimator):
                 coefficients = estimator.coefficients(spliced, states)
-            ends_at = (
-                fixed.ends if fixed else _ends_above(spliced, states, estimator, coefficients, node_threshold or 0.0)
-            )
-            found = _estimated_edges(spliced, states, estimator, coefficients, ends_at, arcs)
+            above = node_threshold or 0.0
+            ends_at = fixed.ends if fixed else strong_ends(spliced, states, estimator, coefficients, above)
+            found = estimated_edges(spliced, states, estimator, coefficients, ends_at, arcs)
         ledger.put(STAGE, number, _part(spliced, task, states, found, sources_per_target))
     parts = ledger.parts(STAGE, count)
     check_examples(parts, len(task))
@@ -245,59 +243,6 @@ def check_has_edges(estimator: Estimator) -> None:
     if not estimator.has_edges:
         able = [name for name, kind in ESTIMATORS.items() if kind.has_edges]
         raise InputError(f"estimator {estimator.name!r} has no coefficients for edges; these have: {', '.join(able)}")
-
-
-def _ends_above(
-    spliced: SplicedModel,
-    states: States,
-    estimator: Estimator,
-    coefficients: Mapping[Site, Tensor] | None,
-    threshold: float,
-) -> Callable[[States], Ends]:
-    """states -> the ends whose effect exceeds the threshold."""
-    known = coefficients is not None
-    effects = contract_all(states, spliced, coefficients) if known else estimator.effects(spliced, states)
-    return partial(ends_above, effects, threshold)
-
-
-def _estimated_edges(
-    spliced: SplicedModel,
-    states: States,
-    estimator: Estimator,
-    coefficients: Mapping[Site, Tensor] | None,
-    ends_at: Callable[[States], Ends],
-    arcs: list[Connection],
-) -> Iterator[tuple[Connection, Edges]]:
-    transcoders = {site for site, dictionary in spliced.dictionaries.items() if dictionary.transcodes}
-    without_errors = transcoders if estimator.through_features else set()
-    for at, slopes in estimator.linearised(spliced, states, coefficients):
-        ends = {
-            site: end.without_target_errors() if site in without_errors else end for site, end in ends_at(at).items()
-        }
-        yield from batch_edges(spliced, at, slopes, ends, arcs, estimator.holds_attention)
-        yield from _metric_edges(spliced, at, slopes, ends, arcs)
-
-
-def _metric_edges(
-    spliced: SplicedModel,
-    states: States,
-    coefficients: Mapping[Site, Tensor],
-    ends: Ends,
-    arcs: list[Connection],
-) -> Iterator[tuple[Connection, Edges]]:
-    """The edges into the metric, whose "row" and "node" are 0."""
-    direct = metric_gradients(spliced, states, coefficients, arcs)
-    for arc in arcs:
-        if arc.downstream is not None:
-            continue
-        state, chosen = states.sites[arc.upstream], ends[arc.upstream]
-        effects = contract(state, spliced, arc.upstream, direct[arc.upstream])
-        error_row = (chosen.source_errors & (states.batch.places.flatten() >= 0)).nonzero()[:, 0]
-        n_features = spliced.dictionaries[arc.upstream].n_features
-        row = torch.cat([state.row[chosen.source_entries], error_row])
-        node = torch.cat([state.feature[chosen.source_entries], torch.full_like(error_row, n_features)])
-        value = torch.cat([effects.features[chosen.source_entries], effects.errors.flatten()[error_row]])
-        yield arc, Edges(row, torch.zeros_like(row), row, node, value)
 
 
 class _Keyed(NamedTuple):
