@@ -844,7 +844,9 @@ def test_a_run_compared_with_itself_has_distance_0(command: Command, traced: Pat
     assert pair["nodes"]["distance"] == pair["edges"]["distance"] == 0
     written = {path.name for path in (tmp_path / "compared").iterdir()}
     assert written == {"comparison.json", "config.json", "distances.png", "union.gexf", "heatmap.svg"}
-    shown = command("compare", traced, traced, "--places", "sum", "--top", "3", "--match", "decoder").out
+    shown = " ".join(
+        command("compare", traced, traced, "--places", "sum", "--top", "3", "--match", "decoder").out.split()
+    )
     assert re.search(r"traced \(2\): (\d+) of the \1 features of traced have a match, mean decoder score 1.00", shown)
     assert "Edges in common" in shown
     assert re.search(r"Strongest 3 of \d+ shared nodes", shown)
