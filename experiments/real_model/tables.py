@@ -127,7 +127,7 @@ def circuits(pieces: Pieces) -> Table:
     """A line per behaviour, ablation and treatment of errors."""
     header = [
         "behaviour", "nodes (errors), edges", "ablation", "errors", "faithfulness", "cap", "completeness",
-        "area of |1 − f|", "random",
+        "mean distance from 1", "random",
     ]  # fmt: skip
     lines = []
     for behaviour in BEHAVIOURS:
@@ -174,7 +174,7 @@ def spliced_places(part: str) -> Callable[[Pieces], Table]:
                 reached = [str(row[f"nodes_{bound}"] or "–") for bound in (0.5, 0.8)]
                 lines.append(
                     [behaviour, row["sites"], str(row["n_sites"]), *reached, str(row["sizes"][-1]),
-                     figure(row["area"]), figure(row["cap"]), f"{row['cpu']:.1f}"]
+                     figure(row["cap"]), f"{row['cpu']:.1f}"]
                 )  # fmt: skip
         return header, lines
 
