@@ -164,7 +164,6 @@ def spliced_places(part: str) -> Callable[[Pieces], Table]:
             "nodes for .5",
             "nodes for .8",
             "at most",
-            "area",
             "cap",
             "CPU seconds",
         ]
