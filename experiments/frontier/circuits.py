@@ -13,6 +13,7 @@ from featcircuits.agreement.agree import parse_compared
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.faithfulness import Reference, faithfulness
 from featcircuits.runs.cost import measured
+from featcircuits.splicing.spliced import SplicedModel
 
 SETTINGS = (Setting("mean", "as-circuit"), Setting("paired", "as-circuit"))
 CANDIDATES = ("atp", "relp", "relp:rules=attnlrp", "ig", "ig-inputs", "ig-chain", "secant", "blend")
@@ -34,7 +35,7 @@ def circuits(case: Case, train: int, test: int) -> dict[str, list[dict[str, Any]
         "circuits": areas(case, first, held_out, (REFERENCE, *ESTIMATORS)),
         "again": areas(case, second, held_out, CANDIDATES),
         "features_alone": [
-            case.found() | {"ablation": setting.ablation, "faithfulness": features_alone(case, held_out, setting)}
+            case.found() | {"ablation": setting.ablation, "faithfulness": features_alone(case.scope, held_out, setting)}
             for setting in SETTINGS
         ],
     }
@@ -66,10 +67,10 @@ def ordered(case: Case, task: fc.Task, text: str) -> Ordered:
     return Ordered(order, cost.forwards, cost.backwards, cost.cpu_seconds)
 
 
-def features_alone(case: Case, task: fc.Task, setting: Setting) -> float:
+def features_alone(spliced: SplicedModel, task: fc.Task, setting: Setting) -> float:
     """Faithfulness of all features with every error ablated."""
-    nothing = Subgraph(ranks_of(case.scope, task.places, []), 0)
+    nothing = Subgraph(ranks_of(spliced, task.places, []), 0)
     everything = Subgraph(nothing.ranks, 0, complement=True)
-    model = ablated_model(case.scope, task, Setting(setting.ablation, "remove"), 0)
+    model = ablated_model(spliced, task, Setting(setting.ablation, "remove"), 0)
     all_features, empty = model.metric(task, [everything, nothing]).mean(1).tolist()
-    return faithfulness(all_features, Reference(float(metric_model(case.scope, task, 50).mean()), empty))
+    return faithfulness(all_features, Reference(float(metric_model(spliced, task, 50).mean()), empty))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import featcircuits as fc
+from experiments.frontier.circuits import features_alone
 from experiments.selection.cells import Setting, ablated_model
 from featcircuits.evaluation.ablated import Subgraph, metric_model, ranks_of
 from featcircuits.evaluation.faithfulness import Reference, area, faithfulness
@@ -44,7 +45,7 @@ def places(
 ) -> list[dict[str, Any]]:
     """A row per choice of sites and ablation: sites, nodes for a faithfulness of .5 and .8, area, and the cost.
 
-    `cap`: the faithfulness of all features without error nodes.
+    `cap`: the faithfulness of all features without error nodes; None for whole outputs, which have no features.
     """
     rows = []
     for name, kept in choices.items():
@@ -57,26 +58,18 @@ def places(
         row = {"sites": name, "n_sites": len(chosen), "n_nodes": len(order), "cpu": cost.cpu_seconds, "sizes": sizes}
         for ablation in ablations:
             ranks = ranks_of(scope, held_out.places, order)
-            model = ablated_model(scope, held_out, Setting(ablation, "as-circuit"), 0)
+            setting = Setting(ablation, "as-circuit")
+            model = ablated_model(scope, held_out, setting, 0)
             means = model.metric(held_out, [Subgraph(ranks, size) for size in (0, *sizes)]).mean(1).tolist()
             reference = Reference(float(metric_model(scope, held_out, 50).mean()), means[0])
             curve = [faithfulness(mean, reference) for mean in means[1:]]
-            cap = features_alone(scope, held_out, ablation)
+            has_features = any(dictionary.n_features for dictionary in chosen.values())
+            cap = features_alone(scope, held_out, setting) if has_features else None
             rows.append(
                 row | {"ablation": ablation, "cap": cap, "curve": curve, "area": area(sizes, curve)}
                 | {f"nodes_{bound}": _first(sizes, curve, bound) for bound in REACHED}
             )  # fmt: skip
     return rows
-
-
-def features_alone(spliced: SplicedModel, task: fc.Task, ablation: str) -> float | None:
-    """Faithfulness of all features with every error ablated; None for whole outputs, which have no features."""
-    if not any(dictionary.n_features for dictionary in spliced.dictionaries.values()):
-        return None
-    nothing = Subgraph(ranks_of(spliced, task.places, []), 0)
-    model = ablated_model(spliced, task, Setting(ablation, "remove"), 0)
-    everything, empty = model.metric(task, [Subgraph(nothing.ranks, 0, complement=True), nothing]).mean(1).tolist()
-    return faithfulness(everything, Reference(float(metric_model(spliced, task, 50).mean()), empty))
 
 
 def _first(sizes: list[int], curve: list[float], bound: float) -> int | None:

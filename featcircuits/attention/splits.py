@@ -24,11 +24,10 @@ from torch import Tensor
 from featcircuits.attention.opened import Opened, opened, tangents
 from featcircuits.effects.cut import Cut, cut_forward
 from featcircuits.effects.direct import arcs_of, metric_gradients
-from featcircuits.effects.edges import check_has_edges
+from featcircuits.effects.edges import edge_estimator
 from featcircuits.effects.ends import NodeSet
 from featcircuits.effects.targets import targets_of
 from featcircuits.errors import InputError, shortened
-from featcircuits.estimators import default_estimator, parse_estimator
 from featcircuits.estimators.estimator import CoefficientEstimator, Estimator
 from featcircuits.model.connections import Connection
 from featcircuits.model.frozen import frozen
@@ -37,7 +36,7 @@ from featcircuits.model.sites import Site
 from featcircuits.propagation.attention_kernels import per_head
 from featcircuits.provenance.belonging import check_task
 from featcircuits.splicing.spliced import SplicedModel
-from featcircuits.states.baselines import Baseline, check_baseline, mean_states
+from featcircuits.states.baselines import Baseline, mean_states
 from featcircuits.states.states import States, fitting_batch, states_of
 from featcircuits.tasks.task import Task
 
@@ -99,11 +98,7 @@ def attention_splits(
     can be put around (flash and flex kernels).
     """
     check_task(spliced, task, check)
-    estimator = default_estimator(task, baseline) if estimator is None else parse_estimator(estimator)
-    check_has_edges(estimator)
-    check_baseline(task, baseline or "paired")
-    estimator.check(task, baseline or "paired")
-    task.check_places()
+    estimator = edge_estimator(task, estimator, baseline or "paired")
     if not isinstance(estimator, CoefficientEstimator):
         raise InputError(
             f"estimator {estimator.name!r} has no single run whose edges could be split; use relp, atp or secant"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -153,12 +153,4 @@ def _kinds(edge: Edge) -> str:
 
 def _with_edges(circuit: Circuit, nodes: set[Node], edges: set[Edge]) -> Circuit:
     found = among(nodes, circuit)
-    return Circuit(
-        found.nodes,
-        {edge: weight for edge, weight in found.edges.items() if edge in edges},
-        found.places,
-        found.aggregate,
-        found.manifest,
-        found.labels,
-        found.groups,
-    )
+    return replace(found, edges={edge: weight for edge, weight in found.edges.items() if edge in edges})

@@ -131,11 +131,7 @@ def edge_effects(
         check_effects(spliced, task, effects, check)
         batch_size, baseline = effects.batch_size, baseline or effects.baseline
         estimator = effects.estimator if estimator is None else estimator
-    estimator = default_estimator(task, baseline) if estimator is None else parse_estimator(estimator)
-    check_has_edges(estimator)
-    check_baseline(task, baseline or "paired")
-    estimator.check(task, baseline or "paired")
-    task.check_places()
+    estimator = edge_estimator(task, estimator, baseline or "paired")
     if isinstance(nodes, NodeEffects) and isinstance(estimator, ExactPatching):
         raise InputError("estimator 'exact' patches edges one by one; give it a collection of nodes, not a threshold")
     fixed = None if isinstance(nodes, NodeEffects) else NodeSet(nodes, spliced, task.places)
@@ -236,6 +232,16 @@ def _batches(
             yield number, kept[number].states, kept[number].coefficients
         else:
             yield number, states_of(spliced, task, task.nth_batch(batch_size, number), baseline, means), None
+
+
+def edge_estimator(task: Task, estimator: str | Estimator | None, baseline: Baseline) -> Estimator:
+    """The estimator of a call that computes edges; raises `InputError` unless it has edges and the task fits it."""
+    found = default_estimator(task, baseline) if estimator is None else parse_estimator(estimator)
+    check_has_edges(found)
+    check_baseline(task, baseline)
+    found.check(task, baseline)
+    task.check_places()
+    return found
 
 
 def check_has_edges(estimator: Estimator) -> None:
